@@ -1,0 +1,63 @@
+"""Every hook of a plugin: the whole contract of discovery, a sentence a hook.
+
+A plugin is a module (or object) named by an entry point: in the group ``zif.backends`` under
+the name that ``--device`` takes, or in ``zif.extensions`` under any name for a package that adds
+kernels or models to backends of others. It implements these with :data:`hookimpl`, and may leave
+out arguments that it does not need. Neither importing it nor its probe may import a tensor
+library. pluggy only finds and checks; nothing is called through it once a backend is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from zif.contract.info import BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult
+
+if TYPE_CHECKING:
+    from zif.contract.backend import Backend
+
+hookspec = pluggy.HookspecMarker("zif")
+hookimpl = pluggy.HookimplMarker("zif")
+
+
+@hookspec
+def zif_backend_info() -> BackendInfo:  # type: ignore[empty-body]
+    """Say what this backend is: name, API versions, framework, profiles (required)."""
+
+
+@hookspec
+def zif_probe(options: Mapping[str, str]) -> ProbeResult:  # type: ignore[empty-body]
+    """Say which devices are usable here, or why none is and how to mend it, without initialising any (required)."""
+
+
+@hookspec
+def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:  # type: ignore[empty-body]
+    """Return the backend on ``device``, one of those that the probe found (required)."""
+
+
+@hookspec
+def zif_environment(options: Mapping[str, str]) -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return environment variables to be set before any framework is imported; what the user has set wins."""
+
+
+@hookspec
+def zif_cli_options() -> Sequence[DeviceOption]:  # type: ignore[empty-body]
+    """Declare the options of ``--device-opt`` that this backend's other hooks get as ``options``."""
+
+
+@hookspec
+def zif_kernels(backend: Backend) -> Sequence[Any]:  # type: ignore[empty-body]
+    """Return kernel sets that this package adds to ``backend``, its own or somebody else's; none for one it does not know."""
+
+
+@hookspec
+def zif_models() -> Mapping[str, str]:  # type: ignore[empty-body]
+    """Return further model architectures (their name in ``config.json``), each with the module that defines it."""
+
+
+@hookspec
+def zif_model_override() -> Sequence[ModelOverride]:  # type: ignore[empty-body]
+    """Return the architectures for which this backend runs its own model instead of the shared one, and why."""

@@ -1,0 +1,87 @@
+"""What a plugin says about itself and about the machine: frozen data, no framework needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendInfo:
+    """What a backend plugin is.
+
+    ``name`` is what ``--device`` takes, and must be the entry point's name. ``api`` is the range
+    (oldest, newest) of plugin API versions that the plugin speaks. ``framework`` is the array
+    library of its buffers ("torch", "jax", "numpy"): the reference kernels of that name serve
+    the ops it lacks. ``profiles`` are the op profiles it claims. ``preference`` decides
+    ``--device auto``: the largest among the available wins; cpu has 0.
+
+    ``verified_on`` names the hardware that this backend's results were obtained on. None says
+    that it has never run on its hardware, and ``zif devices`` says so too.
+    """
+
+    name: str
+    summary: str
+    api: tuple[int, int]
+    framework: str
+    verified_on: str | None
+    profiles: tuple[str, ...] = ("llm",)
+    preference: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """One device that a probe found. ``memory_bytes`` is its whole memory, None if unknown."""
+
+    name: str
+    index: int = 0
+    memory_bytes: int | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Available:
+    """The backend can run here, on any of ``devices`` (at least one).
+
+    ``notes`` are what a user should know although it works (an old driver, a missing fast path).
+    """
+
+    devices: tuple[Device, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The backend cannot run here: why, and what would change that."""
+
+    reason: str
+    fix: str
+
+
+ProbeResult: TypeAlias = Available | Unavailable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceOption:
+    """An option that a plugin adds: ``--device-opt <plugin>.<name>=<value>``.
+
+    Values are text; a hook gets the plugin's declared options, those not given with their
+    ``default``. A non-empty ``choices`` is enforced by core.
+    """
+
+    name: str
+    summary: str
+    default: str = ""
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelOverride:
+    """A backend's own model module instead of the shared one, for one architecture.
+
+    It is reported at start with its ``reason``, and conformance holds it against the shared one.
+    """
+
+    architecture: str
+    module: str
+    reason: str
