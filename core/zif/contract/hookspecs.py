@@ -10,7 +10,7 @@ library. pluggy only finds and checks; nothing is called through it once a backe
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pluggy
 
@@ -18,6 +18,7 @@ from zif.contract.info import BackendInfo, Device, DeviceOption, ModelOverride, 
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
+    from zif.contract.kernel import KernelSet
 
 hookspec = pluggy.HookspecMarker("zif")
 hookimpl = pluggy.HookimplMarker("zif")
@@ -49,8 +50,8 @@ def zif_cli_options() -> Sequence[DeviceOption]:  # type: ignore[empty-body]
 
 
 @hookspec
-def zif_kernels(backend: Backend) -> Sequence[Any]:  # type: ignore[empty-body]
-    """Return kernel sets that this package adds to ``backend``, its own or somebody else's; none for one it does not know."""
+def zif_kernels(backend: Backend) -> Sequence[KernelSet]:  # type: ignore[empty-body]
+    """Return kernel sets that this package adds to ``backend``, its own or somebody else's; none to a stranger."""
 
 
 @hookspec

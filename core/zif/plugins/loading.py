@@ -1,0 +1,206 @@
+"""Importing one plugin, alone, and asking it things; whatever goes wrong names its distribution."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import pluggy
+
+from zif.contract import hookspecs
+from zif.contract.errors import NoUsableDevice, PluginError
+from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult, Unavailable
+from zif.contract.version import negotiate
+from zif.plugins.discovery import EXTENSIONS, Found, installable, installed
+
+if TYPE_CHECKING:
+    from zif.contract.backend import Backend
+    from zif.contract.kernel import KernelSet
+
+T = TypeVar("T")
+
+FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "triton", "tensorflow", "transformers"})
+"""What neither a plugin's import nor its probe may bring in: slow, and some initialise devices."""
+
+HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("zif_"))
+REQUIRED = ("zif_backend_info", "zif_probe", "zif_create_backend")
+
+
+class Plugin:
+    """One imported plugin: its hooks, called one by one and checked.
+
+    ``imported_frameworks`` are the tensor libraries that came in when it was imported or probed,
+    which is against the contract; empty in a process that had them before.
+    """
+
+    def __init__(self, found: Found) -> None:
+        self.found = found
+        self.imported_frameworks: frozenset[str] = frozenset()
+        self._manager = pluggy.PluginManager("zif")
+        self._manager.add_hookspecs(hookspecs)
+        with self._guard("could not be imported"):
+            module = found.entry_point.load()
+        for hook in HOOKS:
+            if hasattr(module, hook) and not hasattr(getattr(module, hook), "zif_impl"):
+                self.fail(f"{hook} lacks the @hookimpl marker")
+        try:
+            # A namespace, so that a module that two entry points share can be registered twice.
+            self._manager.register(_implementations(module))
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            raise self._error(" ".join(str(error).split())) from error
+
+    @property
+    def name(self) -> str:
+        """The entry point's name."""
+        return self.found.name
+
+    def implements(self, hook: str) -> bool:
+        """Whether the plugin has this hook."""
+        return bool(getattr(self._manager.hook, hook).get_hookimpls())
+
+    def kernels(self, backend: Backend) -> Sequence[KernelSet]:
+        """Kernel sets that the plugin adds to ``backend``."""
+        from zif.contract.kernel import KernelSet
+
+        return self._list("zif_kernels", KernelSet, backend=backend)
+
+    def models(self) -> Mapping[str, str]:
+        """Architecture to module, for those that the plugin adds."""
+        return self._str_mapping("zif_models")
+
+    def model_overrides(self) -> Sequence[ModelOverride]:
+        """Models that the plugin runs instead of the shared ones."""
+        return self._list("zif_model_override", ModelOverride)
+
+    def fail(self, what: str) -> NoReturn:
+        """Raise a :class:`PluginError` that names the plugin and its distribution."""
+        raise self._error(what)
+
+    def _error(self, what: str) -> PluginError:
+        return PluginError(f"plugin {self.name!r} of {self.found}: {what}", self.found.distribution)
+
+    def _call(self, hook: str, *kinds: type, **arguments: Any) -> Any:
+        """Call a hook that the plugin implements; what it returns must be of one of ``kinds``."""
+        with self._guard(f"{hook} raised"):
+            results = getattr(self._manager.hook, hook)(**arguments)
+        result = results[0] if results else None
+        if not isinstance(result, kinds):
+            wanted = " or ".join(kind.__name__ for kind in kinds)
+            self.fail(f"{hook} returned {type(result).__name__}, not {wanted}")
+        return result
+
+    def _list(self, hook: str, kind: type[T], **arguments: Any) -> Sequence[T]:
+        if not self.implements(hook):
+            return ()
+        items = tuple(self._call(hook, list, tuple, **arguments))
+        for item in items:
+            if not isinstance(item, kind):
+                self.fail(f"{hook} returned a list with a {type(item).__name__}, not {kind.__name__}")
+        return items
+
+    def _str_mapping(self, hook: str, **arguments: Any) -> Mapping[str, str]:
+        if not self.implements(hook):
+            return {}
+        pairs = dict(self._call(hook, Mapping, **arguments))
+        for key, value in pairs.items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                self.fail(f"{hook} returned {key!r}: {value!r}; both must be text")
+        return pairs
+
+    @contextmanager
+    def _guard(self, what: str) -> Iterator[None]:
+        """Turn whatever a plugin throws, exits included, into an error that names it; watch what it imports."""
+        before = FRAMEWORKS & sys.modules.keys()
+        try:
+            yield
+        except (Exception, SystemExit) as error:
+            detail = f"{what}: {type(error).__name__}: {error}; repair or uninstall {self.found.distribution}"
+            raise self._error(detail) from error
+        finally:
+            self.imported_frameworks |= (FRAMEWORKS & sys.modules.keys()) - before
+
+
+class BackendPlugin(Plugin):
+    """A plugin of the group ``zif.backends``: a device's. Its API version is agreed on when it is made."""
+
+    def __init__(self, found: Found) -> None:
+        super().__init__(found)
+        missing = [hook for hook in REQUIRED if not self.implements(hook)]
+        if missing:
+            self.fail(f"lacks the required hook{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+        self.info: BackendInfo = self._call("zif_backend_info", BackendInfo)
+        if self.info.name != self.name:
+            self.fail(f"calls itself {self.info.name!r}, but its entry point is {self.name!r}")
+        match self.info.api:
+            case (int(oldest), int(newest)) if 0 < oldest <= newest:
+                self.api_version = negotiate((oldest, newest), plugin=self.name, distribution=str(found))
+            case other:
+                self.fail(f"its API range is {other!r}, not (oldest, newest)")
+        self.options = self._list("zif_cli_options", DeviceOption)
+
+    def probe(self, options: Mapping[str, str]) -> ProbeResult:
+        """Ask which devices can be used; ``options`` are this plugin's, complete with defaults."""
+        result: ProbeResult = self._call("zif_probe", Available, Unavailable, options=options)
+        if isinstance(result, Available) and not result.devices:
+            self.fail("zif_probe returned Available without a device; Unavailable says why there is none")
+        return result
+
+    def environment(self, options: Mapping[str, str]) -> Mapping[str, str]:
+        """Environment variables that must be set before a framework is imported."""
+        return self._str_mapping("zif_environment", options=options)
+
+    def create_backend(self, options: Mapping[str, str], device: Device) -> Backend:
+        """Make the backend. Its errors pass as they are: by now it is the user's chosen device that fails."""
+        (backend,) = self._manager.hook.zif_create_backend(options=options, device=device) or (None,)
+        if backend is None:
+            self.fail("zif_create_backend returned None")
+        made: Backend = backend
+        return made
+
+
+def load(name: str) -> BackendPlugin:
+    """Import the backend plugin ``name``, and no other.
+
+    Raises :class:`NoUsableDevice` if none is installed under that name (it lists those that are),
+    :class:`PluginError` if it is broken or two distributions claim the name, and
+    ``IncompatiblePlugin`` if it speaks no API version of this core.
+    """
+    everything = installed()
+    candidates = [found for found in everything if found.name == name]
+    if not candidates:
+        raise NoUsableDevice(_unknown(name, everything))
+    return load_found(candidates, BackendPlugin)
+
+
+def load_found(candidates: Sequence[Found], kind: Callable[[Found], T]) -> T:
+    """Import what was found under one name, provided that one distribution alone claims it."""
+    if len(candidates) > 1:
+        owners = " and ".join(str(found) for found in candidates)
+        name = candidates[0].name
+        raise PluginError(f"plugin {name!r} is claimed by {owners}: uninstall all but one", candidates[0].distribution)
+    return kind(candidates[0])
+
+
+def extensions() -> tuple[Plugin, ...]:
+    """Import every package that adds kernels or models to backends of others; a broken one is an error."""
+    return tuple(Plugin(found) for found in installed(EXTENSIONS))
+
+
+def _unknown(name: str, everything: Sequence[Found]) -> str:
+    listed = ", ".join(f"{found.name} ({found})" for found in everything) or "none"
+    extras = installable()
+    if name in extras:
+        fix = f'pip install "zif[{name}]"'
+    else:
+        missing = sorted(extras.keys() - {found.name for found in everything})
+        fix = "install the package that provides it"
+        fix += f"; zif has extras for {', '.join(missing)}" if missing else ""
+    return f"--device {name}: no installed plugin provides it. Installed: {listed}. Fix: {fix}"
+
+
+def _implementations(module: Any) -> SimpleNamespace:
+    return SimpleNamespace(**{name: getattr(module, name) for name in dir(module) if name.startswith("zif_")})
