@@ -1,0 +1,122 @@
+"""What a plugin brings: a :class:`Backend` object. Nothing about it is global; two can live in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from zif.contract.arrays import Array, ArraySpec, Tree
+from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.executable import Executables, Fetch
+from zif.contract.kernel import KernelSet
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, LinearSpec, PackedWeight, VectorSpec
+
+HostTensors = Sequence[np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """Frozen facts that core plans with.
+
+    ``dtypes``: activation dtypes, best first. ``page_sizes``: those the kernels take, best first;
+    empty for any. ``asynchronous``: launches return before the device is done, so that overlap
+    pays. ``fuse_sampling``: sampling may be compiled into the decode program.
+    """
+
+    dtypes: tuple[str, ...]
+    page_sizes: tuple[int, ...] = ()
+    asynchronous: bool = True
+    fuse_sampling: bool = True
+    max_running_requests: int = 256
+    chunked_prefill_size: int = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryInfo:
+    """Bytes that the device has, and that are free for this process now."""
+
+    total: int
+    free: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigChange:
+    """A setting that the backend wants otherwise, and why; core applies and reports it."""
+
+    field: str
+    value: Any
+    reason: str
+
+
+class Runtime(Protocol):
+    """Memory and transfers of one device."""
+
+    def put(self, host: np.ndarray[Any, Any]) -> Array:
+        """A device array with the host array's contents, shape and dtype."""
+        ...
+
+    def zeros(self, spec: ArraySpec) -> Array: ...
+
+    def fetch(self, arrays: Mapping[str, Array]) -> Fetch:
+        """Start copying device arrays to the host, ordered after all that was launched before."""
+        ...
+
+    def memory(self) -> MemoryInfo: ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was launched."""
+        ...
+
+
+class Packer(Protocol):
+    """From a checkpoint's tensors, decoded to host arrays, to what the backend's kernels read.
+
+    Host arrays are [out, in] in a floating dtype (``ml_dtypes`` for bfloat16), read-only and often
+    memory-mapped: copy once, to the device. ``dtype`` is the one the model computes in.
+    """
+
+    def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight: ...
+
+    def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight: ...
+
+    def tied(self, spec: LinearSpec, embedding: PackedWeight) -> PackedWeight:
+        """The head that shares ``embedding``'s storage."""
+        ...
+
+    def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Array: ...
+
+    def experts(self, spec: ExpertsSpec, weights: Sequence[HostTensors], dtype: str) -> PackedWeight: ...
+
+    def stack(self, layers: Sequence[Tree]) -> Tree:
+        """Packed trees of alike layers as the one tree that ``ops.repeat`` runs over."""
+        ...
+
+
+class Backend(Protocol):
+    """One accelerator kind, made by a plugin's ``zif_create_backend``."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def capabilities(self) -> Capabilities: ...
+    @property
+    def runtime(self) -> Runtime: ...
+    @property
+    def packer(self) -> Packer: ...
+    @property
+    def executables(self) -> Executables: ...
+
+    def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
+        """What the backend would have otherwise in resolved engine settings; changes nothing itself."""
+        ...
+
+    def kernels(self) -> Sequence[KernelSet]:
+        """Providers in order of preference; the last is the framework reference."""
+        ...
+
+    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
+        """How ``group`` is stored. Raises ValueError for a page size that no kernel takes."""
+        ...

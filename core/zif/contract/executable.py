@@ -1,0 +1,87 @@
+"""Executables: a program compiled for fixed shapes, and the buffers its inputs are staged in.
+
+This is a backend's graph-capture strategy, and it knows nothing of steps: CUDA graphs, ``jax.jit``
+and eager calls look alike from here. A program is a function::
+
+    fn(inputs: dict[str, Array], resident: dict[str, Tree]) -> (outputs, resident updates)
+
+``inputs`` were staged from host arrays. ``resident`` trees live on the device between runs (weights,
+request table, cache store); those named in ``donate`` are consumed and come back in the updates,
+on frameworks that mutate in place as the same arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from zif.contract.arrays import ArraySpec, Tree
+
+Program = Callable[[dict[str, Any], dict[str, Tree]], tuple[dict[str, Any], dict[str, Tree]]]
+HostArrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Slot(Protocol):
+    """Inputs of one run, staged; opaque to core. It is retired when its run has completed."""
+
+
+class Executable(Protocol):
+    """A compiled program. Runs of one backend complete in the order in which they were launched."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def memory_bytes(self) -> int:
+        """Device bytes of its buffers and captured graphs."""
+        ...
+
+    def stage(self, inputs: HostArrays) -> Slot:
+        """Copy host arrays of exactly the declared shapes into buffers of the executable's own.
+
+        The caller may overwrite ``inputs`` as soon as this returns. Buffers form a ring; a slot is
+        reused only after the run that read it has completed, and this waits for it if it must.
+        """
+        ...
+
+    def run(self, slot: Slot, resident: Mapping[str, Tree]) -> tuple[dict[str, Any], dict[str, Tree]]:
+        """Launch; returns (outputs, updates of the donated residents) without waiting for them.
+
+        Outputs are overwritten by the next run of this executable: fetch them before it.
+        """
+        ...
+
+
+class Fetch(Protocol):
+    """Device arrays on their way to the host."""
+
+    def ready(self) -> bool: ...
+
+    def wait(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Block until the copies are there. Raises what the device raised."""
+        ...
+
+
+class Executables(Protocol):
+    """A backend's compiler."""
+
+    def bucket(self, axis: str, size: int, limit: int) -> int:
+        """The padded extent, >= ``size`` and <= ``limit``, that ``axis`` is compiled for; pure.
+
+        ``axis`` is ``tokens``, ``seqs``, ``decode_seqs``, ``pages``, ``logits`` or ``rows``.
+        """
+        ...
+
+    def compile(
+        self,
+        name: str,
+        fn: Program,
+        inputs: Mapping[str, ArraySpec],
+        outputs: Mapping[str, ArraySpec],
+        donate: tuple[str, ...] = (),
+        static: Mapping[str, Any] | None = None,
+    ) -> Executable:
+        """``static`` holds hashable facts of the program (its step shape), for keys and reports."""
+        ...

@@ -1,0 +1,56 @@
+"""One step of the engine, as the device sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from zif.contract.arrays import Array, tree
+
+
+@dataclass(frozen=True, slots=True)
+class StepShape:
+    """The padded sizes that a step's program is compiled for.
+
+    ``tokens`` T, ``seqs`` B, ``pages`` P (width of the page tables), ``logits`` R (positions whose
+    logits are asked for). ``decode``: every sequence has one token, and T = B = R.
+    """
+
+    tokens: int
+    seqs: int
+    pages: int
+    logits: int
+    decode: bool
+
+
+@tree(static=("shape",))
+@dataclass(frozen=True)
+class Step:
+    """A batch of tokens of several sequences, ragged, padded to ``shape``.
+
+    ================  ============  =======================================================
+    ``tokens``        [T] int32     token ids
+    ``positions``     [T] int32     position of each token in its sequence
+    ``seqs``          [T] int32     sequence (0..B-1) of each token
+    ``query_starts``  [B+1] int32   first token of each sequence; a padding sequence is empty
+    ``kv_lens``       [B] int32     cached length of each sequence, this step's tokens included
+    ``pages``         {g: [B, P]}   page ids of each sequence, a cache group each
+    ``num_tokens``    [1] int32     tokens that are real; the rest are padding at the end
+    ``logits_at``     [R] int32     tokens whose hidden states go to the head
+    ``inputs``        {name: ...}   further inputs that the model declares
+    ================  ============  =======================================================
+
+    Padding tokens have position 0 and sequence B-1; what they compute is never read, and their
+    keys and values go to page 0.
+    """
+
+    tokens: Array
+    positions: Array
+    seqs: Array
+    query_starts: Array
+    kv_lens: Array
+    pages: Mapping[str, Array]
+    num_tokens: Array
+    logits_at: Array
+    shape: StepShape
+    inputs: Mapping[str, Array] = field(default_factory=dict)

@@ -1,0 +1,27 @@
+"""Inputs for conformance cases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+_NUMPY = {"bfloat16": ml_dtypes.bfloat16}
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """numpy's dtype for a dtype name of the contract."""
+    if name.startswith("float8"):
+        return np.dtype(getattr(ml_dtypes, name))
+    return np.dtype(_NUMPY.get(name, name))
+
+
+def rounded(x: np.ndarray[Any, Any], dtype: str) -> np.ndarray[Any, Any]:
+    """``x`` as float64 values that ``dtype`` represents exactly."""
+    return x.astype(numpy_dtype(dtype)).astype(np.float64)
+
+
+def normal(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> np.ndarray[Any, Any]:
+    """Normal variates of standard deviation ``scale``, float64 that ``dtype`` represents exactly."""
+    return rounded(rng.standard_normal(shape) * scale, dtype)

@@ -1,0 +1,157 @@
+"""Ops of a transformer's layers, attention aside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from zif.contract.ops import OpCase, OpRequest, op
+from zif.contract.weights import PackedWeight
+from zif.ops.draw import normal
+from zif.ops.tolerances import ELEMENTWISE, EXACT, REDUCTION
+
+A = np.ndarray[Any, Any]
+
+
+def _embedding_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for vocab, hidden, tokens in ((32, 16, 5), (300, 64, 33)):
+        w = PackedWeight({"w": normal(rng, (vocab, hidden), dtype)}, "dense", (vocab, hidden))
+        ids = rng.integers(0, vocab, tokens, dtype=np.int32)
+        request = OpRequest.of("embedding", dtype, key=w.dispatch_key, vocab=vocab, hidden=hidden, format="dense")
+        yield OpCase(f"{tokens} of {vocab}x{hidden}", request, {"ids": ids, "w": w})
+
+
+@op(profile="llm", tolerances=EXACT, cases=_embedding_cases, dispatch="w")
+def embedding(ids: A, w: PackedWeight) -> A:
+    """Rows ``ids`` [T] int32 of a table [vocab, hidden] -> [T, hidden]. Ids are in range.
+
+    Request: vocab, hidden, format, key.
+    """
+    return np.asarray(w.arrays["w"])[ids]
+
+
+def _linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    shapes = [(1, 64, 64, True), (3, 96, 160, False), (7, 128, 48, True), (17, 256, 96, False), (130, 64, 192, False)]
+    for tokens, inner, outer, bias in shapes:
+        arrays = {"w": normal(rng, (outer, inner), dtype, scale=inner**-0.5)}
+        if bias:
+            arrays["b"] = normal(rng, (outer,), dtype)
+        w = PackedWeight(arrays, "dense", (outer, inner))
+        request = OpRequest.of(
+            "linear", dtype, key=w.dispatch_key, in_features=inner, out_features=outer, bias=bias, format="dense"
+        )
+        yield OpCase(
+            f"{tokens}x{inner} -> {outer}{' + bias' if bias else ''}",
+            request,
+            {"x": normal(rng, (tokens, inner), dtype), "w": w},
+        )
+
+
+@op(profile="llm", tolerances=REDUCTION, cases=_linear_cases, dispatch="w")
+def linear(x: A, w: PackedWeight, step: Any = None) -> A:
+    """y = x Wᵀ + b: [T, in] -> [T, out] in x's dtype, accumulated in float32 or wider.
+
+    The result of a weight with ``split="rows"`` may be an opaque partial sum, which only
+    ``add_norm`` and ``rms_norm`` take; what those return may be opaque too, and only ``linear``
+    takes it. ``step`` lets a format depend on the batch (an adapter a sequence).
+    Request: in_features, out_features, bias, format, key.
+    """
+    y = x @ np.asarray(w.arrays["w"]).T
+    return y + w.arrays["b"] if "b" in w.arrays else y
+
+
+def _norm_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for shape, offset in (((1, 16), 0.0), ((5, 256), 1.0), ((3, 4, 64), 0.0), ((33, 96), 0.0)):
+        request = OpRequest.of("rms_norm", dtype, size=shape[-1])
+        arguments = {
+            "x": normal(rng, shape, dtype, scale=2.0),
+            "weight": normal(rng, shape[-1:], dtype),
+            "eps": 1e-6,
+            "offset": offset,
+        }
+        yield OpCase(f"{shape}{' 1 + w' if offset else ''}", request, arguments)
+
+
+@op(profile="llm", tolerances=ELEMENTWISE, cases=_norm_cases, static=("eps", "offset"))
+def rms_norm(x: A, weight: A, eps: float, offset: float = 0.0) -> A:
+    """y = x / sqrt(mean(x², last axis) + eps) * (offset + weight), in x's dtype; float32 inside.
+
+    x [..., size], weight [size]. Zhang and Sennrich 2019; ``offset`` 1 is Gemma's.
+    Request: size.
+    """
+    return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * (offset + weight)
+
+
+def _add_norm_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for tokens, size, offset in ((1, 64, 0.0), (9, 256, 1.0)):
+        arguments = {
+            "x": normal(rng, (tokens, size), dtype),
+            "residual": normal(rng, (tokens, size), dtype),
+            "weight": normal(rng, (size,), dtype),
+            "eps": 1e-5,
+            "offset": offset,
+        }
+        yield OpCase(f"{tokens}x{size}", OpRequest.of("add_norm", dtype, size=size), arguments)
+
+
+def _add_norm_composite(ops: Any) -> Callable[..., Any]:
+    def add_norm(
+        x: Any, residual: Any, weight: Any, eps: float, offset: float = 0.0, consumers: Any = (), step: Any = None
+    ) -> Any:
+        residual = x + residual
+        return ops.rms_norm(residual, weight, eps, offset), residual
+
+    return add_norm
+
+
+@op(
+    profile="llm",
+    tolerances=REDUCTION,
+    cases=_add_norm_cases,
+    composite=_add_norm_composite,
+    static=("eps", "offset"),
+)
+def add_norm(
+    x: A, residual: A, weight: A, eps: float, offset: float = 0.0, consumers: Any = (), step: Any = None
+) -> tuple[A, A]:
+    """(rms_norm(x + residual), x + residual), all [T, size]. ``x`` may be a partial sum.
+
+    ``consumers`` are the weights whose ``linear`` reads the first result, so that a backend may
+    hand them a quantised or scattered activation. Request: size.
+    """
+    total = x + residual
+    return rms_norm(total, weight, eps, offset), total
+
+
+def _gated_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for kind in ("silu", "gelu_tanh"):
+        for tokens, size in ((1, 32), (7, 96)):
+            request = OpRequest.of("gated_activation", dtype, size=size, kind=kind)
+            yield OpCase(
+                f"{kind} {tokens}x{size}", request, {"x": normal(rng, (tokens, 2 * size), dtype), "kind": kind}
+            )
+
+
+@op(profile="llm", tolerances=ELEMENTWISE, cases=_gated_cases, static=("kind",))
+def gated_activation(x: A, kind: str) -> A:
+    """act(gate) * up for x = [gate | up]: [T, 2 size] -> [T, size] (Shazeer 2020).
+
+    ``kind``: ``silu``, or ``gelu_tanh`` (the tanh approximation). Request: size, kind.
+    """
+    gate, up = np.split(x, 2, axis=-1)
+    if kind == "silu":
+        return gate / (1.0 + np.exp(-gate)) * up
+    assert kind == "gelu_tanh", f"gated_activation knows silu and gelu_tanh, not {kind}"
+    return 0.5 * gate * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (gate + 0.044715 * gate**3))) * up
+
+
+def _softcap_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    yield OpCase("30", OpRequest.of("softcap", dtype), {"x": normal(rng, (4, 50), dtype, scale=40.0), "cap": 30.0})
+
+
+@op(profile="llm", tolerances=ELEMENTWISE, cases=_softcap_cases, static=("cap",))
+def softcap(x: A, cap: float) -> A:
+    """cap * tanh(x / cap), as Gemma 2 bounds its logits."""
+    return cap * np.tanh(x / cap)

@@ -1,0 +1,143 @@
+"""Ops of the sampler. Logits are float32 [R, vocab] whatever the model's dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from zif.contract.ops import OpCase, OpRequest, op
+from zif.ops.tolerances import EXACT, REDUCTION
+from zif.sampling.threefry import uniform
+
+A = np.ndarray[Any, Any]
+_FLOAT32 = {dtype: REDUCTION["float32"] for dtype in REDUCTION}
+
+
+def _logits(rng: np.random.Generator, rows: int, vocab: int) -> A:
+    return (rng.standard_normal((rows, vocab)) * 3).astype(np.float32).astype(np.float64)
+
+
+def _penalize_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    rows, vocab = 4, 57
+    arguments = {
+        "logits": _logits(rng, rows, vocab),
+        "output_counts": rng.integers(0, 3, (rows, vocab), dtype=np.int32),
+        "in_prompt": rng.random((rows, vocab)) < 0.2,
+        "repetition": np.array([1.0, 1.25, 0.5, 2.0]),
+        "presence": np.array([0.0, 0.5, -1.0, 2.0]),
+        "frequency": np.array([0.0, 0.25, 1.0, -0.5]),
+    }
+    yield OpCase(f"{rows}x{vocab}", OpRequest.of("penalize", dtype, vocab=vocab), arguments)
+
+
+@op(profile="llm", tolerances=_FLOAT32, cases=_penalize_cases)
+def penalize(logits: A, output_counts: A, in_prompt: A, repetition: A, presence: A, frequency: A) -> A:
+    """Logits [R, V] after penalties: repetition (Keskar et al. 2019) divides positive and
+    multiplies negative logits of tokens in the prompt or the output; then ``frequency`` * count and
+    ``presence`` * (count > 0) of output tokens are taken off, as OpenAI defines them.
+
+    output_counts [R, V] int32; in_prompt [R, V] bool; the others [R] float32.
+    """
+    factor = np.where((output_counts > 0) | in_prompt, repetition[:, None], 1.0)
+    logits = np.where(logits > 0, logits / factor, logits * factor)
+    return logits - frequency[:, None] * output_counts - presence[:, None] * (output_counts > 0)
+
+
+def _argmax_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    logits = _logits(rng, 5, 97)
+    logits[1, [7, 3]] = 50.0  # a tie goes to the lower id
+    yield OpCase("5x97 with a tie", OpRequest.of("argmax", dtype, vocab=97), {"logits": logits})
+
+
+@op(profile="llm", tolerances=EXACT, cases=_argmax_cases)
+def argmax(logits: A) -> A:
+    """[R] int32: the most likely token of each row, the lowest id among equals."""
+    return np.argmax(logits, axis=-1).astype(np.int32)
+
+
+def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    rows, vocab = 6, 211
+    logits = _logits(rng, rows, vocab)
+    logits[2, 5:] = -np.inf
+    arguments = {
+        "logits": logits,
+        "temperature": np.array([0.0, 1.0, 0.7, 2.0, 1e-2, 1.0]),
+        "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
+        "position": rng.integers(0, 5000, rows).astype(np.int32),
+    }
+    yield OpCase(f"{rows}x{vocab}", OpRequest.of("sample", dtype, vocab=vocab), arguments)
+
+
+@op(profile="llm", tolerances=EXACT, cases=_sample_cases)
+def sample(logits: A, temperature: A, seed: A, position: A) -> A:
+    """[R] int32: a token of each row drawn from softmax(logits / temperature), by the Gumbel-max
+    trick (Gumbel 1954) on Threefry bits: argmax(logits / temperature - log(-log u)).
+
+    temperature [R] float32 (0: argmax); seed [R, 2] int32; position [R] int32, that of the token
+    being drawn; u as :func:`zif.sampling.threefry.uniform` has it. Backends agree wherever the two
+    highest perturbed logits differ by more than 1e-3.
+    """
+    u = uniform(seed, position, logits.shape[-1])
+    greedy = temperature[:, None] == 0
+    scaled = logits / np.where(greedy, 1.0, temperature[:, None])
+    return np.argmax(np.where(greedy, logits, scaled - np.log(-np.log(u))), axis=-1).astype(np.int32)
+
+
+def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    rows, vocab = 6, 101
+    arguments = {
+        "logits": _logits(rng, rows, vocab),
+        "temperature": np.array([1.0, 0.7, 1.3, 1.0, 0.0, 1.0]),
+        "top_k": np.array([0, 5, 40, 0, 3, 1], np.int32),
+        "top_p": np.array([1.0, 1.0, 0.8, 0.5, 0.9, 1.0]),
+        "min_p": np.array([0.0, 0.0, 0.02, 0.1, 0.0, 0.0]),
+    }
+    yield OpCase(f"{rows}x{vocab}", OpRequest.of("filter_logits", dtype, vocab=vocab), arguments)
+
+
+@op(profile="llm", tolerances=EXACT, cases=_filter_cases)
+def filter_logits(logits: A, temperature: A, top_k: A, top_p: A, min_p: A) -> A:
+    """Logits [R, V] with -inf for the tokens that top-k, top-p and min-p leave out.
+
+    With p = softmax(logits / temperature) (temperature 0 counts as 1): keep the ``top_k`` most
+    likely and their equals (0: all); of these, renormalised, the shortest prefix of the descending
+    order (lower id first among equals) whose mass reaches ``top_p`` (Holtzman et al. 2020; 1: all);
+    and of all, those with p >= ``min_p`` * max p (Nguyen et al. 2024). The most likely token always
+    stays. Arguments besides logits: [R]; top_k int32, the others float32.
+    """
+    out = np.full_like(logits, -np.inf)
+    for row, line in enumerate(logits):
+        scaled = line / (temperature[row] if temperature[row] > 0 else 1.0)
+        keep = np.ones(line.shape, bool)
+        if 0 < top_k[row] < line.size:
+            keep = scaled >= np.sort(scaled)[-top_k[row]]
+        p = np.where(keep, np.exp(scaled - scaled.max()), 0.0)
+        if min_p[row] > 0:
+            keep &= p >= min_p[row]
+        if top_p[row] < 1:
+            order = np.argsort(-scaled, kind="stable")
+            mass = np.cumsum(p[order]) / p.sum()
+            keep[order] &= mass - p[order] / p.sum() < top_p[row]
+        out[row, keep] = line[keep]
+    return out
+
+
+def _logprob_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    tokens = np.array([3, 0, 44], np.int32)
+    yield OpCase("top 5 of 45", OpRequest.of("logprobs", dtype, vocab=45), {
+        "logits": _logits(rng, 3, 45), "tokens": tokens, "top": 5,
+    })  # fmt: skip
+
+
+@op(profile="llm", tolerances=_FLOAT32, cases=_logprob_cases, static=("top",))
+def logprobs(logits: A, tokens: A, top: int) -> tuple[A, A, A, A]:
+    """Log-softmax at ``tokens`` [R], their rank from 1, and the ``top`` most likely tokens:
+    ([R] float32, [R] int32, [R, top] int32, [R, top] float32)."""
+    normal = logits - logits.max(-1, keepdims=True)
+    normal = normal - np.log(np.exp(normal).sum(-1, keepdims=True))
+    chosen = np.take_along_axis(normal, tokens[:, None], -1)
+    rank = 1 + (normal > chosen).sum(-1)
+    ids = np.argsort(-normal, axis=-1, kind="stable")[:, :top]
+    return chosen[:, 0], rank.astype(np.int32), ids.astype(np.int32), np.take_along_axis(normal, ids, -1)

@@ -1,0 +1,100 @@
+"""How a request wants its tokens drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from zif.contract.errors import InvalidRequest
+
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIAS = 300
+MAX_STOP = 16
+MAX_N = 128
+
+
+@dataclass(slots=True, frozen=True, kw_only=True)
+class SamplingParams:
+    """Sampling settings of one request; validated when made.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 (or -1) keeps all. ``logprobs`` is the number of
+    alternatives a token is reported with (0: the chosen token's alone; None: off);
+    ``prompt_logprobs`` likewise for the prompt. ``max_tokens`` None means: to the end of the
+    context. ``seed`` None draws a fresh one.
+
+    Raises :class:`InvalidRequest` (a ValueError) that names the field.
+    """
+
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+    skip_special_tokens: bool = True
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    n: int = 1
+
+    def __post_init__(self) -> None:
+        if self.top_k == -1:
+            object.__setattr__(self, "top_k", 0)
+        _range("temperature", self.temperature, 0.0, 100.0)
+        _range("top_p", self.top_p, 0.0, 1.0, open_low=True)
+        _range("min_p", self.min_p, 0.0, 1.0)
+        _range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        _range("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
+        _range("top_k", self.top_k, 0, 2**31 - 1)
+        _range("min_tokens", self.min_tokens, 0, 2**31 - 1)
+        _range("n", self.n, 1, MAX_N)
+        if self.max_tokens is not None:
+            _range("max_tokens", self.max_tokens, 0, 2**63 - 1)
+            if self.min_tokens > self.max_tokens:
+                raise InvalidRequest(
+                    f"min_tokens ({self.min_tokens}) is over max_tokens ({self.max_tokens})", "min_tokens"
+                )
+        for name in ("logprobs", "prompt_logprobs"):
+            value = getattr(self, name)
+            if value is not None:
+                _range(name, value, 0, MAX_LOGPROBS)
+        if self.seed is not None:
+            _range("seed", self.seed, -(2**63), 2**64 - 1)
+        if len(self.logit_bias) > MAX_LOGIT_BIAS:
+            raise InvalidRequest(
+                f"logit_bias has {len(self.logit_bias)} entries; at most {MAX_LOGIT_BIAS} are taken", "logit_bias"
+            )
+        for bias in self.logit_bias.values():
+            _range("logit_bias", bias, -100.0, 100.0)
+        if len(self.stop) > MAX_STOP or any(not text for text in self.stop):
+            raise InvalidRequest(f"stop takes up to {MAX_STOP} non-empty strings", "stop")
+
+    @property
+    def greedy(self) -> bool:
+        """True where the most likely token is taken, with no random bits."""
+        return self.temperature == 0.0
+
+    @property
+    def penalized(self) -> bool:
+        """True where the tokens so far, or ``logit_bias``, change the logits."""
+        return bool(
+            self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty or self.logit_bias
+        )
+
+
+def _range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise InvalidRequest(f"{name} must be a number, not {value!r}", name)
+    if value < low or value > high or (open_low and value == low):
+        bracket = "(" if open_low else "["
+        raise InvalidRequest(f"{name} must be in {bracket}{low}, {high}], not {value}", name)

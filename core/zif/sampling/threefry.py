@@ -1,0 +1,48 @@
+"""Threefry-2x32, 20 rounds: the counter-based generator that every backend's sampler shares.
+
+Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A draw is a
+function of (seed, position in the sequence, token id) alone, so a request's random bits do not
+depend on what else is in its batch, on retraction, or on the backend.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+A = np.ndarray[Any, Any]
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+PARITY = 0x1BD11BDA
+
+
+def threefry2x32(key0: A, key1: A, counter0: A, counter1: A) -> tuple[A, A]:
+    """Two words of random bits; all arguments uint32 and broadcast together."""
+    with np.errstate(over="ignore"):
+        keys = (key0, key1, key0 ^ key1 ^ np.uint32(PARITY))
+        x0, x1 = counter0 + keys[0], counter1 + keys[1]
+        for group in range(5):
+            for rotation in ROTATIONS[group % 2]:
+                x0 = x0 + x1
+                x1 = (x1 << np.uint32(rotation)) | (x1 >> np.uint32(32 - rotation))
+                x1 = x1 ^ x0
+            x0 = x0 + keys[(group + 1) % 3]
+            x1 = x1 + keys[(group + 2) % 3] + np.uint32(group + 1)
+    return x0, x1
+
+
+def uniform(seed: A, position: A, vocab: int) -> A:
+    """[R, vocab] float64 in (0, 1), multiples of 2⁻²⁴ plus 2⁻²⁵, for seed [R, 2] int32, position [R] int32.
+
+    Word 0 of threefry(key=seed, counter=(position, token id)), its upper 24 bits.
+    """
+    key = seed.view(np.uint32)
+    ids = np.arange(vocab, dtype=np.uint32)[None, :]
+    bits, _ = threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], ids)
+    return ((bits >> np.uint32(8)).astype(np.float64) + 0.5) * 2.0**-24
+
+
+def seed_words(seed: int) -> tuple[int, int]:
+    """A seed in [-2⁶³, 2⁶⁴) as two int32 words, low first."""
+    words = np.array([seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF], np.uint32).view(np.int32)
+    return int(words[0]), int(words[1])
