@@ -51,7 +51,7 @@ class Plugin:
             self._manager.register(_implementations(module))
             self._manager.check_pending()
         except pluggy.PluginValidationError as error:
-            raise self._error(" ".join(str(error).split())) from error
+            raise self._error(_one_line(error)) from error
 
     @property
     def name(self) -> str:
@@ -118,7 +118,7 @@ class Plugin:
         try:
             yield
         except (Exception, SystemExit) as error:
-            detail = f"{what}: {type(error).__name__}: {error}; repair or uninstall {self.found.distribution}"
+            detail = f"{what}: {type(error).__name__}: {_one_line(error)}; repair or uninstall {self.found.distribution}"
             raise self._error(detail) from error
         finally:
             self.imported_frameworks |= (FRAMEWORKS & sys.modules.keys()) - before
@@ -204,3 +204,7 @@ def _unknown(name: str, everything: Sequence[Found]) -> str:
 
 def _implementations(module: Any) -> SimpleNamespace:
     return SimpleNamespace(**{name: getattr(module, name) for name in dir(module) if name.startswith("zif_")})
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

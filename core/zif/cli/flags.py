@@ -1,0 +1,72 @@
+"""Flags made from the settings model: one place says what a setting is, its help included."""
+
+from __future__ import annotations
+
+import argparse
+import types
+from collections.abc import Collection
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from zif.settings import Settings, flag_of, group_of
+
+ENGINE = ("model", "device", "memory and scheduling", "general")
+SERVER = (*ENGINE, "server")
+
+# SGLang's other spellings.
+_ALIASES = {"model": ("--model-path",)}
+
+
+def add_settings(parser: argparse.ArgumentParser, groups: Collection[str] = ENGINE) -> None:
+    """Add a flag for each setting in ``groups``; the model can be given without one as well."""
+    parser.add_argument("model_positional", nargs="?", metavar="MODEL", help=Settings.model_fields["model"].description)
+    titles = {name: parser.add_argument_group(name) for name in groups}
+    for name, info in Settings.model_fields.items():
+        if group_of(info) in titles and name != "log_level":
+            titles[group_of(info)].add_argument(flag_of(name), *_ALIASES.get(name, ()), **_options(name, info))
+    log_level = Settings.model_fields["log_level"]
+    for action in parser._actions:
+        if action.dest == "log_level":  # every command has it; here it is a setting like the others
+            action.help = _help(log_level)
+
+
+def settings_from(args: argparse.Namespace) -> Settings:
+    """The settings that ``args``, the environment and the file amount to.
+
+    What was not given as a flag is left to the others. Raises :class:`InvalidSettings`.
+    """
+    given = {name: value for name in Settings.model_fields if (value := getattr(args, name, None)) is not None}
+    if args.model_positional is not None:
+        from zif.contract.errors import InvalidSettings
+
+        if "model" in given:
+            raise InvalidSettings(f"the model is given twice: {args.model_positional} and --model {given['model']}")
+        given["model"] = args.model_positional
+    return Settings(**given)
+
+
+def _options(name: str, info: FieldInfo) -> dict[str, Any]:
+    """What ``add_argument`` is told; values stay text, since the model parses and checks them."""
+    options: dict[str, Any] = {"dest": name, "help": _help(info), "default": None}
+    kind = _without_none(info.annotation)
+    if kind is bool:
+        return options | {"action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is Literal:
+        return options | {"metavar": "{" + ",".join(get_args(kind)) + "}"}
+    if get_origin(kind) in (tuple, dict):
+        return options | {"action": "append", "metavar": name.rpartition("_")[2].upper()}
+    return options | {"metavar": getattr(kind, "__name__", "value").upper().replace("SECRETSTR", "KEY")}
+
+
+def _help(info: FieldInfo) -> str:
+    text = (info.description or "").replace("%", "%%")
+    shown = info.default not in (None, (), {}) and info.default is not False
+    return f"{text} (default: {info.default})" if shown else text
+
+
+def _without_none(annotation: Any) -> Any:
+    if get_origin(annotation) in (Union, types.UnionType):
+        (kind,) = [part for part in get_args(annotation) if part is not types.NoneType]
+        return kind
+    return annotation

@@ -1,0 +1,221 @@
+"""Every setting of zif, once: flags, environment and file are all read into this one model.
+
+Precedence: flags (or keyword arguments of :class:`zif.LLM`), then ``ZIF_*`` environment
+variables, then the file named by ``--config`` (YAML or TOML), then the defaults. Names follow
+SGLang's where it has them. None stands for "decided at start, from the model and the backend".
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.sources import InitSettingsSource
+
+from zif.contract.errors import InvalidSettings
+
+ENV_PREFIX = "ZIF_"
+Group = Literal["model", "device", "memory and scheduling", "server", "general"]
+
+
+def _setting(default: Any, group: Group, description: str, **limits: Any) -> Any:
+    return Field(default=default, description=description, json_schema_extra={"group": group}, **limits)
+
+
+class Settings(BaseSettings):
+    """Settings of an engine and its server, validated together.
+
+    Raises :class:`InvalidSettings`; the message names each wrong setting's flag and where its
+    value came from.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    config: Path | None = _setting(None, "general", "file of settings, YAML or TOML; flags and environment win over it")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting(
+        "info", "general", "what to log; debug also prints the traceback of a failure"
+    )
+
+    model: str | None = _setting(
+        None, "model", "directory of a checkpoint, or a Hugging Face id; the bundled model if not given"
+    )
+    revision: str | None = _setting(None, "model", "branch, tag or commit of a Hugging Face model")
+    tokenizer_path: str | None = _setting(
+        None, "model", "directory or Hugging Face id of the tokenizer, if not the model's"
+    )
+    chat_template: Path | None = _setting(
+        None, "model", "file with a Jinja chat template to use instead of the model's"
+    )
+    served_model_name: str | None = _setting(None, "model", "name that clients see; the model's own if not given")
+    load_format: Literal["auto", "safetensors", "dummy"] = _setting(
+        "auto", "model", "dummy draws random weights and reads config.json alone"
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
+        "auto", "model", "what activations are computed in; auto: the checkpoint's, if the backend has it"
+    )
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
+        "auto", "model", "what keys and values are stored in; auto: as dtype"
+    )
+    context_length: int | None = _setting(
+        None, "model", "longest prompt and output together, in tokens; the model's own if not given", gt=0
+    )
+
+    device: str = _setting(
+        "auto", "device", "backend, as `zif devices` lists them, or backend:index; auto takes the most preferred one"
+    )
+    device_opt: Annotated[tuple[str, ...], NoDecode] = _setting(
+        (), "device", "backend.key=value: an option of the backend's own; can be repeated"
+    )
+    kernel: Annotated[dict[str, str], NoDecode] = _setting(
+        {}, "device", "op=name: the only kernel (or provider) that may serve an op; can be repeated"
+    )
+    tp_size: int = _setting(1, "device", "devices that share each layer (tensor parallelism)", ge=1)
+    disable_graphs: bool = _setting(False, "device", "run programs eagerly: slow, for finding faults")
+
+    mem_fraction_static: float | None = _setting(
+        None, "memory and scheduling", "share of the device's memory for weights and KV cache", gt=0, lt=1
+    )
+    max_total_tokens: int | None = _setting(
+        None, "memory and scheduling", "tokens that the KV cache holds; from the memory if not given", gt=0
+    )
+    page_size: int | None = _setting(
+        None, "memory and scheduling", "tokens in a page of the KV cache; the backend's choice if not given", gt=0
+    )
+    max_running_requests: int | None = _setting(None, "memory and scheduling", "requests that decode together", gt=0)
+    max_queued_requests: int | None = _setting(
+        None, "memory and scheduling", "requests that may wait; beyond it they are refused with 429", gt=0
+    )
+    chunked_prefill_size: int | None = _setting(
+        None, "memory and scheduling", "tokens of one prompt in a step; -1: whole prompts", ge=-1
+    )
+    max_prefill_tokens: int | None = _setting(
+        None, "memory and scheduling", "prompt tokens of all requests in a step", gt=0
+    )
+    schedule_policy: Literal["lpm", "fcfs"] = _setting(
+        "lpm",
+        "memory and scheduling",
+        "order of waiting requests: longest cached prefix first, or first come first served",
+    )
+    schedule_conservativeness: float = _setting(
+        1.0, "memory and scheduling", "larger admits fewer requests, so that fewer are retracted when KV runs out", gt=0
+    )
+    disable_radix_cache: bool = _setting(
+        False, "memory and scheduling", "do not keep KV of finished requests for shared prefixes"
+    )
+    disable_overlap_schedule: bool = _setting(
+        False, "memory and scheduling", "prepare a step only when the one before it has ended"
+    )
+    random_seed: int | None = _setting(
+        None, "memory and scheduling", "seed of requests that bring none, so that a run can be repeated", ge=0
+    )
+
+    host: str = _setting("127.0.0.1", "server", "address to listen on")
+    port: int = _setting(30000, "server", "port to listen on; 0: any free one", ge=0, le=65535)
+    api_key: SecretStr | None = _setting(None, "server", "key that clients must send as a bearer token", min_length=1)
+    drain_timeout: float = _setting(
+        30.0, "server", "seconds that running requests get to finish when the server is stopped", ge=0
+    )
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InvalidSettings(_explain(error, values)) from None
+
+    @field_validator("device_opt", mode="before")
+    @classmethod
+    def _split_list(cls, value: Any) -> Any:
+        return [item for item in value.split(",") if item] if isinstance(value, str) else value
+
+    @field_validator("kernel", mode="before")
+    @classmethod
+    def _parse_pins(cls, value: Any) -> Any:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            return items
+        pins: dict[str, str] = {}
+        for item in items:
+            op, equals, name = str(item).partition("=")
+            if not (op and equals and name):
+                raise ValueError(f"{item!r} is not op=name")
+            pins[op] = name
+        return pins
+
+    @field_validator("chunked_prefill_size")
+    @classmethod
+    def _chunk_is_not_zero(cls, value: int | None) -> int | None:
+        if value == 0:
+            raise ValueError("must be -1 (whole prompts) or at least 1")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then environment, then the file that either of them names."""
+        path = init_settings().get("config") or env_settings().get("config")
+        return (init_settings, env_settings, InitSettingsSource(settings_cls, read_file(Path(path)) if path else {}))
+
+
+def flag_of(name: str) -> str:
+    """``page_size`` as its flag, ``--page-size``."""
+    return "--" + name.replace("_", "-")
+
+
+def group_of(info: FieldInfo) -> str:
+    """The heading of ``--help`` that a setting stands under."""
+    assert isinstance(info.json_schema_extra, dict)
+    return str(info.json_schema_extra["group"])
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """Settings in a YAML or TOML file; ``page-size`` and ``page_size`` are the same name.
+
+    Raises :class:`InvalidSettings` if it cannot be read, is neither, or is not a table.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        raise InvalidSettings(f"--config {path}: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InvalidSettings(f"--config {path}: holds a {type(content).__name__}, not a table of settings")
+    return {str(name).replace("-", "_"): value for name, value in content.items()}
+
+
+def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+    return "; ".join(_explain_one(dict(detail), values) for detail in error.errors(include_url=False))
+
+
+def _explain_one(detail: dict[str, Any], values: dict[str, Any]) -> str:
+    name = str(detail["loc"][0]) if detail["loc"] else ""
+    if detail["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(name, Settings.model_fields, n=1)
+        return f"unknown setting {name!r}" + (f": did you mean {close[0]!r}?" if close else "")
+    variable = ENV_PREFIX + name.upper()
+    if name in values:
+        source = ""
+    elif variable in os.environ:
+        source = f" (from {variable})"
+    else:
+        source = " (from the settings file)"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    shown = "" if name == "api_key" else f" {detail['input']!r}"
+    return f"{flag_of(name)}{shown}{source}: {message}"
