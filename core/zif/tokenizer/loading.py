@@ -1,0 +1,186 @@
+"""Finds and reads a checkpoint's tokenizer files: on disk, or on the Hugging Face hub.
+
+Read: ``tokenizer.json``, ``tokenizer_config.json``, ``special_tokens_map.json``, ``chat_template.jinja``
+(or ``.json``, or ``additional_chat_templates/*.jinja``), ``generation_config.json``, ``config.json``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zif.contract.errors import InvalidSettings, WeightsError
+from zif.tokenizer.chat_template import ChatTemplate
+from zif.tokenizer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+# What a tokenizer may consist of, weights left out.
+_FILES = [
+    "*.json",
+    "*.jinja",
+    "additional_chat_templates/*.jinja",
+    "tokenizer.model",
+    "*.tiktoken",
+    "vocab*",
+    "merges*",
+]
+_SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+
+
+def load_tokenizer(
+    model: str | Path, *, revision: str | None = None, chat_template: str | Path | None = None
+) -> Tokenizer:
+    """Load the tokenizer of a checkpoint: a local directory, or a hub id.
+
+    ``chat_template`` (a file, or the template itself) replaces the checkpoint's own.
+    Raises :class:`WeightsError` if the files are missing or cannot be read, and
+    :class:`InvalidSettings` if the chat template cannot be compiled.
+    """
+    directory = _directory(str(model), revision)
+    config = _json(directory / "tokenizer_config.json")
+    special = _special_tokens(config, _json(directory / "special_tokens_map.json"))
+    backend = _backend(directory)
+    generation = _json(directory / "generation_config.json")
+    template = _chat_template(directory, config, chat_template, special)
+    if template is not None:
+        template.check()
+    bos = backend.token_to_id(special["bos_token"]) if config.get("add_bos_token") and "bos_token" in special else None
+    return Tokenizer(
+        backend=backend,
+        chat_template=template,
+        eos_token_ids=_eos_ids(backend, generation, _json(directory / "config.json"), special),
+        bos_token_id=bos,
+        generation_defaults={
+            name: generation[name]
+            for name in _SAMPLING_DEFAULTS
+            if isinstance(generation.get(name), int | float) and not isinstance(generation[name], bool)
+        },
+    )
+
+
+def _directory(model: str, revision: str | None) -> Path:
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file() or model.startswith((".", "/", "~")) or model.count("/") != 1:
+        raise WeightsError(f"no checkpoint at {model!r}: neither a directory nor a hub id like 'org/name'")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=_FILES))
+    except Exception as error:  # hub, network and file system errors have no common base
+        raise WeightsError(f"cannot get the tokenizer of {model!r} from the hub: {error}") from error
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{path} does not hold a JSON object")
+    return loaded
+
+
+def _backend(directory: Path) -> Backend:
+    from tokenizers import Tokenizer as Backend
+
+    file = directory / "tokenizer.json"
+    if not file.is_file():
+        return _converted(directory)
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as error:  # the library raises bare Exception
+        raise WeightsError(f"{file} cannot be read: {error}") from error
+    # Some checkpoints save the training set-up's truncation and padding; a served prompt is neither.
+    backend.no_truncation()
+    backend.no_padding()
+    return backend
+
+
+def _converted(directory: Path) -> Backend:
+    """Let transformers convert a tokenizer of another format; it is no requirement of ours, and slow to import."""
+    if importlib.util.find_spec("transformers") is None:
+        raise WeightsError(
+            f"{directory} has no tokenizer.json; `pip install transformers` lets zif convert other tokenizer formats"
+        )
+    auto = importlib.import_module("transformers").AutoTokenizer
+    try:
+        backend: Backend = auto.from_pretrained(str(directory)).backend_tokenizer
+    except Exception as error:  # whatever the conversion stumbles over
+        raise WeightsError(
+            f"{directory} has no tokenizer.json, and no other tokenizer that converts: {error}"
+        ) from error
+    return backend
+
+
+def _special_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``bos_token``, ``eos_token`` and their like; an entry is text, or an object that holds it."""
+    tokens: dict[str, str] = {}
+    for source in (special_map, config):
+        for name, value in source.items():
+            content = value.get("content") if isinstance(value, dict) else value
+            if name.endswith("_token") and isinstance(content, str):
+                tokens[name] = content
+    return tokens
+
+
+def _eos_ids(
+    backend: Backend, generation: Mapping[str, Any], config: Mapping[str, Any], special: Mapping[str, str]
+) -> tuple[int, ...]:
+    ids: list[int] = []
+    for source in (generation, config):
+        value = source.get("eos_token_id")
+        listed = value if isinstance(value, list) else [value]
+        ids = [i for i in listed if isinstance(i, int) and not isinstance(i, bool)]
+        if ids:
+            break
+    # A chat model's turn may end with a token that only its tokenizer names.
+    named = backend.token_to_id(special["eos_token"]) if "eos_token" in special else None
+    if named is not None:
+        ids.append(named)
+    return tuple(dict.fromkeys(ids))
+
+
+def _chat_template(
+    directory: Path, config: Mapping[str, Any], override: str | Path | None, special: Mapping[str, str]
+) -> ChatTemplate | None:
+    templates: dict[str, str] = {}
+    if override is not None:
+        templates["default"] = _read_override(override)
+    else:
+        inline = config.get("chat_template")
+        if isinstance(inline, str):
+            templates["default"] = inline
+        elif isinstance(inline, list):
+            templates = {entry["name"]: entry["template"] for entry in inline}
+        legacy = _json(directory / "chat_template.json").get("chat_template")
+        if isinstance(legacy, str):
+            templates.setdefault("default", legacy)
+        for file in sorted(directory.glob("additional_chat_templates/*.jinja")):
+            templates[file.stem] = file.read_text(encoding="utf-8")
+        if (file := directory / "chat_template.jinja").is_file():
+            templates["default"] = file.read_text(encoding="utf-8")
+    source = templates.get("default") or next(iter(templates.values()), None)
+    if source is None:
+        return None
+    return ChatTemplate(source, tool_source=templates.get("tool_use"), special_tokens=special)
+
+
+def _read_override(template: str | Path) -> str:
+    text = str(template)
+    if "{" in text or "\n" in text:  # a path has neither; a template has both or is one of constant text
+        return text
+    path = Path(text).expanduser()
+    if not path.is_file():
+        raise InvalidSettings(f"chat template {text!r} is neither a file nor a Jinja template")
+    return path.read_text(encoding="utf-8")

@@ -1,0 +1,84 @@
+"""The tokenizer of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from zif.contract.errors import InvalidRequest
+from zif.tokenizer.chat_template import ChatTemplate
+from zif.tokenizer.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from zif.tokenizer.pieces import PieceTable
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Encodes, decodes and renders chats; safe to use from several threads.
+
+    ``bos_token_id`` is set where every text has to begin with it although the tokenizer's own
+    post-processor does not see to that. ``eos_token_ids`` end a generation.
+    ``generation_defaults`` are the sampling settings that the checkpoint recommends, by the names
+    of :class:`~zif.sampling.params.SamplingParams`.
+    """
+
+    backend: Backend
+    chat_template: ChatTemplate | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    bos_token_id: int | None = None
+    generation_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included; a model's output layer may be padded beyond it."""
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Ids that ``skip_special_tokens`` leaves out of text."""
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @cached_property
+    def _pieces(self) -> PieceTable | None:
+        return PieceTable.of(self.backend)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of ``text``, with BOS and the like where the model wants them.
+
+        Raises :class:`InvalidRequest` for a string that is no Unicode text (a lone surrogate).
+        """
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"prompt is not valid Unicode text: {error.reason} at {error.start}") from None
+        ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        bos = self.bos_token_id
+        if add_special_tokens and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Return the text of ``ids`` taken as a whole."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    def detokenizer(self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> Detokenizer:
+        """Return a detokenizer of what follows ``prompt_ids``."""
+        hidden: frozenset[int] = self.special_ids if skip_special_tokens else frozenset()
+        if self._pieces is not None:
+            return ByteDetokenizer(self._pieces, prompt_ids, hidden)
+
+        def decode(ids: Sequence[int]) -> str:
+            return self.decode(ids, skip_special_tokens=False)
+
+        return WindowDetokenizer(decode, prompt_ids, hidden)
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """Return what the token stands for on its own, special tokens included; perhaps not whole UTF-8."""
+        if self._pieces is not None:
+            return self._pieces[token_id]
+        return self.decode([token_id], skip_special_tokens=False).encode()
