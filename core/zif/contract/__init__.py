@@ -1,0 +1,1 @@
+"""The contract between core, models and backends: everything that a plugin author needs to import."""

@@ -54,7 +54,7 @@ def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None
             known = ", ".join(str(kernel) for kernel in candidates) or "none"
             raise InvalidSettings(f"--kernel {request.op}={pin}: no such kernel; {request.op} has {known}")
         candidates = pinned
-    rejected = []
+    rejected: list[Rejected] = []
     for kernel in candidates:
         reason = kernel.supports(request)
         if reason is None:

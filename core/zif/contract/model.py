@@ -52,7 +52,8 @@ class Model(Protocol):
 
     def requests(self, dtype: str) -> Sequence[OpRequest]:
         """Ops the model calls whose kernels depend on its sizes, linears and attention aside:
-        core derives those from ``weights`` and ``attention_specs``."""
+        core derives those from ``weights`` and ``attention_specs``.
+        """
         ...
 
     def embed(self, ops: Ops, w: Tree, step: Step) -> Array:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from zif.contract.arrays import Array, tree
+from zif.contract.arrays import tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +42,17 @@ class Step:
     ================  ============  =======================================================
 
     Padding tokens have position 0 and sequence B-1; what they compute is never read, and their
-    keys and values go to page 0.
+    keys and values go to page 0. Fields are Arrays of the framework at hand (typed Any, so that a
+    kernel sees its own tensors without casts).
     """
 
-    tokens: Array
-    positions: Array
-    seqs: Array
-    query_starts: Array
-    kv_lens: Array
-    pages: Mapping[str, Array]
-    num_tokens: Array
-    logits_at: Array
+    tokens: Any
+    positions: Any
+    seqs: Any
+    query_starts: Any
+    kv_lens: Any
+    pages: Mapping[str, Any]
+    num_tokens: Any
+    logits_at: Any
     shape: StepShape
-    inputs: Mapping[str, Array] = field(default_factory=dict)
+    inputs: Mapping[str, Any] = field(default_factory=dict)

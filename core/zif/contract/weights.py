@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from zif.contract.arrays import Array, Tree, tree
+from zif.contract.arrays import Tree, tree
 
 Split = Literal["columns", "rows", "vocab"]
 
@@ -90,7 +90,7 @@ class PackedWeight:
     hashable constants of the packing.
     """
 
-    arrays: Mapping[str, Array]
+    arrays: Mapping[str, Any]
     format: str
     shape: tuple[int, int]
     facts: tuple[Any, ...] = ()

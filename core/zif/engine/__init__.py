@@ -1,0 +1,1 @@
+"""The engine: from scheduled requests to launched device programs, and back to tokens."""

@@ -33,7 +33,8 @@ def cast(x: A, dtype: str) -> A:
 @op(profile="array")
 def put(target: A, index: tuple[A, ...], values: Any) -> A:
     """``target`` with ``target[index] = values``. Consumes ``target``: on some frameworks the
-    result is the same memory. Where an index occurs twice, any one of the values stays."""
+    result is the same memory. Where an index occurs twice, any one of the values stays.
+    """
     result = target.copy()
     result[index] = values
     return result
@@ -42,7 +43,8 @@ def put(target: A, index: tuple[A, ...], values: Any) -> A:
 @op(profile="array")
 def add_at(target: A, index: tuple[A, ...], values: Any) -> A:
     """``target`` with ``values`` added at ``index``, an index that occurs twice counting twice.
-    Consumes ``target``."""
+    Consumes ``target``.
+    """
     result = target.copy()
     np.add.at(result, index, values)
     return result

@@ -16,6 +16,7 @@ from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.ops import OpCase, OpRequest, op
 from zif.contract.step import Step, StepShape
 from zif.ops.draw import normal
+from zif.ops.layers import rms_norm
 from zif.ops.tolerances import REDUCTION
 
 A = np.ndarray[Any, Any]
@@ -46,7 +47,7 @@ def _angle_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     yield OpCase("to 4095", OpRequest.of("rope_angles", dtype, rotary_dim=16), {"positions": positions, "rope": spec})
 
 
-@op(profile="llm", tolerances={d: REDUCTION["float32"] for d in REDUCTION}, cases=_angle_cases, static=("rope",))
+@op(profile="llm", tolerances=dict.fromkeys(REDUCTION, REDUCTION["float32"]), cases=_angle_cases, static=("rope",))
 def rope_angles(positions: A, rope: RopeSpec) -> A:
     """[cos | sin] of position * inv_freq, times the attention factor: [T] -> [T, rotary_dim] float32.
 
@@ -67,7 +68,8 @@ def _rope_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 @op(profile="llm", tolerances=REDUCTION, cases=_rope_cases, static=("interleaved",))
 def rope(x: A, angles: A, interleaved: bool = False) -> A:
     """Turn the pairs of the first rotary_dim dimensions of x [T, heads, head_dim] by ``angles``
-    [T, rotary_dim] (of ``rope_angles``); the rest pass. See :class:`RopeSpec` for the pairing."""
+    [T, rotary_dim] (of ``rope_angles``); the rest pass. See :class:`RopeSpec` for the pairing.
+    """
     rotary = angles.shape[-1]
     cos, sin = np.split(angles[:, None, :], 2, axis=-1)
     turned = x[..., :rotary]
@@ -102,7 +104,8 @@ def draw_step(
     rng: np.random.Generator, before: list[int], new: list[int], page_size: int, group: str, pad: int = 0
 ) -> tuple[Step, int]:
     """A step of sequences with ``before`` cached and ``new`` new tokens, on shuffled pages, with
-    ``pad`` tokens of padding; and the number of pages that it needs, page 0 included."""
+    ``pad`` tokens of padding; and the number of pages that it needs, page 0 included.
+    """
     seqs, tokens = len(new), sum(new)
     needed = [-(-(b + n) // page_size) for b, n in zip(before, new, strict=True)]
     width, total = max(needed) + 1, sum(needed) + 2
@@ -120,14 +123,14 @@ def draw_step(
     lens = np.array([b + n for b, n in zip(before, new, strict=True)], np.int32)
     shape = StepShape(padded, seqs, width, seqs, decode=not pad and all(n == 1 for n in new))
     step = Step(
-        tokens=rng.integers(0, 9, padded, dtype=np.int32),  # type: ignore[arg-type]
-        positions=positions,  # type: ignore[arg-type]
-        seqs=of_token,  # type: ignore[arg-type]
-        query_starts=starts,  # type: ignore[arg-type]
-        kv_lens=lens,  # type: ignore[arg-type]
-        pages={group: pages},  # type: ignore[dict-item]
-        num_tokens=np.array([tokens], np.int32),  # type: ignore[arg-type]
-        logits_at=starts[1:] - 1,  # type: ignore[arg-type]
+        tokens=rng.integers(0, 9, padded, dtype=np.int32),
+        positions=positions,
+        seqs=of_token,
+        query_starts=starts,
+        kv_lens=lens,
+        pages={group: pages},
+        num_tokens=np.array([tokens], np.int32),
+        logits_at=starts[1:] - 1,
         shape=shape,
     )
     return step, total
@@ -216,9 +219,11 @@ def rope_and_cache(
     Returns (q ready for ``paged_attention``, cache). One kernel can do it in a single pass.
     """
     if spec.qk_norm_eps is not None:
-        q = q / np.sqrt(np.mean(q * q, -1, keepdims=True) + spec.qk_norm_eps) * (spec.qk_norm_offset + q_norm)
-        k = k / np.sqrt(np.mean(k * k, -1, keepdims=True) + spec.qk_norm_eps) * (spec.qk_norm_offset + k_norm)
+        assert q_norm is not None and k_norm is not None, "the spec normalises q and k, and there are no weights"
+        q = rms_norm(q, q_norm, spec.qk_norm_eps, spec.qk_norm_offset)
+        k = rms_norm(k, k_norm, spec.qk_norm_eps, spec.qk_norm_offset)
     if spec.rope is not None:
+        assert angles is not None, "the spec rotates, and there are no angles"
         q, k = rope(q, angles, spec.rope.interleaved), rope(k, angles, spec.rope.interleaved)
     return q, kv_write(k, v, cache, layer, step, spec)
 
@@ -231,7 +236,7 @@ def _full_attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCa
         ("qk-norm + rope", plain, frequencies, 1e-6),
         ("no rope", plain, None, None),
     ):
-        spec = AttentionSpec(group="g", scale=32**-0.5, rope=rope_spec, qk_norm_eps=eps, **facts)  # type: ignore[arg-type]
+        spec = AttentionSpec(group="g", scale=32**-0.5, rope=rope_spec, qk_norm_eps=eps, **facts)
         step, num_pages = draw_step(rng, [18, 0, 5], [1, 9, 1], 8, "g", pad=1)
         tokens, shape = step.shape.tokens, (2, num_pages, 8, spec.kv_heads)
         arguments = {

@@ -11,7 +11,7 @@ _NUMPY = {"bfloat16": ml_dtypes.bfloat16}
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """numpy's dtype for a dtype name of the contract."""
+    """Numpy's dtype for a dtype name of the contract."""
     if name.startswith("float8"):
         return np.dtype(getattr(ml_dtypes, name))
     return np.dtype(_NUMPY.get(name, name))

@@ -51,7 +51,7 @@ def _linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(profile="llm", tolerances=REDUCTION, cases=_linear_cases, dispatch="w")
 def linear(x: A, w: PackedWeight, step: Any = None) -> A:
-    """y = x Wᵀ + b: [T, in] -> [T, out] in x's dtype, accumulated in float32 or wider.
+    """Y = x Wᵀ + b: [T, in] -> [T, out] in x's dtype, accumulated in float32 or wider.
 
     The result of a weight with ``split="rows"`` may be an opaque partial sum, which only
     ``add_norm`` and ``rms_norm`` take; what those return may be opaque too, and only ``linear``
@@ -76,7 +76,7 @@ def _norm_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(profile="llm", tolerances=ELEMENTWISE, cases=_norm_cases, static=("eps", "offset"))
 def rms_norm(x: A, weight: A, eps: float, offset: float = 0.0) -> A:
-    """y = x / sqrt(mean(x², last axis) + eps) * (offset + weight), in x's dtype; float32 inside.
+    """Y = x / sqrt(mean(x², last axis) + eps) * (offset + weight), in x's dtype; float32 inside.
 
     x [..., size], weight [size]. Zhang and Sennrich 2019; ``offset`` 1 is Gemma's.
     Request: size.
@@ -153,5 +153,5 @@ def _softcap_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(profile="llm", tolerances=ELEMENTWISE, cases=_softcap_cases, static=("cap",))
 def softcap(x: A, cap: float) -> A:
-    """cap * tanh(x / cap), as Gemma 2 bounds its logits."""
+    """Cap * tanh(x / cap), as Gemma 2 bounds its logits."""
     return cap * np.tanh(x / cap)

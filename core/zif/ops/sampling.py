@@ -12,7 +12,7 @@ from zif.ops.tolerances import EXACT, REDUCTION
 from zif.sampling.threefry import uniform
 
 A = np.ndarray[Any, Any]
-_FLOAT32 = {dtype: REDUCTION["float32"] for dtype in REDUCTION}
+_FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
 
 
 def _logits(rng: np.random.Generator, rows: int, vocab: int) -> A:
@@ -134,7 +134,8 @@ def _logprob_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 @op(profile="llm", tolerances=_FLOAT32, cases=_logprob_cases, static=("top",))
 def logprobs(logits: A, tokens: A, top: int) -> tuple[A, A, A, A]:
     """Log-softmax at ``tokens`` [R], their rank from 1, and the ``top`` most likely tokens:
-    ([R] float32, [R] int32, [R, top] int32, [R, top] float32)."""
+    ([R] float32, [R] int32, [R, top] int32, [R, top] float32).
+    """
     normal = logits - logits.max(-1, keepdims=True)
     normal = normal - np.log(np.exp(normal).sum(-1, keepdims=True))
     chosen = np.take_along_axis(normal, tokens[:, None], -1)

@@ -92,8 +92,8 @@ class SamplingParams:
         )
 
 
-def _range(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+def _range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
         raise InvalidRequest(f"{name} must be a number, not {value!r}", name)
     if value < low or value > high or (open_low and value == low):
         bracket = "(" if open_low else "["

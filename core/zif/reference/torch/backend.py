@@ -1,0 +1,41 @@
+"""The parts of a backend that any torch device shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zif.contract.arrays import ArraySpec
+from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.kernel import KernelSet
+from zif.reference.torch.executables import EagerExecutables
+from zif.reference.torch.kernels import TorchReference
+from zif.reference.torch.packing import TorchPacker
+from zif.reference.torch.runtime import TorchRuntime
+
+
+class TorchBackend:
+    """Serves every model on a torch device through the reference kernels; plugins override what they have better."""
+
+    name = "torch"
+    capabilities = Capabilities(dtypes=("float32", "bfloat16"), asynchronous=False)
+
+    def __init__(self, runtime: TorchRuntime) -> None:
+        self.runtime = runtime
+        self.packer = TorchPacker(runtime)
+        self.executables = EagerExecutables(runtime.device)
+
+    def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
+        return ()
+
+    def kernels(self) -> Sequence[KernelSet]:
+        return (TorchReference(),)
+
+    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
+        """The plain layout: ``k`` and ``v`` [layers, pages, page_size, kv_heads, head_dim]."""
+        shape = (group.layers, num_pages, page_size, group.kv_heads)
+        arrays = [("k", ArraySpec((*shape, group.head_dim), dtype))]
+        if group.v_head_dim:
+            arrays.append(("v", ArraySpec((*shape, group.v_head_dim), dtype)))
+        return CacheLayout("plain", page_size, num_pages, tuple(arrays))

@@ -1,0 +1,88 @@
+"""The sampler's ops in torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from zif.contract.kernel import KernelSet, kernel
+from zif.sampling.threefry import PARITY, ROTATIONS
+
+Tensor = torch.Tensor
+
+
+class TorchSampling(KernelSet):
+    """Kernels over float32 logits [R, vocab]."""
+
+    @kernel("penalize")
+    def penalize(
+        self,
+        logits: Tensor,
+        output_counts: Tensor,
+        in_prompt: Tensor,
+        repetition: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+    ) -> Tensor:
+        seen = output_counts > 0
+        factor = torch.where(seen | in_prompt, repetition[:, None], 1.0)
+        logits = torch.where(logits > 0, logits / factor, logits * factor)
+        return logits - frequency[:, None] * output_counts - presence[:, None] * seen
+
+    @kernel("argmax")
+    def argmax(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1).int()
+
+    @kernel("sample")
+    def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+        greedy = temperature[:, None] == 0
+        u = uniform(seed, position, logits.shape[-1])
+        noise = torch.where(greedy, 0.0, -torch.log(-torch.log(u)))
+        scaled = logits / torch.where(greedy, 1.0, temperature[:, None])
+        return (scaled + noise).argmax(-1).int()
+
+    @kernel("filter_logits")
+    def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+        vocab = logits.shape[-1]
+        scaled = logits / torch.where(temperature > 0, temperature, 1.0)[:, None]
+        ordered, order = torch.sort(scaled, dim=-1, descending=True, stable=True)
+        k = torch.where((top_k > 0) & (top_k < vocab), top_k, vocab)
+        kth = ordered.gather(-1, (k.long() - 1)[:, None])
+        weights = torch.where(ordered >= kth, torch.exp(ordered - ordered[:, :1]), 0.0)
+        mass = weights / weights.sum(-1, keepdim=True)
+        before = mass.cumsum(-1) - mass
+        keep = (ordered >= kth) & ((before < top_p[:, None]) | (top_p[:, None] >= 1))
+        keep &= (weights >= min_p[:, None]) | (min_p[:, None] <= 0)
+        keep[:, 0] = True
+        kept = torch.zeros_like(keep).scatter(-1, order, keep)
+        return logits.masked_fill(~kept, float("-inf"))
+
+    @kernel("logprobs")
+    def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        normal = logits.log_softmax(-1)
+        chosen = normal.gather(-1, tokens.long()[:, None])
+        rank = 1 + (normal > chosen).sum(-1)
+        best, ids = normal.topk(top, dim=-1)
+        return chosen[:, 0], rank.int(), ids.int(), best
+
+
+def uniform(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
+    """[R, vocab] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.uniform`.
+
+    int32 arithmetic wraps as uint32's does; only the right shift has to be made a logical one.
+    """
+    key0, key1 = seed[:, :1], seed[:, 1:]
+    keys = (key0, key1, key0 ^ key1 ^ PARITY)
+    ids = torch.arange(vocab, dtype=torch.int32, device=seed.device)[None, :]
+    x0: Any = position[:, None] + keys[0]
+    x1: Any = ids + keys[1]
+    for group in range(5):
+        for rotation in ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = (x1 << rotation) | ((x1 >> (32 - rotation)) & ((1 << rotation) - 1))
+            x1 = x1 ^ x0
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + (group + 1)
+    bits = (x0 >> 8) & 0xFFFFFF
+    return (bits.float() + 0.5) * 2.0**-24
