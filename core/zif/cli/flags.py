@@ -20,15 +20,12 @@ _ALIASES = {"model": ("--model-path",)}
 
 def add_settings(parser: argparse.ArgumentParser, groups: Collection[str] = ENGINE) -> None:
     """Add a flag for each setting in ``groups``; the model can be given without one as well."""
+    parser.usage = f"{parser.prog} [MODEL] [FLAGS]"
     parser.add_argument("model_positional", nargs="?", metavar="MODEL", help=Settings.model_fields["model"].description)
     titles = {name: parser.add_argument_group(name) for name in groups}
     for name, info in Settings.model_fields.items():
-        if group_of(info) in titles and name != "log_level":
+        if group_of(info) in titles and name != "log_level":  # which every command has
             titles[group_of(info)].add_argument(flag_of(name), *_ALIASES.get(name, ()), **_options(name, info))
-    log_level = Settings.model_fields["log_level"]
-    for action in parser._actions:
-        if action.dest == "log_level":  # every command has it; here it is a setting like the others
-            action.help = _help(log_level)
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

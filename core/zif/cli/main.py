@@ -69,8 +69,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     wanted = next((argument for argument in arguments if not argument.startswith("-")), None)
     for name, (module, summary) in COMMANDS.items():
-        sub = commands.add_parser(name, help=summary, description=summary.capitalize() + ".", allow_abbrev=False)
-        sub.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help=argparse.SUPPRESS)
+        sub = commands.add_parser(
+            name, help=summary, description=summary[0].upper() + summary[1:] + ".", allow_abbrev=False
+        )
+        sub.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error; debug prints tracebacks")
         if name == wanted:
             importlib.import_module(module).configure(sub)
     return parser.parse_args(arguments)

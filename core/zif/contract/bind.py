@@ -64,6 +64,15 @@ def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None
     raise KernelNotFound(f"no kernel serves {request}:{refusals}")
 
 
+def candidates(providers: Sequence[KernelSet], ops: Ops) -> list[Kernel]:
+    """All kernels in the order in which they are tried: the composites (of ``ops``) come just before the
+    framework reference, which is the last provider."""
+    *preferred, reference = providers
+    kernels = [kernel for provider in preferred for kernel in provider.kernels()]
+    kernels += [_composite_kernel(spec, ops) for spec in op_specs().values() if spec.composite is not None]
+    return kernels + list(reference.kernels())
+
+
 def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Mapping[str, str] | None = None) -> Bound:
     """Bind ops for ``requests``. ``providers`` come in order of preference.
 
@@ -75,10 +84,7 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
     if strange:
         raise InvalidSettings(f"--kernel names unknown ops {strange}; known: {', '.join(sorted(op_specs()))}")
     ops = Ops()
-    *preferred, reference = providers
-    kernels = [kernel for provider in preferred for kernel in provider.kernels()]
-    kernels += [_composite_kernel(spec, ops) for spec in op_specs().values() if spec.composite is not None]
-    kernels += list(reference.kernels())
+    kernels = candidates(providers, ops)
     by_op: dict[str, list[OpRequest]] = {}
     for request in requests:
         wanted = by_op.setdefault(request.op, [])
