@@ -11,6 +11,7 @@ from zif.contract.errors import InvalidRequest
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 300
 MAX_STOP = 16
+MAX_STOP_TOKEN_IDS = 56
 MAX_N = 128
 
 
@@ -76,6 +77,8 @@ class SamplingParams:
             )
         for bias in self.logit_bias.values():
             _range("logit_bias", bias, -100.0, 100.0)
+        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+            raise InvalidRequest(f"stop_token_ids takes up to {MAX_STOP_TOKEN_IDS} ids", "stop_token_ids")
         if len(self.stop) > MAX_STOP or any(not text for text in self.stop):
             raise InvalidRequest(f"stop takes up to {MAX_STOP} non-empty strings", "stop")
 
@@ -85,11 +88,20 @@ class SamplingParams:
         return self.temperature == 0.0
 
     @property
-    def penalized(self) -> bool:
-        """True where the tokens so far, or ``logit_bias``, change the logits."""
+    def adjusted(self) -> bool:
+        """True where the tokens so far, ``logit_bias`` or ``min_tokens`` change the logits."""
         return bool(
-            self.repetition_penalty != 1.0 or self.presence_penalty or self.frequency_penalty or self.logit_bias
+            self.repetition_penalty != 1.0
+            or self.presence_penalty
+            or self.frequency_penalty
+            or self.logit_bias
+            or self.min_tokens
         )
+
+    @property
+    def filtered(self) -> bool:
+        """True where top-k, top-p or min-p leave tokens out."""
+        return not self.greedy and bool(self.top_k or self.top_p < 1.0 or self.min_p)
 
 
 def _range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:

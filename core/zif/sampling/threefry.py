@@ -32,14 +32,15 @@ def threefry2x32(key0: A, key1: A, counter0: A, counter1: A) -> tuple[A, A]:
 
 
 def uniform(seed: A, position: A, vocab: int) -> A:
-    """[R, vocab] float64 in (0, 1), multiples of 2⁻²⁴ plus 2⁻²⁵, for seed [R, 2] int32, position [R] int32.
+    """[R, vocab] float64 in (0, 1), multiples of 2⁻²³ plus 2⁻²⁴, for seed [R, 2] int32, position [R] int32.
 
-    Word 0 of threefry(key=seed, counter=(position, token id)), its upper 24 bits.
+    Word 0 of threefry(key=seed, counter=(position, token id)), its upper 23 bits: with the half that
+    keeps u off 0 and 1 they fill float32's 24 bits of mantissa, so that every framework has the same u.
     """
     key = seed.view(np.uint32)
     ids = np.arange(vocab, dtype=np.uint32)[None, :]
     bits, _ = threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], ids)
-    return ((bits >> np.uint32(8)).astype(np.float64) + 0.5) * 2.0**-24
+    return ((bits >> np.uint32(9)).astype(np.float64) + 0.5) * 2.0**-23
 
 
 def seed_words(seed: int) -> tuple[int, int]:

@@ -1,0 +1,222 @@
+"""The device programs of the engine, written against the ops: the same on every framework.
+
+Each maker returns a :data:`zif.contract.executable.Program` and the specs of what it is staged.
+Residents: ``weights``, ``cache`` {group: arrays}, ``table`` and ``adjustments`` (see
+:mod:`zif.engine.table`), ``logits`` between a forward program and the sampler's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from zif.contract.arrays import ArraySpec, Tree
+from zif.contract.executable import Program
+from zif.contract.model import InputSpec, Model
+from zif.contract.optable import Ops
+from zif.contract.step import Step, StepShape
+from zif.engine.table import ADJUSTED, ADMITTED, TableShape
+from zif.sampling.sampler import SamplerShape, draw
+
+Specs = dict[str, ArraySpec]
+Inputs = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """A program, what it is staged, what it puts out, and the residents that it consumes."""
+
+    name: str
+    fn: Program
+    inputs: Specs
+    outputs: Specs
+    donate: tuple[str, ...]
+    static: Mapping[str, Any]
+
+
+def admit(ops: Ops, table: TableShape, rows: int) -> ProgramSpec:
+    """Write the fields of newly admitted requests into their rows."""
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        arrays = dict(resident["table"])
+        for name in ADMITTED:
+            arrays[name] = ops.put(arrays[name], (inputs["rows"],), inputs[name])
+        return {}, {"table": arrays}
+
+    specs = {"rows": ArraySpec((rows,), "int32")}
+    specs |= {name: table.field(name, dtype, rows) for name, dtype in ADMITTED.items()}
+    return ProgramSpec(f"admit-{rows}", fn, specs, {}, ("table",), {"rows": rows})
+
+
+def admit_adjusted(ops: Ops, table: TableShape, prompt: int, output: int) -> ProgramSpec:
+    """Write one request's adjustments, and count its tokens so far: ``prompt`` and ``output`` of
+    them at the most, padded with the scratch row."""
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        a = dict(resident["adjustments"])
+        row = inputs["row"]
+        for name in ADJUSTED:
+            a[name] = ops.put(a[name], (row,), inputs[name])
+        a["in_prompt"] = ops.put(a["in_prompt"], (row,), False)
+        a["in_prompt"] = ops.put(a["in_prompt"], (inputs["prompt_rows"], inputs["prompt"]), True)
+        a["output_counts"] = ops.put(a["output_counts"], (row,), 0)
+        a["output_counts"] = ops.add_at(a["output_counts"], (inputs["output_rows"], inputs["output"]), 1)
+        return {}, {"adjustments": a}
+
+    specs = {"row": ArraySpec((1,), "int32")}
+    specs |= {name: table.field(name, dtype, 1) for name, dtype in ADJUSTED.items()}
+    specs |= {name: ArraySpec((prompt,), "int32") for name in ("prompt_rows", "prompt")}
+    specs |= {name: ArraySpec((output,), "int32") for name in ("output_rows", "output")}
+    return ProgramSpec(
+        f"adjust-{prompt}-{output}", fn, specs, {}, ("adjustments",), {"prompt": prompt, "output": output}
+    )
+
+
+def assign(ops: Ops, table: TableShape, count: int) -> ProgramSpec:
+    """Write ``count`` page assignments a group into the page tables; padding writes the scratch row."""
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        arrays = resident["table"]
+        return {}, {"table": {**arrays, "pages": _assigned(ops, table, inputs, arrays["pages"])}}
+
+    return ProgramSpec(f"assign-{count}", fn, _assignment_specs(table, count), {}, ("table",), {"count": count})
+
+
+def forward(ops: Ops, model: Model, table: TableShape, shape: StepShape) -> ProgramSpec:
+    """Run the model over a step; leaves ``logits`` [R, vocab] on the device."""
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        logits, arrays, cache = _forward(ops, model, table, shape, inputs, resident)
+        return {"logits": logits}, {"table": arrays, "cache": cache}
+
+    outputs = {"logits": ArraySpec((shape.logits, table.vocab), "float32")}
+    inputs = _forward_specs(model.inputs, table, shape)
+    return ProgramSpec(_name("forward", shape), fn, inputs, outputs, ("table", "cache"), {"step": shape})
+
+
+def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
+    """Draw tokens from ``logits`` into the table."""
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        outputs, arrays, adjustments = draw(
+            ops, shape, resident["logits"], inputs["rows"], resident["table"],
+            resident.get("adjustments"), inputs.get("targets"),
+        )  # fmt: skip
+        updates = {"table": arrays}
+        if shape.adjusted:
+            updates["adjustments"] = adjustments
+        return outputs, updates
+
+    specs = {"rows": ArraySpec((shape.rows,), "int32")}
+    if shape.targets:
+        specs["targets"] = ArraySpec((shape.rows,), "int32")
+    donate = ("table", "adjustments") if shape.adjusted else ("table",)
+    return ProgramSpec(f"sample-{shape.rows}", fn, specs, _sampled_specs(shape), donate, {"sampler": shape})
+
+
+def decode(ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler: SamplerShape) -> ProgramSpec:
+    """A decode step and its sampler in one program."""
+    assert shape.decode
+    assert sampler.plain
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        logits, arrays, cache = _forward(ops, model, table, shape, inputs, resident)
+        outputs, arrays, _ = draw(ops, sampler, logits, inputs["rows"], arrays, None, None)
+        return outputs, {"table": arrays, "cache": cache}
+
+    inputs = _forward_specs(model.inputs, table, shape)
+    static = {"step": shape, "sampler": sampler}
+    return ProgramSpec(_name("decode", shape), fn, inputs, _sampled_specs(sampler), ("table", "cache"), static)
+
+
+def _forward(
+    ops: Ops, model: Model, table: TableShape, shape: StepShape, inputs: Inputs, resident: dict[str, Tree]
+) -> tuple[Any, Tree, Tree]:
+    """(logits, table, cache) after a step."""
+    arrays, weights = dict(resident["table"]), resident["weights"]
+    rows = inputs["rows"]
+    before = arrays["kv_len"][rows]
+    token_index = ops.arange(shape.tokens, rows)
+    if shape.decode:
+        arrays["pages"] = _assigned(ops, table, inputs, arrays["pages"])
+        seqs = logits_at = token_index
+        query_starts = ops.arange(shape.seqs + 1, rows)
+        kv_lens = before + ops.cast(rows < table.scratch, "int32")
+        positions = before
+        known = inputs["tokens"]
+        last = arrays["last_token"][rows]
+    else:
+        seqs, logits_at, query_starts = inputs["seqs"], inputs["logits_at"], inputs["query_starts"]
+        kv_lens = before + query_starts[1:] - query_starts[:-1]
+        positions = before[seqs] + token_index - query_starts[seqs]
+        positions = ops.where(token_index < inputs["num_tokens"], positions, 0)
+        known = inputs["tokens"]
+        last = arrays["last_token"][rows][seqs]
+    step = Step(
+        tokens=ops.where(known < 0, last, known),
+        positions=positions,
+        seqs=seqs,
+        query_starts=query_starts,
+        kv_lens=kv_lens,
+        pages={group: arrays["pages"][group][rows][:, : shape.pages] for group in table.groups},
+        num_tokens=inputs["num_tokens"],
+        logits_at=logits_at,
+        shape=shape,
+        inputs={spec.name: inputs[spec.name] for spec in model.inputs},
+    )
+    arrays["kv_len"] = ops.put(arrays["kv_len"], (rows,), kv_lens)
+    x = model.embed(ops, weights, step)
+    x, cache = model.layers(ops, weights, x, resident["cache"], step)
+    return model.head(ops, weights, x if shape.decode else x[logits_at]), arrays, cache
+
+
+def _assigned(ops: Ops, table: TableShape, inputs: Inputs, pages: Tree) -> Tree:
+    assigned = dict(pages)
+    for group in table.groups:
+        where = (inputs[f"page_rows.{group}"], inputs[f"page_index.{group}"])
+        assigned[group] = ops.put(assigned[group], where, inputs[f"page_ids.{group}"])
+    return assigned
+
+
+def _assignment_specs(table: TableShape, count: int) -> Specs:
+    names = ("page_rows", "page_index", "page_ids")
+    return {f"{name}.{group}": ArraySpec((count,), "int32") for group in table.groups for name in names}
+
+
+def _forward_specs(further: Any, table: TableShape, shape: StepShape) -> Specs:
+    specs = {
+        "rows": ArraySpec((shape.seqs,), "int32"),
+        "tokens": ArraySpec((shape.tokens,), "int32"),
+        "num_tokens": ArraySpec((1,), "int32"),
+    }
+    if shape.decode:
+        specs |= _assignment_specs(table, shape.seqs)
+    else:
+        specs |= {
+            "seqs": ArraySpec((shape.tokens,), "int32"),
+            "query_starts": ArraySpec((shape.seqs + 1,), "int32"),
+            "logits_at": ArraySpec((shape.logits,), "int32"),
+        }
+    return specs | {spec.name: _input_spec(spec, shape) for spec in further}
+
+
+def _input_spec(spec: InputSpec, shape: StepShape) -> ArraySpec:
+    extent = {"token": (shape.tokens,), "sequence": (shape.seqs,), "step": ()}[spec.per]
+    return ArraySpec((*extent, *spec.shape), spec.dtype)
+
+
+def _sampled_specs(shape: SamplerShape) -> Specs:
+    specs = {"tokens": ArraySpec((shape.rows,), "int32")}
+    if shape.top is not None:
+        specs |= {
+            "logprob": ArraySpec((shape.rows,), "float32"),
+            "rank": ArraySpec((shape.rows,), "int32"),
+            "top_ids": ArraySpec((shape.rows, shape.top), "int32"),
+            "top_logprobs": ArraySpec((shape.rows, shape.top), "float32"),
+        }
+    return specs
+
+
+def _name(kind: str, shape: StepShape) -> str:
+    return f"{kind}-{shape.tokens}x{shape.seqs}x{shape.pages}" + ("" if shape.decode else f"-{shape.logits}")

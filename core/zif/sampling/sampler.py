@@ -1,0 +1,83 @@
+"""The sampler: a device program over the ops, the same for every backend."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from zif.contract.arrays import Array, Tree
+from zif.contract.optable import Ops
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerShape:
+    """What one compiled sampler does; a step takes the least that its requests need.
+
+    ``rows`` R: logits rows. ``random``: some row has a temperature. ``filtered``: some row has
+    top-k, top-p or min-p. ``adjusted``: some row has penalties, biases or min_tokens. ``top``:
+    alternatives to report beside each logprob; None reports no logprobs. ``targets``: some rows
+    score a given token (a prompt's) instead of drawing one.
+    """
+
+    rows: int
+    random: bool = False
+    filtered: bool = False
+    adjusted: bool = False
+    top: int | None = None
+    targets: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """True where the sampler is small enough to be compiled into every decode program."""
+        return not (self.filtered or self.adjusted or self.targets) and self.top is None
+
+
+def draw(
+    ops: Ops, shape: SamplerShape, logits: Array, rows: Array, table: Tree, adjustments: Tree, targets: Array | None
+) -> tuple[dict[str, Array], Tree, Tree]:
+    """Draw a token for each of ``logits`` [R, vocab] float32 by the settings of table row ``rows`` [R].
+
+    Returns (outputs, table, adjustments). Outputs: ``tokens`` [R] int32, and with ``top``:
+    ``logprob`` [R], ``rank`` [R], ``top_ids`` [R, top], ``top_logprobs`` [R, top] of the model's own
+    distribution, before any penalty or temperature. A row with ``targets`` >= 0 reports that token
+    (its table row is the scratch row, so that what was drawn goes nowhere).
+    """
+    position = table["kv_len"][rows]
+    scores = logits
+    if shape.adjusted:
+        scores = _adjust(ops, shape, scores, rows, position, adjustments)
+    temperature = table["temperature"][rows]
+    if shape.filtered:
+        scores = ops.filter_logits(
+            scores, temperature, table["top_k"][rows], table["top_p"][rows], table["min_p"][rows]
+        )
+    if shape.random:
+        tokens = ops.sample(scores, temperature, table["seed"][rows], position)
+    else:
+        tokens = ops.argmax(scores)
+    outputs: dict[str, Array] = {"tokens": tokens}
+    if shape.top is not None:
+        reported = tokens if targets is None else ops.where(targets < 0, tokens, targets)
+        names = ("logprob", "rank", "top_ids", "top_logprobs")
+        outputs |= zip(names, ops.logprobs(logits, reported, shape.top), strict=True)
+    table = {**table, "last_token": ops.put(table["last_token"], (rows,), tokens)}
+    if shape.adjusted:
+        counts = ops.add_at(adjustments["output_counts"], (rows, tokens), 1)
+        adjustments = {**adjustments, "output_counts": counts}
+    return outputs, table, adjustments
+
+
+def _adjust(ops: Ops, shape: SamplerShape, logits: Array, rows: Array, position: Array, a: dict[str, Any]) -> Array:
+    """Penalties, then biases, then -inf for the ends that min_tokens forbids."""
+    scores = ops.penalize(
+        logits,
+        a["output_counts"][rows],
+        a["in_prompt"][rows],
+        a["repetition"][rows],
+        a["presence"][rows],
+        a["frequency"][rows],
+    )
+    line = ops.arange(shape.rows, rows)[:, None]
+    scores = ops.add_at(scores, (line, a["bias_ids"][rows]), a["bias_values"][rows])
+    forbidden = (position < a["ban_until"][rows])[:, None]
+    return ops.add_at(scores, (line, a["ban_ids"][rows]), ops.where(forbidden, a["ban_values"][rows], 0.0))
