@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import importlib
 import logging
 import os
@@ -75,7 +76,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         sub.add_argument("--log-level", metavar="LEVEL", help="debug, info, warning or error; debug prints tracebacks")
         if name == wanted:
             importlib.import_module(module).configure(sub)
-    return parser.parse_args(arguments)
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        _refuse_unknown(commands.choices[args.command], unknown)
+    return args
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
+    flag = unknown[0].partition("=")[0]
+    known = [name for action in parser._actions for name in action.option_strings]
+    close = difflib.get_close_matches(flag, known, n=1) if flag.startswith("-") else []
+    parser.error(f"unknown argument {flag}" + (f": did you mean {close[0]}?" if close else ""))
 
 
 class _PrintVersion(argparse.Action):
