@@ -1,0 +1,252 @@
+"""What decoder-only models share: a stack of layers over a residual stream.
+
+A family is a subclass of :class:`Decoder` that says which weights a layer has and what it does
+with them; ``llama.py`` is the one to copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from zif.contract.arrays import Array, Tree
+from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.cache import CacheGroup
+from zif.contract.model import InputSpec
+from zif.contract.ops import OpRequest
+from zif.contract.optable import Ops
+from zif.contract.step import Step
+from zif.contract.weights import EmbeddingSpec, LinearSpec, RepeatedSpec, VectorSpec
+
+Carry = tuple[Array, Array, Tree]
+"""What goes from layer to layer: x [T, hidden] still to be added, residual [T, hidden], cache."""
+
+
+class Piece(NamedTuple):
+    """Blocks [start, stop) of a segment, of each the layers [first, last)."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``count`` blocks of ``len(pattern)`` layers each, from layer ``first`` on.
+
+    A layer of block i is number ``base + i * stride`` of its cache group, by its ``places``.
+    """
+
+    first: int
+    pattern: tuple[AttentionSpec, ...]
+    count: int
+    places: tuple[tuple[int, int], ...]
+
+    @property
+    def layers(self) -> range:
+        return range(self.first, self.first + self.count * len(self.pattern))
+
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """Layers [start, stop) as runs of whole blocks, and parts of blocks at a cut through one."""
+        period = len(self.pattern)
+        at, end = max(start, self.layers.start) - self.first, min(stop, self.layers.stop) - self.first
+        while at < end:
+            block, first = divmod(at, period)
+            if first == 0 and end - at >= period:
+                piece = Piece(block, end // period, 0, period)
+            else:
+                piece = Piece(block, block + 1, first, min(period, first + end - at))
+            yield piece
+            at = (piece.stop - 1) * period + piece.last
+
+
+def segments(attention: Sequence[AttentionSpec]) -> list[Segment]:
+    """Layers as few repeating blocks: from the front, the pattern that covers most, and so on.
+
+    Twenty-six layers of "5 local : 1 global" are four blocks of six and two of one.
+    """
+    found = []
+    at = 0
+    while at < len(attention):
+        period, count = max(_repetitions(attention[at:]), key=lambda run: run[0] * run[1])
+        end = at + period
+        groups = [spec.group for spec in attention[:end]]
+        places = tuple((groups[:i].count(groups[i]), groups[at:].count(groups[i])) for i in range(at, end))
+        found.append(Segment(at, tuple(attention[at:end]), count, places))
+        at += period * count
+    return found
+
+
+def _repetitions(layers: Sequence[AttentionSpec]) -> Iterator[tuple[int, int]]:
+    """(period, times) of the patterns that ``layers`` begin with more than once, and of the first layer alone."""
+    yield 1, 1
+    for period in range(1, len(layers) // 2 + 1):
+        count = 1
+        while layers[count * period : (count + 1) * period] == layers[:period]:
+            count += 1
+        if count > 1:
+            yield period, count
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoder:
+    """A :class:`zif.contract.model.Model` of layers that differ in their attention at most.
+
+    ``attention`` holds a spec a layer. ``norm_offset`` is added to every norm's weight.
+    ``final_softcap`` bounds the logits.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    context_length: int
+    attention: tuple[AttentionSpec, ...]
+    eps: float
+    activation: str = "silu"
+    norm_offset: float = 0.0
+    tied: bool = False
+    final_softcap: float | None = None
+
+    def layer_weights(self, name: str, spec: AttentionSpec) -> dict[str, Tree]:
+        """Weight specs of the layer whose tensors' names begin with ``name`` and a dot."""
+        raise NotImplementedError
+
+    def layer(
+        self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, spec: AttentionSpec, angles: Array | None
+    ) -> Carry:
+        """One layer. ``index`` is its place in its cache group, and may be traced."""
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.attention)
+
+    @property
+    def inputs(self) -> Sequence[InputSpec]:
+        return ()
+
+    @property
+    def attention_specs(self) -> Sequence[AttentionSpec]:
+        return tuple(dict.fromkeys(self.attention))
+
+    @property
+    def cache_groups(self) -> Sequence[CacheGroup]:
+        groups = []
+        for spec in {spec.group: spec for spec in self.attention}.values():
+            count = sum(other.group == spec.group for other in self.attention)
+            kind = "paged" if spec.window is None else "window"
+            heads = (spec.kv_heads, spec.head_dim, spec.v_head_dim)
+            groups.append(CacheGroup(spec.group, kind, count, *heads, spec.window))  # type: ignore[arg-type]
+        return groups
+
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """The body, as ``repeat`` runs it."""
+        return segments(self.attention)
+
+    def weights(self) -> dict[str, Tree]:
+        """embed, body (a RepeatedSpec a segment, each copy a list of layers), norm, lm_head."""
+        body = []
+        for segment in self.segments:
+            layers = [self.layer_weights(f"model.layers.{i}", self.attention[i]) for i in segment.layers]
+            period = len(segment.pattern)
+            body.append(RepeatedSpec([layers[at : at + period] for at in range(0, len(layers), period)]))
+        head = ("lm_head.weight",), (self.vocab_size,), self.hidden_size
+        return {
+            "embed": EmbeddingSpec("model.embed_tokens.weight", self.vocab_size, self.hidden_size),
+            "body": body,
+            "norm": VectorSpec("model.norm.weight", (self.hidden_size,)),
+            "lm_head": LinearSpec(*head, split="vocab", tied="embed" if self.tied else None),
+        }
+
+    def requests(self, dtype: str) -> Sequence[OpRequest]:
+        """Ops besides linears, embedding and attention; what ``attention`` may be composed of is among them."""
+        wanted = [
+            OpRequest.of("add_norm", dtype, size=self.hidden_size),
+            OpRequest.of("rms_norm", dtype, size=self.hidden_size),
+            OpRequest.of("gated_activation", dtype, size=self.intermediate_size, kind=self.activation),
+        ]
+        for spec in self.attention_specs:
+            if spec.qk_norm_eps is not None:
+                wanted.append(OpRequest.of("rms_norm", dtype, size=spec.head_dim))
+            if spec.rope is not None:
+                wanted.append(OpRequest.of("rope_angles", dtype, rotary_dim=spec.rope.rotary_dim))
+                wanted.append(OpRequest.of("rope", dtype, head_dim=spec.head_dim, rotary_dim=spec.rope.rotary_dim))
+        if self.final_softcap is not None:
+            wanted.append(OpRequest.of("softcap", "float32"))
+        return list(dict.fromkeys(wanted))
+
+    def embed(self, ops: Ops, w: Tree, step: Step) -> Array:
+        """[T, hidden]"""
+        return ops.embedding(step.tokens, w["embed"])
+
+    def layers(
+        self, ops: Ops, w: Tree, x: Array, cache: Tree, step: Step, start: int = 0, stop: int | None = None
+    ) -> tuple[Array, Tree]:
+        """Layers [start, stop) on x [T, hidden]: (x and the residual summed, cache)."""
+        stop = self.num_layers if stop is None else stop
+        ropes, rope_of = self._ropes
+        angles = [None if rope is None else ops.rope_angles(step.positions, rope) for rope in ropes]
+        carry: Carry = (x, x * 0, cache)
+        for segment, stacked in zip(self.segments, w["body"], strict=True):
+            turns = [angles[rope_of[layer]] for layer in segment.layers[: len(segment.pattern)]]
+            for piece in segment.pieces(start, stop):
+                carry = ops.repeat(self._block(ops, segment, piece, step, turns), stacked, carry, *piece[:2])
+        x, residual, cache = carry
+        return x + residual, cache
+
+    def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
+        """Logits [R, vocab] float32 of hidden states [R, hidden]."""
+        rows = ops.rms_norm(rows, w["norm"], self.eps, self.norm_offset)
+        logits = ops.cast(ops.linear(rows, w["lm_head"]), "float32")
+        return logits if self.final_softcap is None else ops.softcap(logits, self.final_softcap)
+
+    @cached_property
+    def _ropes(self) -> tuple[list[RopeSpec | None], list[int]]:
+        """The distinct rotary embeddings, and which of them each layer has."""
+        ropes = list(dict.fromkeys(spec.rope for spec in self.attention))
+        return ropes, [ropes.index(spec.rope) for spec in self.attention]
+
+    def _block(
+        self, ops: Ops, segment: Segment, piece: Piece, step: Step, angles: Sequence[Array | None]
+    ) -> Callable[[Tree, Carry, Any], Carry]:
+        """The body of a ``repeat``: layers [first, last) of a block."""
+
+        def block(w: Tree, carry: Carry, i: Any) -> Carry:
+            for at in range(piece.first, piece.last):
+                base, stride = segment.places[at]
+                spec = segment.pattern[at]
+                carry = self.layer(ops, w[at], carry, base + i * stride, step, spec, angles[at])
+            return carry
+
+        return block
+
+
+def fused(name: str, parts: Mapping[str, int], inputs: int, bias: bool = False) -> LinearSpec:
+    """Linears ``name.part`` that read the same input, as one; each with its number of outputs."""
+    return LinearSpec(
+        names=tuple(f"{name}.{part}.weight" for part in parts),
+        out_features=tuple(parts.values()),
+        in_features=inputs,
+        bias=tuple(f"{name}.{part}.bias" for part in parts) if bias else (),
+        split="columns",
+    )
+
+
+def reducing(name: str, outputs: int, inputs: int, bias: bool = False) -> LinearSpec:
+    """The linear ``name`` that brings heads, or the MLP's inner units, back to the residual stream."""
+    return LinearSpec((f"{name}.weight",), (outputs,), inputs, bias=(f"{name}.bias",) if bias else (), split="rows")
+
+
+def split_heads(qkv: Array, spec: AttentionSpec) -> tuple[Array, Array, Array]:
+    """[T, (q_heads + kv_heads) head_dim + kv_heads v_head_dim] -> q, k, v, each [T, heads, size]."""
+    q_end = spec.q_heads * spec.head_dim
+    k_end = q_end + spec.kv_heads * spec.head_dim
+    return (
+        qkv[:, :q_end].reshape(-1, spec.q_heads, spec.head_dim),
+        qkv[:, q_end:k_end].reshape(-1, spec.kv_heads, spec.head_dim),
+        qkv[:, k_end:].reshape(-1, spec.kv_heads, spec.v_head_dim),
+    )

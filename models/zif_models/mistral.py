@@ -1,0 +1,26 @@
+"""Mistral (Jiang et al. 2023): Llama with, in its first versions, a sliding window in every layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from zif.contract.model import Model
+from zif_models import llama
+from zif_models.config import Config, Values
+
+DEFAULTS: Values = {
+    **llama.DEFAULTS,
+    "max_position_embeddings": 131_072,
+    "num_key_value_heads": 8,
+    "sliding_window": 4096,
+}
+
+
+def build(values: Values) -> Model:
+    """The model that a ``config.json`` describes."""
+    config = Config(values, DEFAULTS)
+    model = llama.build(config.values)
+    window = config.window()
+    if window is None:
+        return model
+    return replace(model, attention=tuple(replace(spec, group="window", window=window) for spec in model.attention))
