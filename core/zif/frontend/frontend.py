@@ -1,0 +1,301 @@
+"""Prompts to engine requests, engine outputs to text."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from zif.contract.errors import ContextLengthExceeded, EngineDead, InvalidRequest, ZifError
+from zif.engine.messages import EngineOutput, EngineRequest
+from zif.frontend.choice import ChoiceStream
+from zif.frontend.client import EngineClient
+from zif.frontend.output import Completion, Delta, collect
+from zif.frontend.stop import StopStrings
+from zif.sampling.params import SamplingParams
+from zif.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+logger = logging.getLogger(__name__)
+
+# Longer texts are tokenized in a thread, so that other requests' tokens keep flowing meanwhile.
+_LONG_TEXT = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a frontend knows of the model that its engine runs.
+
+    ``vocab_size`` is the number of ids that the model's embedding has rows for. ``names`` are those
+    the model is served under, the first one its proper name. ``sampling_defaults`` are used where a
+    client says nothing.
+    """
+
+    names: tuple[str, ...]
+    context_length: int
+    vocab_size: int
+    eos_token_ids: tuple[int, ...]
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+
+
+class Frontend:
+    """Serves completions of text over an engine of tokens."""
+
+    def __init__(self, tokenizer: Tokenizer, engine: EngineClient, model: ModelInfo) -> None:
+        self.tokenizer = tokenizer
+        self.engine = engine
+        self.model = model
+        self._live: dict[str, list[str]] = {}
+        self._errands: set[asyncio.Task[None]] = set()
+
+    # --- prompts ------------------------------------------------------------------------------
+
+    async def encode(self, prompt: str | Sequence[int], *, add_special_tokens: bool = True) -> list[int]:
+        """Return the ids of a prompt; ids are passed through, and checked by :meth:`generate`."""
+        if not isinstance(prompt, str):
+            return list(prompt)
+        if len(prompt) <= _LONG_TEXT:
+            return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(self.tokenizer.encode, prompt, add_special_tokens=add_special_tokens)
+
+    async def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        variables: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Return the ids of a conversation, written out by the model's chat template."""
+        template = self.tokenizer.chat_template
+        if template is None:
+            raise InvalidRequest(
+                f"{self.model.names[0]} has no chat template: use plain completions, or start with --chat-template",
+                "messages",
+            )
+        text = template.render(
+            messages,
+            tools=tools,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        # The template writes BOS and its like itself.
+        return await self.encode(text, add_special_tokens=False)
+
+    # --- completions --------------------------------------------------------------------------
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        params: SamplingParams | Sequence[SamplingParams],
+        *,
+        request_id: str | None = None,
+    ) -> AsyncGenerator[Delta, None]:
+        """Return a stream of deltas for ``prompts``, ``params.n`` choices of each, mixed as they come.
+
+        ``params`` are one for all, or one a prompt. A request is checked when this is called:
+        :class:`InvalidRequest`. The stream raises :class:`~zif.contract.errors.Overloaded` before its
+        first delta and :class:`EngineDead` at any time. Closing the stream aborts what still runs.
+        ``request_id`` is a name for :meth:`abort`.
+
+        ``max_tokens`` is cut to what the context has room for after the prompt. Choice ``i`` of a request
+        with a seed always draws the same tokens; choice 0 those of the same request with ``n`` = 1.
+        """
+        if request_id is not None and request_id in self._live:
+            raise InvalidRequest(f"a request named {request_id!r} is running", "rid")
+        name = request_id or uuid.uuid4().hex
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
+        if len(each) != len(prompts):
+            raise InvalidRequest(f"{len(prompts)} prompts, but {len(each)} sampling params", "sampling_params")
+        choices: list[ChoiceStream] = []
+        for prompt_index, (prompt, asked) in enumerate(zip(prompts, each, strict=True)):
+            choices += self._choices(name, len(choices), prompt_index, prompt, asked)
+        if not choices:
+            raise InvalidRequest("prompt must not be empty", "prompt")
+        return self._stream(name, choices)
+
+    async def complete(
+        self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], params: SamplingParams
+    ) -> Completion:
+        """Return the whole completion of a text, of token ids, or of a conversation (a list of messages)."""
+        ids = await (self.encode_chat(prompt) if _is_chat(prompt) else self.encode(prompt))
+        async with aclosing(self.generate([ids], params)) as deltas:
+            return (await collect([ids], deltas))[0]
+
+    async def abort(self, request_id: str | None = None) -> int:
+        """End the requests of that name (None: all); return how many sequences were told to."""
+        names = list(self._live) if request_id is None else [request_id]
+        ids = [engine_id for name in names for engine_id in self._live.get(name, ())]
+        if ids or request_id is None:
+            await self.engine.abort(ids if request_id is not None else None)
+        return len(ids)
+
+    @property
+    def live(self) -> int:
+        """Number of requests whose streams are open."""
+        return len(self._live)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    def _choices(
+        self, name: str, first_index: int, prompt_index: int, prompt: Sequence[int], asked: SamplingParams
+    ) -> list[ChoiceStream]:
+        prompt_ids = list(prompt)
+        params, prompt_only = self._resolve(prompt_ids, asked)
+        stop = StopStrings(params.stop) if params.stop else None
+        seed = params.seed if params.seed is not None else secrets.randbits(63)
+        return [
+            ChoiceStream(
+                self.tokenizer,
+                EngineRequest(
+                    request_id=f"{name}-{uuid.uuid4().hex[:8]}-{first_index + number}",
+                    prompt_ids=prompt_ids,
+                    params=replace(params, n=1, seed=choice_seed(seed, number)),
+                    eos_token_ids=self.model.eos_token_ids,
+                ),
+                index=first_index + number,
+                prompt_index=prompt_index,
+                stop=stop,
+                prompt_only=prompt_only,
+            )
+            for number in range(asked.n)
+        ]
+
+    def _resolve(self, prompt_ids: list[int], params: SamplingParams) -> tuple[SamplingParams, bool]:
+        """Return ``params`` as the engine is to have them, and whether no token at all is wanted."""
+        model = self.model
+        if not prompt_ids:
+            raise InvalidRequest("prompt must not be empty", "prompt")
+        if min(prompt_ids) < 0 or max(prompt_ids) >= model.vocab_size:
+            where, bad = next((i, t) for i, t in enumerate(prompt_ids) if not 0 <= t < model.vocab_size)
+            raise InvalidRequest(
+                f"token id {bad} at position {where} of the prompt is out of range: the model has "
+                f"{model.vocab_size} ids",
+                "prompt",
+            )
+        room = model.context_length - len(prompt_ids)
+        if room < 1:
+            raise ContextLengthExceeded(
+                f"this model's maximum context length is {model.context_length} tokens, but the prompt has "
+                f"{len(prompt_ids)}: at most {model.context_length - 1} leave room for an answer",
+                "prompt",
+            )
+        for parameter, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
+            for token_id in ids:
+                if not 0 <= token_id < model.vocab_size:
+                    raise InvalidRequest(
+                        f"{parameter}: token id {token_id} is out of range: the model has {model.vocab_size} ids",
+                        parameter,
+                    )
+        wanted = room if params.max_tokens is None else min(params.max_tokens, room)
+        # An engine makes at least one token; who asks for none gets the prompt's scores, or nothing at all.
+        granted = max(wanted, 1)
+        resolved = replace(params, max_tokens=granted, min_tokens=min(params.min_tokens, granted))
+        return resolved, wanted == 0
+
+    async def _stream(self, name: str, choices: list[ChoiceStream]) -> AsyncGenerator[Delta, None]:
+        self._live[name] = [choice.request.request_id for choice in choices]
+        try:
+            if len(choices) == 1:
+                async with aclosing(self._run(choices[0])) as deltas:
+                    async for delta in deltas:
+                        yield delta
+            else:
+                async with aclosing(self._merge(choices)) as deltas:
+                    async for delta in deltas:
+                        yield delta
+        finally:
+            self._live.pop(name, None)
+
+    async def _merge(self, choices: list[ChoiceStream]) -> AsyncGenerator[Delta, None]:
+        arrived: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
+
+        async def pump(choice: ChoiceStream) -> None:
+            try:
+                async for delta in self._run(choice):
+                    arrived.put_nowait(delta)
+            except Exception as error:  # handed on: raised again in the stream
+                arrived.put_nowait(error)
+            else:
+                arrived.put_nowait(None)
+
+        pumps = [asyncio.create_task(pump(choice)) for choice in choices]
+        running = len(pumps)
+        try:
+            while running:
+                news = await arrived.get()
+                if news is None:
+                    running -= 1
+                elif isinstance(news, Exception):
+                    raise news
+                else:
+                    yield news
+        finally:
+            for task in pumps:
+                task.cancel()
+
+    async def _run(self, choice: ChoiceStream) -> AsyncGenerator[Delta, None]:
+        if choice.prompt_only and choice.request.params.prompt_logprobs is None:
+            yield Delta(choice.index, choice.prompt_index, finish_reason="length")
+            return
+        outputs = self.engine.submit(choice.request)
+        over = False
+        try:
+            async for output in outputs:
+                over = output.finish_reason is not None
+                delta = choice.feed(output)
+                yield delta
+                if delta.finish_reason is not None and not over:  # a stop string's doing
+                    return
+            if not over:
+                raise EngineDead(f"the engine dropped request {choice.request.request_id} without a finish reason")
+        except ZifError:
+            over = True
+            raise
+        finally:
+            if not over:
+                self._run_errand(self._drop(choice.request.request_id, outputs))
+
+    async def _drop(self, request_id: str, outputs: AsyncIterator[EngineOutput]) -> None:
+        """Tell the engine that nobody listens any more."""
+        await self.engine.abort([request_id])
+        if isinstance(outputs, AsyncGenerator):
+            await outputs.aclose()
+
+    def _run_errand(self, errand: Coroutine[Any, Any, None]) -> None:
+        """Run something beside the caller, who may be on its way out with a cancellation that forbids awaiting."""
+        task = asyncio.get_running_loop().create_task(errand)
+        self._errands.add(task)
+        task.add_done_callback(self._errand_done)
+
+    def _errand_done(self, task: asyncio.Task[None]) -> None:
+        self._errands.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None and not isinstance(error, EngineDead):  # a dead engine has nothing to abort
+            logger.error("aborting a request failed", exc_info=error)
+
+
+def _is_chat(prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> TypeIs[Sequence[Mapping[str, Any]]]:
+    return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def choice_seed(seed: int, index: int) -> int:
+    """Return the seed of choice ``index``: ``seed`` itself for the first, then unrelated ones (SplitMix64)."""
+    if index == 0:
+        return seed
+    mask = 2**64 - 1
+    mixed = (seed + index * 0x9E3779B97F4A7C15) & mask
+    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
+    return (mixed ^ (mixed >> 31)) >> 1
