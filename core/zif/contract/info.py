@@ -14,7 +14,8 @@ class BackendInfo:
     (oldest, newest) of plugin API versions that the plugin speaks. ``framework`` is the array
     library of its buffers ("torch", "jax", "numpy"): the reference kernels of that name serve
     the ops it lacks. ``profiles`` are the op profiles it claims. ``preference`` decides
-    ``--device auto``: the largest among the available wins; cpu has 0.
+    ``--device auto``: the largest among the available wins; cpu has 0, and one that is negative
+    is never taken.
 
     ``verified_on`` names the hardware that this backend's results were obtained on. None says
     that it has never run on its hardware, and ``zif devices`` says so too.

@@ -41,6 +41,11 @@ class Considered:
     probe: ProbeResult | None = None
     plugin: BackendPlugin | None = None
 
+    @property
+    def preference(self) -> int:
+        """The plugin's declared preference; 0 if it could not say."""
+        return self.info.preference if self.info is not None else 0
+
     def __str__(self) -> str:
         line = f"{self.name} ({self.distribution}): {self.verdict}"
         line += f": {self.reason}" if self.reason else ""
@@ -82,7 +87,7 @@ def select(device: str = AUTO, device_opts: Sequence[str] = ()) -> Selection:
     """Choose the plugin and the device for ``device``: "auto", a plugin's name, or "name:index".
 
     ``device_opts`` are ``plugin.key=value``. "auto" takes the available plugin that declares the
-    highest preference. Raises :class:`NoUsableDevice`, :class:`PluginError` or
+    highest preference, if it is not negative. Raises :class:`NoUsableDevice`, :class:`PluginError` or
     :class:`InvalidSettings`, each with what was found and what to do.
     """
     given = parse_device_opts(device_opts)
@@ -94,11 +99,11 @@ def select(device: str = AUTO, device_opts: Sequence[str] = ()) -> Selection:
     if colon:
         raise InvalidSettings(f"--device {device}: a device's number needs the plugin's name before it")
     trace = survey(given)
-    usable = [entry for entry in trace if entry.plugin is not None and isinstance(entry.probe, Available)]
+    usable = [entry for entry in trace if _taken_by_auto(entry)]
     if not usable:
         found = "\n".join(f"  {entry}" for entry in trace) or "  no plugin is installed"
         raise NoUsableDevice(f"--device auto: no plugin can run here\n{found}")
-    best = max(usable, key=lambda entry: entry.info.preference if entry.info else 0)
+    best = usable[0]
     assert best.plugin is not None
     assert isinstance(best.probe, Available)
     reason = f"auto: preference {best.plugin.info.preference}, the highest of {len(usable)} available"
@@ -122,7 +127,7 @@ def survey(given: Mapping[str, Mapping[str, str]] | None = None) -> tuple[Consid
     unknown = given.keys() - {entry.name for entry in entries}
     if unknown:
         raise InvalidSettings(f"--device-opt {min(unknown)}.…: no plugin of that name is installed")
-    return tuple(sorted(entries, key=lambda e: (e.verdict != "available", -(e.info.preference if e.info else 0))))
+    return tuple(sorted(entries, key=lambda e: (e.verdict != "available", -e.preference)))
 
 
 def parse_device_opts(pairs: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -194,6 +199,11 @@ def _probed(plugin: BackendPlugin, options: Mapping[str, str]) -> Considered:
     return Considered(
         plugin.name, str(plugin.found), "unavailable", result.reason, result.fix, plugin.info, result, plugin
     )
+
+
+def _taken_by_auto(entry: Considered) -> bool:
+    available = entry.plugin is not None and isinstance(entry.probe, Available)
+    return available and entry.info is not None and entry.info.preference >= 0
 
 
 def _mark_chosen(trace: Sequence[Considered], chosen: Considered) -> tuple[Considered, ...]:
