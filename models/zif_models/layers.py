@@ -7,7 +7,7 @@ with them; ``llama.py`` is the one to copy.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -165,6 +165,7 @@ class Decoder:
     def requests(self, dtype: str) -> Sequence[OpRequest]:
         """Ops besides linears, embedding and attention; what ``attention`` may be composed of is among them."""
         wanted = [
+            OpRequest.of("add", dtype),
             OpRequest.of("add_norm", dtype, size=self.hidden_size),
             OpRequest.of("rms_norm", dtype, size=self.hidden_size),
             OpRequest.of("gated_activation", dtype, size=self.intermediate_size, kind=self.activation),
@@ -196,7 +197,7 @@ class Decoder:
             for piece in segment.pieces(start, stop):
                 carry = ops.repeat(self._block(ops, segment, piece, step, turns), stacked, carry, *piece[:2])
         x, residual, cache = carry
-        return x + residual, cache
+        return ops.add(x, residual), cache
 
     def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
         """Logits [R, vocab] float32 of hidden states [R, hidden]."""
@@ -223,6 +224,11 @@ class Decoder:
             return carry
 
         return block
+
+
+def windowed(spec: AttentionSpec, window: int | None) -> AttentionSpec:
+    """``spec`` with a sliding window, and the cache group of its like, unless ``window`` is None."""
+    return spec if window is None else replace(spec, group="window", window=window)
 
 
 def fused(name: str, parts: Mapping[str, int], inputs: int, bias: bool = False) -> LinearSpec:

@@ -28,7 +28,11 @@ DEFAULTS: Values = {
 
 def build(values: Values) -> Llama:
     """The model that a ``config.json`` describes."""
-    config = Config(values, DEFAULTS)
+    return build_as(Llama, Config(values, DEFAULTS))
+
+
+def build_as(kind: type[Llama], config: Config) -> Llama:
+    """As ``build``, for the families whose configs are read alike."""
     heads, head_dim = config.integer("num_attention_heads"), config.head_dim()
     attention = AttentionSpec(
         group="full",
@@ -39,7 +43,7 @@ def build(values: Values) -> Llama:
         scale=head_dim**-0.5,
         rope=rope_spec(config),
     )
-    return Llama(
+    return kind(
         vocab_size=config.integer("vocab_size"),
         hidden_size=config.integer("hidden_size"),
         intermediate_size=config.integer("intermediate_size"),

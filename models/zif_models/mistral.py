@@ -7,6 +7,7 @@ from dataclasses import replace
 from zif.contract.model import Model
 from zif_models import llama
 from zif_models.config import Config, Values
+from zif_models.layers import windowed
 
 DEFAULTS: Values = {
     **llama.DEFAULTS,
@@ -19,8 +20,5 @@ DEFAULTS: Values = {
 def build(values: Values) -> Model:
     """The model that a ``config.json`` describes."""
     config = Config(values, DEFAULTS)
-    model = llama.build(config.values)
-    window = config.window()
-    if window is None:
-        return model
-    return replace(model, attention=tuple(replace(spec, group="window", window=window) for spec in model.attention))
+    model = llama.build_as(llama.Llama, config)
+    return replace(model, attention=tuple(windowed(spec, config.window()) for spec in model.attention))
