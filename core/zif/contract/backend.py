@@ -12,7 +12,7 @@ from zif.contract.arrays import Array, ArraySpec, Tree
 from zif.contract.cache import CacheGroup, CacheLayout
 from zif.contract.executable import Executables, Fetch
 from zif.contract.kernel import KernelSet
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, LinearSpec, PackedWeight, VectorSpec
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
 
 HostTensors = Sequence[np.ndarray[Any, Any]]
 
@@ -90,8 +90,15 @@ class Packer(Protocol):
 
     def experts(self, spec: ExpertsSpec, weights: Sequence[HostTensors], dtype: str) -> PackedWeight: ...
 
+    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+        """``weight`` is what ``spec.cut`` gives, [heads, out, in], and likely a strided view."""
+        ...
+
     def stack(self, layers: Sequence[Tree]) -> Tree:
-        """Packed trees of alike layers as the one tree that ``ops.repeat`` runs over."""
+        """Packed trees of layers as the one tree that ``ops.repeat`` runs over.
+
+        The layers' specs are alike, yet their packing may differ: a few may be left unquantised.
+        """
         ...
 
 

@@ -69,7 +69,7 @@ def candidates(providers: Sequence[KernelSet], ops: Ops) -> list[Kernel]:
     framework reference, which is the last provider."""
     *preferred, reference = providers
     kernels = [kernel for provider in preferred for kernel in provider.kernels()]
-    kernels += [_composite_kernel(spec, ops) for spec in op_specs().values() if spec.composite is not None]
+    kernels += [_composite_kernel(spec) for spec in op_specs().values() if spec.composite is not None]
     return kernels + list(reference.kernels())
 
 
@@ -98,7 +98,7 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
             continue
         chosen = _choose_all(spec, wanted, kernels, pins.get(name))
         choices += chosen
-        setattr(ops, name, _callable(spec, chosen))
+        setattr(ops, name, _callable(spec, chosen, ops))
     return Bound(ops, tuple(choices))
 
 
@@ -125,8 +125,8 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
     return choices
 
 
-def _callable(spec: OpSpec, choices: Sequence[Choice]) -> Callable[..., Any]:
-    made = [choice.kernel.make(choice.request) for choice in choices]
+def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops) -> Callable[..., Any]:
+    made = [choice.kernel.make(choice.request, ops) for choice in choices]
     if spec.dispatch is None or all(fn == made[0] for fn in made):
         return made[0]
     position = spec.parameters.index(spec.dispatch)
@@ -152,11 +152,11 @@ def _bind_unasked(ops: Ops, name: str, kernels: Sequence[Kernel]) -> None:
             except KeyError:
                 continue
             if refusal is None:
-                setattr(ops, name, kernel.make(OpRequest.of(name, "float32")))
+                setattr(ops, name, kernel.make(OpRequest.of(name, "float32"), ops))
                 return
 
 
-def _composite_kernel(spec: OpSpec, ops: Ops) -> Kernel:
+def _composite_kernel(spec: OpSpec) -> Kernel:
     composite = spec.composite
     assert composite is not None
-    return Kernel(spec.name, spec.name, "composite", lambda _: None, lambda _: composite(ops))
+    return Kernel(spec.name, spec.name, "composite", lambda _: None, lambda _, ops: composite(ops))

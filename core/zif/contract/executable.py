@@ -5,9 +5,12 @@ and eager calls look alike from here. A program is a function::
 
     fn(inputs: dict[str, Array], resident: dict[str, Tree]) -> (outputs, resident updates)
 
-``inputs`` were staged from host arrays. ``resident`` trees live on the device between runs (weights,
+``inputs`` were staged. ``resident`` trees live on the device between runs (weights,
 request table, cache store); those named in ``donate`` are consumed and come back in the updates,
-on frameworks that mutate in place as the same arrays.
+on frameworks that mutate in place as the same arrays. The updates are exactly the donated names, and
+no Array occurs twice in them. A run that raises has lost what it was donated: the engine ends.
+
+Staged inputs and outputs are at most 32 bits wide (JAX has no wider integers by default).
 """
 
 from __future__ import annotations
@@ -21,6 +24,8 @@ from zif.contract.arrays import ArraySpec, Tree
 
 Program = Callable[[dict[str, Any], dict[str, Tree]], tuple[dict[str, Any], dict[str, Tree]]]
 HostArrays = Mapping[str, np.ndarray[Any, Any]]
+Staged = Mapping[str, Any]
+"""Host arrays, or Arrays that an executable of the same backend put out."""
 
 
 class Slot(Protocol):
@@ -38,11 +43,12 @@ class Executable(Protocol):
         """Device bytes of its buffers and captured graphs."""
         ...
 
-    def stage(self, inputs: HostArrays) -> Slot:
-        """Copy host arrays of exactly the declared shapes into buffers of the executable's own.
+    def stage(self, inputs: Staged) -> Slot:
+        """Copy inputs of exactly the declared shapes into buffers of the executable's own.
 
-        The caller may overwrite ``inputs`` as soon as this returns. Buffers form a ring; a slot is
-        reused only after the run that read it has completed, and this waits for it if it must.
+        The caller may overwrite host arrays as soon as this returns: an alias is not a copy. Another
+        executable's output is read in launch order. Buffers form a ring; a slot is run once, and is
+        reused only after that run has completed, for which this waits if it must.
         """
         ...
 
@@ -80,8 +86,11 @@ class Executables(Protocol):
         fn: Program,
         inputs: Mapping[str, ArraySpec],
         outputs: Mapping[str, ArraySpec],
+        resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
         static: Mapping[str, Any] | None = None,
     ) -> Executable:
-        """``static`` holds hashable facts of the program (its step shape), for keys and reports."""
+        """``resident`` holds the trees that it will be run with, for their shapes and, where memory is
+        captured, their addresses. ``static`` holds hashable facts of the program (its step shape),
+        for keys and reports."""
         ...

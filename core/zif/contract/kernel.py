@@ -10,12 +10,13 @@ An author writes a class::
             return self.lib.rms_norm(x, weight, eps, offset)
 
         @kernel("paged_attention", makes=True, when=_head_size_fits)
-        def paged_attention(self, request):
+        def paged_attention(self, request, ops):
             plan = self.lib.plan(request["head_dim"])
             def run(q, cache, layer, step, spec): ...
             return run
 
-Names and parameters are checked when the class is defined.
+``ops`` are the ops bound together with this one, for kernels that build on others; they are complete
+only once binding is over, so look them up in the call (``ops.linear``), not before. Names and parameters are checked when the class is defined.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 from zif.contract.ops import OpRequest, op_specs
+from zif.contract.optable import Ops
 
 F = TypeVar("F", bound=Callable[..., Any])
 Refusal = str
@@ -45,7 +47,7 @@ class Cost:
 class Kernel:
     """One implementation of one op.
 
-    ``make(request)`` gives the callable; it is called once, at load. ``capturable``: may run inside
+    ``make(request, ops)`` gives the callable; it is called once, at load. ``capturable``: may run inside
     a captured graph (no host synchronisation, no allocation outside the graph's pool).
     ``deterministic``: the same inputs give the same bits.
     """
@@ -54,7 +56,7 @@ class Kernel:
     name: str
     provider: str
     supports: Callable[[OpRequest], Refusal | None]
-    make: Callable[[OpRequest], Callable[..., Any]]
+    make: Callable[[OpRequest, Ops], Callable[..., Any]]
     capturable: bool = True
     deterministic: bool = True
     cost: Callable[[OpRequest], Cost] | None = None
@@ -84,8 +86,8 @@ def kernel(
 ) -> Callable[[F], F]:
     """Mark a method of a :class:`KernelSet` as a kernel of ``op``.
 
-    The method has the op's own parameters; with ``makes`` it has ``request`` alone and returns a
-    callable that has them.
+    The method has the op's own parameters; with ``makes`` it has ``request`` and ``ops``, and returns
+    a callable that has the op's.
     """
 
     def mark(method: F) -> F:
@@ -125,8 +127,8 @@ class KernelSet:
         def supports(request: OpRequest) -> Refusal | None:
             return mark.when(self, request) if mark.when is not None else None
 
-        def make(request: OpRequest) -> Callable[..., Any]:
-            made: Callable[..., Any] = method(request) if mark.makes else method
+        def make(request: OpRequest, ops: Ops) -> Callable[..., Any]:
+            made: Callable[..., Any] = method(request, ops) if mark.makes else method
             return made
 
         cost = None if mark.cost is None else (lambda request: mark.cost(self, request))  # type: ignore[misc]
@@ -147,7 +149,7 @@ def _check(cls: type, name: str, method: Callable[..., Any], mark: _Mark) -> Non
     spec = op_specs().get(mark.op)
     if spec is None:
         raise TypeError(f"{where}: the contract has no op {mark.op!r}; it has {', '.join(sorted(op_specs()))}")
-    expected = ("request",) if mark.makes else spec.parameters
+    expected = ("request", "ops") if mark.makes else spec.parameters
     found = tuple(inspect.signature(method).parameters)[1:]
     if found != expected:
         raise TypeError(f"{where}: kernel of {mark.op} must have parameters {expected}, not {found}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec
@@ -20,7 +20,7 @@ class InputSpec:
 
     name: str
     dtype: str
-    per: str
+    per: Literal["token", "sequence", "step"]
     shape: tuple[int, ...] = ()
 
 

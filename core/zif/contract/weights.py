@@ -70,7 +70,36 @@ class ExpertsSpec:
     split: Split | None = None
 
 
-WeightSpec = LinearSpec | EmbeddingSpec | VectorSpec | ExpertsSpec
+@dataclass(frozen=True, slots=True)
+class HeadsSpec:
+    """A linear of each head's own, W [heads, out, in], cut from the checkpoint tensor ``name``.
+
+    That tensor is [heads * ``head_rows``, columns]. Of each head's rows, [``first``, ``last``) are
+    taken: W[h] is that slice (out = last - first, in = columns), or its transpose if ``transposed``.
+    Tensor parallelism divides the heads.
+    """
+
+    name: str
+    heads: int
+    head_rows: int
+    columns: int
+    first: int
+    last: int
+    transposed: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(heads, out, in) of W."""
+        rows = self.last - self.first
+        return (self.heads, self.columns, rows) if self.transposed else (self.heads, rows, self.columns)
+
+    def cut(self, tensor: Any) -> Any:
+        """W as a view of the checkpoint's tensor (numpy)."""
+        rows = tensor.reshape(self.heads, self.head_rows, self.columns)[:, self.first : self.last]
+        return rows.swapaxes(1, 2) if self.transposed else rows
+
+
+WeightSpec = LinearSpec | EmbeddingSpec | VectorSpec | ExpertsSpec | HeadsSpec
 
 
 @dataclass(frozen=True)

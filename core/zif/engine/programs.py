@@ -2,7 +2,7 @@
 
 Each maker returns a :data:`zif.contract.executable.Program` and the specs of what it is staged.
 Residents: ``weights``, ``cache`` {group: arrays}, ``table`` and ``adjustments`` (see
-:mod:`zif.engine.table`), ``logits`` between a forward program and the sampler's.
+:mod:`zif.engine.table`). The sampler's ``logits`` are staged from what a forward program put out.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from zif.contract.executable import Program
 from zif.contract.model import InputSpec, Model
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.engine.table import ADJUSTED, ADMITTED, TableShape
+from zif.engine.table import ADJUSTED, ADMITTED, SCRATCH, TableShape
 from zif.sampling.sampler import SamplerShape, draw
 
 Specs = dict[str, ArraySpec]
@@ -100,7 +100,7 @@ def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
 
     def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
         outputs, arrays, adjustments = draw(
-            ops, shape, resident["logits"], inputs["rows"], resident["table"],
+            ops, shape, inputs["logits"], inputs["rows"], resident["table"],
             resident.get("adjustments"), inputs.get("targets"),
         )  # fmt: skip
         updates = {"table": arrays}
@@ -108,7 +108,10 @@ def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
             updates["adjustments"] = adjustments
         return outputs, updates
 
-    specs = {"rows": ArraySpec((shape.rows,), "int32")}
+    specs = {
+        "rows": ArraySpec((shape.rows,), "int32"),
+        "logits": ArraySpec((shape.rows, table.vocab), "float32"),
+    }
     if shape.targets:
         specs["targets"] = ArraySpec((shape.rows,), "int32")
     donate = ("table", "adjustments") if shape.adjusted else ("table",)
@@ -142,7 +145,7 @@ def _forward(
         arrays["pages"] = _assigned(ops, table, inputs, arrays["pages"])
         seqs = logits_at = token_index
         query_starts = ops.arange(shape.seqs + 1, rows)
-        kv_lens = before + ops.cast(rows < table.scratch, "int32")
+        kv_lens = before + ops.cast(rows > SCRATCH, "int32")
         positions = before
         known = inputs["tokens"]
         last = arrays["last_token"][rows]
@@ -173,15 +176,15 @@ def _forward(
 
 def _assigned(ops: Ops, table: TableShape, inputs: Inputs, pages: Tree) -> Tree:
     assigned = dict(pages)
+    where = (inputs["page_rows"], inputs["page_indices"])
     for group in table.groups:
-        where = (inputs[f"page_rows.{group}"], inputs[f"page_index.{group}"])
         assigned[group] = ops.put(assigned[group], where, inputs[f"page_ids.{group}"])
     return assigned
 
 
 def _assignment_specs(table: TableShape, count: int) -> Specs:
-    names = ("page_rows", "page_index", "page_ids")
-    return {f"{name}.{group}": ArraySpec((count,), "int32") for group in table.groups for name in names}
+    names = ("page_rows", "page_indices", *(f"page_ids.{group}" for group in table.groups))
+    return {name: ArraySpec((count,), "int32") for name in names}
 
 
 def _forward_specs(further: Any, table: TableShape, shape: StepShape) -> Specs:

@@ -2,7 +2,7 @@
 
 One of the three places that hold device state. Core sends deltas (a request is admitted, a page is
 assigned); the device itself keeps lengths and last tokens, so that the host can launch a step
-before it has read the one before. The last row is the scratch row: padding reads and writes it.
+before it has read the one before. Row 0 is the scratch row: padding reads and writes it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from zif.sampling.params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS, SamplingPara
 from zif.sampling.threefry import seed_words
 
 BANS = MAX_STOP_TOKEN_IDS + 8
+SCRATCH = 0
+"""The row that padding uses."""
 
 # what a request brings to its row when it is admitted: name -> dtype
 ADMITTED = {
@@ -44,17 +46,12 @@ _WIDTH = {"seed": 2, "bias_ids": MAX_LOGIT_BIAS, "bias_values": MAX_LOGIT_BIAS, 
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """Rows for running requests (the scratch row comes on top), page-table width, cache groups."""
+    """Running requests (rows 1 to ``rows``), width of the page tables, cache groups, vocabulary."""
 
     rows: int
     pages: int
     groups: tuple[str, ...]
     vocab: int
-
-    @property
-    def scratch(self) -> int:
-        """The row that padding uses."""
-        return self.rows
 
     def field(self, name: str, dtype: str, rows: int) -> ArraySpec:
         """Spec of one admitted field for ``rows`` requests."""
@@ -114,7 +111,7 @@ def admitted_row(params: SamplingParams, seed: int, kv_len: int) -> dict[str, An
     }
 
 
-def adjusted_row(params: SamplingParams, prompt_len: int, banned: Sequence[int]) -> dict[str, np.ndarray[Any, Any]]:
+def adjusted_row(params: SamplingParams, prompt_len: int, banned: Sequence[int]) -> dict[str, Any]:
     """The values of :data:`ADJUSTED` for one request; ``banned`` tokens may not come before min_tokens."""
     bias_ids, bias_values = np.zeros(MAX_LOGIT_BIAS, np.int32), np.zeros(MAX_LOGIT_BIAS, np.float32)
     bias_ids[: len(params.logit_bias)] = list(params.logit_bias)
@@ -124,12 +121,12 @@ def adjusted_row(params: SamplingParams, prompt_len: int, banned: Sequence[int])
     ban_ids[: len(banned)] = banned
     ban_values[: len(banned)] = -np.inf
     return {
-        "repetition": np.float32(params.repetition_penalty),
-        "presence": np.float32(params.presence_penalty),
-        "frequency": np.float32(params.frequency_penalty),
+        "repetition": params.repetition_penalty,
+        "presence": params.presence_penalty,
+        "frequency": params.frequency_penalty,
         "bias_ids": bias_ids,
         "bias_values": bias_values,
         "ban_ids": ban_ids,
         "ban_values": ban_values,
-        "ban_until": np.int32(prompt_len + params.min_tokens),
+        "ban_until": prompt_len + params.min_tokens,
     }

@@ -51,10 +51,8 @@ def draw(
         scores = ops.filter_logits(
             scores, temperature, table["top_k"][rows], table["top_p"][rows], table["min_p"][rows]
         )
-    if shape.random:
-        tokens = ops.sample(scores, temperature, table["seed"][rows], position)
-    else:
-        tokens = ops.argmax(scores)
+    random = shape.random
+    tokens = ops.sample(scores, temperature, table["seed"][rows], position) if random else ops.argmax(scores)
     outputs: dict[str, Array] = {"tokens": tokens}
     if shape.top is not None:
         reported = tokens if targets is None else ops.where(targets < 0, tokens, targets)

@@ -2,8 +2,8 @@
 
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.executables import EagerExecutables
-from zif.reference.torch.kernels import TorchReference
 from zif.reference.torch.packing import TorchPacker
+from zif.reference.torch.reference import TorchReference
 from zif.reference.torch.runtime import TorchRuntime, torch_dtype
 
 __all__ = ["EagerExecutables", "TorchBackend", "TorchPacker", "TorchReference", "TorchRuntime", "torch_dtype"]

@@ -10,8 +10,8 @@ from zif.contract.backend import Capabilities, ConfigChange
 from zif.contract.cache import CacheGroup, CacheLayout
 from zif.contract.kernel import KernelSet
 from zif.reference.torch.executables import EagerExecutables
-from zif.reference.torch.kernels import TorchReference
 from zif.reference.torch.packing import TorchPacker
+from zif.reference.torch.reference import TorchReference
 from zif.reference.torch.runtime import TorchRuntime
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import HostArrays, Program
+from zif.contract.executable import Program, Staged
 from zif.reference.torch.runtime import copy_into, torch_dtype
 
 RING = 2
@@ -39,12 +39,15 @@ class EagerExecutable:
         self._next = 0
         self.memory_bytes = RING * sum(spec.nbytes for spec in inputs.values())
 
-    def stage(self, inputs: HostArrays) -> EagerSlot:
+    def stage(self, inputs: Staged) -> EagerSlot:
         slot = self._ring[self._next]
         assert not slot.busy, f"{self.name}: staged {RING + 1} times without a run"
         assert inputs.keys() == slot.inputs.keys(), f"{self.name} takes {sorted(slot.inputs)}, got {sorted(inputs)}"
-        for key, host in inputs.items():
-            copy_into(slot.inputs[key], host)
+        for key, value in inputs.items():
+            if isinstance(value, torch.Tensor):
+                slot.inputs[key].copy_(value)
+            else:
+                copy_into(slot.inputs[key], value)
         slot.busy = True
         self._next = (self._next + 1) % RING
         return slot
@@ -76,6 +79,7 @@ class EagerExecutables:
         fn: Program,
         inputs: Mapping[str, ArraySpec],
         outputs: Mapping[str, ArraySpec],
+        resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
         static: Mapping[str, Any] | None = None,
     ) -> EagerExecutable:

@@ -1,4 +1,4 @@
-"""Every op in plain torch: the last provider on any torch device, and the meaning of the faster ones."""
+"""Array ops, layers and attention in plain torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from zif.contract.ops import OpRequest
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.reference.torch.runtime import torch_dtype
-from zif.reference.torch.sampling import TorchSampling
 
 Tensor = torch.Tensor
 
@@ -55,18 +54,19 @@ class TorchArrays(KernelSet):
         return carry
 
 
-def _dense(_: Any, request: OpRequest) -> str | None:
+def dense(_: Any, request: OpRequest) -> str | None:
+    """``when=`` for kernels of weights as the reference packs them."""
     return None if request["format"] == "dense" else f"reads dense weights, not {request['format']}"
 
 
 class TorchLayers(KernelSet):
     """Norms, linears, activations; float32 inside."""
 
-    @kernel("embedding", when=_dense)
+    @kernel("embedding", when=dense)
     def embedding(self, ids: Tensor, w: PackedWeight) -> Tensor:
         return F.embedding(ids, w.arrays["w"])
 
-    @kernel("linear", when=_dense)
+    @kernel("linear", when=dense)
     def linear(self, x: Tensor, w: PackedWeight, step: Step | None = None) -> Tensor:
         return F.linear(x, w.arrays["w"], w.arrays.get("b"))
 
@@ -75,6 +75,10 @@ class TorchLayers(KernelSet):
         wide = x.float()
         wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
         return (wide * (weight.float() + offset)).to(x.dtype)
+
+    @kernel("add")
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return x + residual
 
     @kernel("gated_activation")
     def gated_activation(self, x: Tensor, kind: str) -> Tensor:
@@ -119,27 +123,8 @@ class TorchAttention(KernelSet):
 
     @kernel("paged_attention", capturable=False)
     def paged_attention(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        """A sequence at a time, its pages gathered; reads lengths on the host."""
-        keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
-        page_size = keys.shape[1]
-        out = torch.zeros((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        starts, lens = _host_ints(step.query_starts), _host_ints(step.kv_lens)
-        tables: Tensor = step.pages[spec.group]
-        for row, length in enumerate(lens):
-            begin, end = starts[row], starts[row + 1]
-            if begin == end or not length:
-                continue
-            pages = tables[row, : -(-length // page_size)]
-            k = keys[pages].flatten(0, 1)[:length]
-            v = values[pages].flatten(0, 1)[:length]
-            out[begin:end] = attend(q[begin:end], k, v, length - (end - begin), spec)
-        return out
-
-
-class TorchReference(TorchArrays, TorchLayers, TorchAttention, TorchSampling):
-    """All of the torch reference."""
-
-    provider = "torch_reference"
+        group = cache[spec.group]
+        return attend_pages(q, group["k"][layer], group["v"][layer], step, spec)
 
 
 def write_slots(step: Step, group: str, page_size: int) -> tuple[Tensor, Tensor]:
@@ -149,6 +134,23 @@ def write_slots(step: Step, group: str, page_size: int) -> tuple[Tensor, Tensor]
     page = pages[step.seqs, positions // page_size]
     real = torch.arange(positions.shape[0], device=positions.device) < step.num_tokens
     return torch.where(real, page, 0), positions % page_size
+
+
+def attend_pages(q: Tensor, keys: Tensor, values: Tensor, step: Step, spec: AttentionSpec) -> Tensor:
+    """Attention over pages [pages, page_size, kv_heads, .], a sequence at a time; reads lengths on the host."""
+    page_size = keys.shape[1]
+    out = torch.zeros((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
+    starts, lens = _host_ints(step.query_starts), _host_ints(step.kv_lens)
+    tables: Tensor = step.pages[spec.group]
+    for row, length in enumerate(lens):
+        begin, end = starts[row], starts[row + 1]
+        if begin == end or not length:
+            continue
+        pages = tables[row, : -(-length // page_size)]
+        k = keys[pages].flatten(0, 1)[:length]
+        v = values[pages].flatten(0, 1)[:length]
+        out[begin:end] = attend(q[begin:end], k, v, length - (end - begin), spec)
+    return out
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, before: int, spec: AttentionSpec) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 
 from zif.contract.arrays import Tree
 from zif.contract.backend import HostTensors
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, LinearSpec, LoopStack, PackedWeight, VectorSpec
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, LoopStack, PackedWeight, VectorSpec
 from zif.reference.torch.runtime import TorchRuntime, copy_into, torch_dtype
 
 
@@ -38,7 +38,10 @@ class TorchPacker:
     def experts(self, spec: ExpertsSpec, weights: Sequence[HostTensors], dtype: str) -> PackedWeight:
         """``w`` [experts, out, in]; ``weights`` has the parts of each expert."""
         stacked = torch.stack([self._rows(parts, dtype) for parts in weights])
-        return PackedWeight({"w": stacked}, "dense", (sum(spec.out_features), spec.in_features), (spec.experts,))
+        return PackedWeight({"w": stacked}, "dense", (spec.experts, sum(spec.out_features), spec.in_features))
+
+    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+        return PackedWeight({"w": self._rows([weight], dtype)}, "dense", spec.shape)
 
     def stack(self, layers: Sequence[Tree]) -> LoopStack:
         return LoopStack(list(layers))

@@ -84,5 +84,5 @@ def uniform(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
             x1 = x1 ^ x0
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + (group + 1)
-    bits = (x0 >> 8) & 0xFFFFFF
-    return (bits.float() + 0.5) * 2.0**-24
+    bits = (x0 >> 9) & 0x7FFFFF
+    return (bits.float() + 0.5) * 2.0**-23

@@ -1,0 +1,216 @@
+"""The runner: launches scheduled batches as device programs, and reads their results.
+
+It holds everything that is on the device (weights, request table, cache store, executables) and
+nothing of what requests want; the scheduler is the other way round.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zif.contract.arrays import Tree
+from zif.contract.backend import Backend
+from zif.contract.bind import Bound
+from zif.contract.executable import Executable, Fetch
+from zif.contract.model import Model
+from zif.engine import programs
+from zif.engine.messages import TokenLogprob
+from zif.engine.programs import ProgramSpec
+from zif.engine.staging import (
+    Limits,
+    LogitsPlan,
+    assignment_inputs,
+    forward_inputs,
+    padded,
+    plan_logits,
+    sampler_shape,
+    step_shape,
+)
+from zif.engine.store import CacheStore
+from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, adjusted_row, admitted_row
+from zif.sampling.sampler import SamplerShape
+from zif.scheduler.batch import Batch
+from zif.scheduler.request import Request
+
+HostArray = np.ndarray[Any, Any]
+_NO_PAGES = np.zeros(0, np.int32)
+
+
+@dataclass(slots=True)
+class InFlight:
+    """A launched batch, until its results are read."""
+
+    batch: Batch
+    plan: LogitsPlan
+    fetch: Fetch
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step drew. ``tokens`` [len(batch.sampling)] int32."""
+
+    tokens: HostArray
+    arrays: Mapping[str, HostArray]
+    plan: LogitsPlan
+
+    def logprob(self, index: int, top: int) -> TokenLogprob:
+        """That of the ``index``-th sampled token, with ``top`` alternatives."""
+        return self._entry(int(self.plan.sampled[index]), int(self.tokens[index]), top)
+
+    def prompt_logprobs(self, batch: Batch) -> list[tuple[Request, list[TokenLogprob]]]:
+        """Those of the prompt positions that the step scored, a request each."""
+        scored = []
+        for entry, first, count in self.plan.scored:
+            request = batch.requests[entry]
+            top = request.params.prompt_logprobs or 0
+            places = range(first, first + count)
+            scored.append((request, [self._entry(at, int(self.plan.targets[at]), top) for at in places]))
+        return scored
+
+    def _entry(self, at: int, token: int, top: int) -> TokenLogprob:
+        ids, values = self.arrays["top_ids"][at, :top].tolist(), self.arrays["top_logprobs"][at, :top].tolist()
+        return TokenLogprob(
+            token, float(self.arrays["logprob"][at]), int(self.arrays["rank"][at]), list(zip(ids, values, strict=True))
+        )
+
+
+class Runner:
+    """Device programs of one model on one backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        model: Model,
+        weights: Tree,
+        bound: Bound,
+        cache: CacheStore,
+        *,
+        limits: Limits,
+        seed: int,
+    ) -> None:
+        self.backend = backend
+        self.model = model
+        self.cache = cache
+        self.bound = bound
+        self._weights = weights
+        self._ops = bound.ops
+        self._limits = limits
+        self._seed = seed
+        groups = tuple(group.name for group in model.cache_groups)
+        self.table = RequestTable(TableShape(limits.rows, limits.pages, groups, model.vocab_size), backend.runtime)
+        self._executables: dict[Hashable, Executable] = {}
+
+    @property
+    def programs(self) -> Sequence[Executable]:
+        """Everything compiled so far."""
+        return tuple(self._executables.values())
+
+    def launch(self, batch: Batch) -> InFlight:
+        """Launch a batch; returns before the device is done, where it works asynchronously."""
+        if batch.new_requests:
+            self._admit(batch)
+        plan = plan_logits(batch)
+        shape = step_shape(batch, len(plan.at), self._limits, self.backend.executables.bucket)
+        inline = shape.decode and len(batch.page_rows) <= shape.seqs
+        if not inline and len(batch.page_rows):
+            self._assign(batch)
+        inputs: dict[str, Any] = dict(forward_inputs(batch, plan, shape))
+        if shape.decode:
+            pages = (batch.page_rows, batch.page_indices, batch.page_ids)
+            if not inline:
+                pages = (_NO_PAGES, _NO_PAGES, np.zeros((len(self.table.shape.groups), 0), np.int32))
+            inputs |= assignment_inputs(*pages, self.table.shape.groups, shape.seqs)
+        sampler = sampler_shape(batch, plan, shape.logits)
+        ops, model, table = self._ops, self.model, self.table.shape
+        if shape.decode and sampler.plain and self.backend.capabilities.fuse_sampling:
+            key = ("decode", shape, sampler)
+            outputs = self._run(key, lambda: programs.decode(ops, model, table, shape, sampler), inputs)
+            return InFlight(batch, plan, self.backend.runtime.fetch(outputs))
+        forward = self._run(("forward", shape), lambda: programs.forward(ops, model, table, shape), inputs)
+        if not len(plan.at):
+            return InFlight(batch, plan, self.backend.runtime.fetch({}))
+        return InFlight(batch, plan, self.backend.runtime.fetch(self._sample(sampler, plan, forward["logits"])))
+
+    def collect(self, launched: InFlight) -> StepResult:
+        """Wait for a launched batch and read what it drew. Raises what the device raised."""
+        arrays = launched.fetch.wait()
+        tokens = arrays["tokens"][launched.plan.sampled] if arrays else np.zeros(0, np.int32)
+        return StepResult(tokens, arrays, launched.plan)
+
+    def _sample(self, shape: SamplerShape, plan: LogitsPlan, logits: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = {"rows": padded(plan.rows, shape.rows, SCRATCH), "logits": logits}
+        if shape.targets:
+            inputs["targets"] = padded(plan.targets, shape.rows, -1)
+        return self._run(("sample", shape), lambda: programs.sample(self._ops, self.table.shape, shape), inputs)
+
+    def _admit(self, batch: Batch) -> None:
+        """Set up the rows of newly admitted requests."""
+        size = self.backend.executables.bucket("rows", len(batch.new_requests), self._limits.rows)
+        start_of = dict(zip((id(request) for request in batch.requests), batch.starts.tolist(), strict=True))
+        table = self.table.shape
+        inputs = {"rows": np.zeros(size, np.int32)}
+        for name, dtype in ADMITTED.items():
+            inputs[name] = np.zeros(table.field(name, dtype, size).shape, dtype)
+        for place, request in enumerate(batch.new_requests):
+            inputs["rows"][place] = request.row
+            for name, value in admitted_row(request.params, self._seed_of(request), start_of[id(request)]).items():
+                inputs[name][place] = value
+        self._run(("admit", size), lambda: programs.admit(self._ops, table, size), inputs)
+        for request in batch.new_requests:
+            if request.params.adjusted:
+                self._admit_adjusted(request)
+
+    def _admit_adjusted(self, request: Request) -> None:
+        self.table.ensure_adjustments()
+        bucket = self.backend.executables.bucket
+        prompt, output = request.prompt, request.output_ids
+        prompt_size = bucket("history", len(prompt), 1 << 30)
+        output_size = bucket("history", max(len(output), 1), 1 << 30)
+        row = adjusted_row(request.params, len(prompt), sorted(request.stop_ids))
+        inputs = {name: np.asarray(value)[None] for name, value in row.items()}
+        inputs = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float32) for name, v in inputs.items()}
+        inputs |= {
+            "row": np.array([request.row], np.int32),
+            "prompt": padded(prompt, prompt_size, 0),
+            "prompt_rows": padded([request.row] * len(prompt), prompt_size, SCRATCH),
+            "output": padded(output, output_size, 0),
+            "output_rows": padded([request.row] * len(output), output_size, SCRATCH),
+        }
+        key = ("adjust", prompt_size, output_size)
+        self._run(key, lambda: programs.admit_adjusted(self._ops, self.table.shape, prompt_size, output_size), inputs)
+
+    def _assign(self, batch: Batch) -> None:
+        count = len(batch.page_rows)
+        size = self.backend.executables.bucket("assignments", count, 1 << 30)
+        groups = self.table.shape.groups
+        inputs = assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, groups, size)
+        self._run(("assign", size), lambda: programs.assign(self._ops, self.table.shape, size), inputs)
+
+    def _run(self, key: Hashable, make: Callable[[], ProgramSpec], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the program of ``key``, compiled at its first use; the residents it consumed are put back."""
+        resident = {"weights": self._weights, "cache": self.cache.arrays, "table": self.table.arrays}
+        if self.table.adjustments is not None:
+            resident["adjustments"] = self.table.adjustments
+        executable = self._executables.get(key)
+        if executable is None:
+            spec = make()
+            executable = self._executables[key] = self.backend.executables.compile(
+                spec.name, spec.fn, spec.inputs, spec.outputs, resident, spec.donate, spec.static
+            )
+        outputs, updates = executable.run(executable.stage(inputs), resident)
+        self.cache.arrays = updates.get("cache", self.cache.arrays)
+        self.table.arrays = updates.get("table", self.table.arrays)
+        self.table.adjustments = updates.get("adjustments", self.table.adjustments)
+        return outputs
+
+    def _seed_of(self, request: Request) -> int:
+        """The request's own seed, or one that follows from the engine's and its place of arrival."""
+        if request.params.seed is not None:
+            return request.params.seed
+        digest = hashlib.blake2b(f"{self._seed}:{request.order}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "little")

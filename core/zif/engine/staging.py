@@ -1,0 +1,147 @@
+"""From a scheduled batch to the host arrays that a step's programs are staged with: numpy, no device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zif.contract.step import StepShape
+from zif.engine.table import SCRATCH
+from zif.sampling.sampler import SamplerShape
+from zif.scheduler.batch import Batch
+
+IntArray = np.ndarray[Any, np.dtype[np.int32]]
+Bucket = Callable[[str, int, int], int]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds of the padded extents."""
+
+    tokens: int
+    rows: int
+    pages: int
+    page_size: int
+
+
+@dataclass(slots=True)
+class LogitsPlan:
+    """Which positions of a batch get logits, and what for: R of them before padding.
+
+    ``at`` [R] token indices; ``rows`` [R] table rows, the scratch row where a prompt is only
+    scored; ``targets`` [R] the prompt token to score, -1 to draw one. ``sampled`` has the place in
+    R of each entry of ``batch.sampling``; ``scored`` (entry, first place, count) of scored prompts.
+    """
+
+    at: IntArray
+    rows: IntArray
+    targets: IntArray
+    sampled: IntArray
+    scored: list[tuple[int, int, int]]
+
+
+def plan_logits(batch: Batch) -> LogitsPlan:
+    """Logits of the last position of every entry that samples, and of all positions of scored prompts."""
+    ends = np.cumsum(batch.counts, dtype=np.int32)
+    if not batch.all_logits.any():
+        entries = np.flatnonzero(batch.samples)
+        count = len(entries)
+        unscored = np.full(count, -1, np.int32)
+        return LogitsPlan(ends[entries] - 1, batch.rows[entries], unscored, np.arange(count, dtype=np.int32), [])
+    at: list[int] = []
+    rows: list[int] = []
+    targets: list[int] = []
+    sampled: list[int] = []
+    scored: list[tuple[int, int, int]] = []
+    for entry, request in enumerate(batch.requests):
+        end, count = int(ends[entry]), int(batch.counts[entry])
+        if batch.all_logits[entry]:
+            first = int(batch.starts[entry]) + 1
+            following = request.prompt[first : first + count].tolist()
+            if following:
+                scored.append((entry, len(at), len(following)))
+            at += range(end - count, end - count + len(following))
+            rows += [SCRATCH] * len(following)
+            targets += following
+        if batch.samples[entry]:
+            sampled.append(len(at))
+            at.append(end - 1)
+            rows.append(int(batch.rows[entry]))
+            targets.append(-1)
+    as_ints = [np.array(column, np.int32) for column in (at, rows, targets, sampled)]
+    return LogitsPlan(as_ints[0], as_ints[1], as_ints[2], as_ints[3], scored)
+
+
+def step_shape(batch: Batch, logits: int, limits: Limits, bucket: Bucket) -> StepShape:
+    """The padded shape that a batch with ``logits`` logits rows runs as."""
+    size = len(batch.requests)
+    longest = int((batch.starts + batch.counts).max())
+    pages = bucket("pages", -(-longest // limits.page_size), limits.pages)
+    if batch.decode_only:
+        seqs = bucket("decode_seqs", size, limits.rows)
+        return StepShape(seqs, seqs, pages, seqs, decode=True)
+    tokens = bucket("tokens", batch.num_tokens, limits.tokens)
+    seqs = bucket("seqs", size, limits.rows)
+    return StepShape(tokens, seqs, pages, bucket("logits", max(logits, 1), limits.tokens), decode=False)
+
+
+def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str, IntArray]:
+    """Host arrays of the forward program, page assignments aside. Unknown tokens are -1."""
+    size, total = len(batch.requests), batch.num_tokens
+    tokens = np.zeros(shape.tokens, np.int32)
+    tokens[: batch.num_decodes] = -1
+    tokens[batch.num_decodes : total] = batch.tokens
+    inputs = {
+        "rows": padded(batch.rows, shape.seqs, SCRATCH),
+        "tokens": tokens,
+        "num_tokens": np.array([total], np.int32),
+    }
+    if not shape.decode:
+        starts = np.full(shape.seqs + 1, total, np.int32)
+        starts[0] = 0
+        np.cumsum(batch.counts, out=starts[1 : size + 1])
+        seqs = np.full(shape.tokens, shape.seqs - 1, np.int32)
+        seqs[:total] = np.repeat(np.arange(size, dtype=np.int32), batch.counts)
+        inputs |= {"query_starts": starts, "seqs": seqs, "logits_at": padded(plan.at, shape.logits, 0)}
+    return inputs
+
+
+def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
+    """The least sampler that serves every request of a batch."""
+    asked = [request.params.logprobs for request in batch.sampling]
+    asked += [batch.requests[entry].params.prompt_logprobs for entry, _, _ in plan.scored]
+    top = [count for count in asked if count is not None]
+    params = [request.params for request in batch.sampling]
+    return SamplerShape(
+        rows=rows,
+        random=any(not p.greedy for p in params),
+        filtered=any(p.filtered for p in params),
+        adjusted=any(p.adjusted for p in params),
+        top=_top_bucket(max(top)) if top else None,
+        targets=bool(plan.scored),
+    )
+
+
+def assignment_inputs(
+    rows: IntArray, indices: IntArray, ids: IntArray, groups: tuple[str, ...], size: int
+) -> dict[str, IntArray]:
+    """Page assignments padded to ``size``; ``ids`` is [groups, m]."""
+    inputs = {"page_rows": padded(rows, size, SCRATCH), "page_indices": padded(indices, size, 0)}
+    for group, column in zip(groups, ids, strict=True):
+        inputs[f"page_ids.{group}"] = padded(column, size, 0)
+    return inputs
+
+
+def padded(values: Any, size: int, fill: int) -> IntArray:
+    """``values`` as int32 [size], ``fill`` behind them."""
+    out = np.full(size, fill, np.int32)
+    out[: len(values)] = values
+    return out
+
+
+def _top_bucket(top: int) -> int:
+    """0, 1, 5 or 20 alternatives: few sampler programs, and the count cut to the request's later."""
+    return next(size for size in (0, 1, 5, 20) if top <= size)

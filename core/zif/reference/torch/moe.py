@@ -1,0 +1,69 @@
+"""Mixture of experts in torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from zif.contract.kernel import KernelSet, kernel
+from zif.contract.ops import OpRequest
+from zif.contract.optable import Ops
+from zif.contract.step import Step
+from zif.contract.weights import PackedWeight
+
+Tensor = torch.Tensor
+
+
+def _dense(_: Any, request: OpRequest) -> str | None:
+    formats = {request["format"], request["down_format"]}
+    return None if formats == {"dense"} else f"reads dense experts, not {' and '.join(sorted(formats))}"
+
+
+class TorchMoE(KernelSet):
+    """Tokens sorted by expert, then an expert at a time over its own tokens."""
+
+    @kernel("route")
+    def route(self, logits: Tensor, top_k: int, scoring: str, normalize: bool, scale: float) -> tuple[Tensor, Tensor]:
+        logits = logits.float()
+        scores = logits.softmax(-1) if scoring == "softmax" else logits.sigmoid()
+        # torch.topk promises no order among equals: the lower expert has to come first
+        experts = torch.sort(logits, dim=-1, descending=True, stable=True).indices[:, :top_k]
+        weights = scores.gather(-1, experts)
+        if normalize:
+            weights = weights / weights.sum(-1, keepdim=True)
+        return weights * scale, experts.int()
+
+    @kernel("moe", when=_dense, makes=True, capturable=False)
+    def moe(self, request: OpRequest, ops: Ops) -> Any:
+        """Reads on the host how many tokens each expert has."""
+
+        def run(
+            x: Tensor,
+            weights: Tensor,
+            experts: Tensor,
+            gate_up: PackedWeight,
+            down: PackedWeight,
+            kind: str,
+            step: Step | None = None,
+        ) -> Tensor:
+            tokens, top_k = experts.shape
+            real = tokens if step is None else int(step.num_tokens[0])  # type: ignore[call-overload]
+            chosen = experts[:real].flatten()
+            order = torch.argsort(chosen, stable=True)
+            token = order // top_k
+            counts = torch.bincount(chosen, minlength=gate_up.shape[0]).tolist()
+            weight = weights[:real].flatten()[order, None]
+            out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
+            begin = 0
+            for expert, count in enumerate(counts):
+                if count:
+                    rows = token[begin : begin + count]
+                    inner: Any = ops.gated_activation(F.linear(x[rows], gate_up.arrays["w"][expert]), kind)  # type: ignore[arg-type]
+                    result = F.linear(inner, down.arrays["w"][expert]).float()
+                    out.index_add_(0, rows, result * weight[begin : begin + count])
+                    begin += count
+            return out.to(x.dtype)
+
+        return run

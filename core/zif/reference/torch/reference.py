@@ -1,0 +1,14 @@
+"""Every op in plain torch: the last provider on any torch device, and the meaning of the faster ones."""
+
+from __future__ import annotations
+
+from zif.reference.torch.kernels import TorchArrays, TorchAttention, TorchLayers
+from zif.reference.torch.latent import TorchLatent
+from zif.reference.torch.moe import TorchMoE
+from zif.reference.torch.sampling import TorchSampling
+
+
+class TorchReference(TorchArrays, TorchLayers, TorchAttention, TorchLatent, TorchMoE, TorchSampling):
+    """All of the torch reference."""
+
+    provider = "torch_reference"
