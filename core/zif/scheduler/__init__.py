@@ -1,0 +1,12 @@
+"""Which request computes what in the next step, in host integers.
+
+``request``    one sequence on its way from prompt to last token.
+``batch``      what ``schedule`` hands to the engine, and what ``commit`` says about it.
+``memory``     rows of the request table, pages and prefix cache behind one door.
+``policy``     the order of the waiting queue, and how much room admission keeps for what runs.
+``stop``       whether a token ends its request.
+``scheduler``  the scheduler itself.
+
+A row of the request table is taken when a request is admitted and given back when it ends or is
+retracted; row 0 is nobody's, as page 0 is, so that padding has somewhere to point.
+"""

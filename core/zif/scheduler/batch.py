@@ -1,0 +1,156 @@
+"""What the scheduler hands to the engine for a step, and what it says when the step's tokens are in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import compress
+
+import numpy as np
+import numpy.typing as npt
+
+from zif.cache.allocator import IntArray
+from zif.engine.messages import FinishReason
+from zif.scheduler.memory import PageChanges
+from zif.scheduler.request import Request
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """One step. Entry ``i`` computes ``counts[i]`` positions of ``requests[i]`` from ``starts[i]`` on.
+
+    The first ``num_decodes`` entries are decodes: one position each, whose token is the one last sampled on
+    that row and comes from the request table (the host may not know it yet). The others are prefill chunks:
+    their tokens are ``tokens``, one entry after the other.
+
+    ==================  ==============  ====================================================================
+    ``step``                            number of the step, counted from 0
+    ``requests``        [n]             n >= 1; each request at most once
+    ``rows``            [n] int32       row of the request table, from 1 on
+    ``starts``          [n] int32       first position; all before it have been computed by earlier steps
+    ``counts``          [n] int32       positions, at least 1
+    ``samples``         [n] bool        the entry ends where its known tokens end: its last logits are sampled
+    ``all_logits``      [n] bool        the logits of every position are needed (prompt log-probabilities)
+    ``tokens``          [t] int32       tokens of the prefill chunks, t = sum(counts[num_decodes:])
+    ``new_requests``                    requests whose row must be set up before this step: newly admitted, or
+                                        admitted again after a retraction (then ``output_ids`` is not empty)
+    ``page_rows``       [m] int32       changes of the page tables, to be made before this step: entry
+    ``page_indices``    [m] int32       (row, index) of group g's table becomes page_ids[g]. No pair is twice.
+    ``page_ids``        [G, m] int32    0 (the sink) where a window group needs no page there any more
+    ==================  ==============  ====================================================================
+
+    ``sampling`` are the requests of the entries that sample, in order: ``commit`` takes one token for each.
+    """
+
+    step: int
+    requests: list[Request]
+    num_decodes: int
+    rows: IntArray
+    starts: IntArray
+    counts: IntArray
+    samples: BoolArray
+    all_logits: BoolArray
+    tokens: IntArray
+    new_requests: list[Request]
+    page_rows: IntArray
+    page_indices: IntArray
+    page_ids: IntArray
+    sampling: list[Request]
+
+    @property
+    def decode_only(self) -> bool:
+        """Every entry is a decode."""
+        return self.num_decodes == len(self.requests)
+
+    @property
+    def num_tokens(self) -> int:
+        """Positions computed by the step."""
+        return self.num_decodes + len(self.tokens)
+
+
+@dataclass(slots=True)
+class Update:
+    """News of one request from a committed step.
+
+    ``index`` is the position among the step's sampled tokens, -1 where ``token`` is None: a request that only
+    has its prompt scored ends without one.
+    """
+
+    request: Request
+    token: int | None
+    index: int
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+
+
+@dataclass(slots=True)
+class Chunk:
+    """A prefill entry of the step in the making: positions ``[start, start + count)``."""
+
+    request: Request
+    start: int
+    count: int
+
+    @property
+    def last(self) -> bool:
+        """Whether the prompt ends with this chunk."""
+        return self.start + self.count == len(self.request.tokens)
+
+
+def build_batch(
+    step: int,
+    decodes: list[Request],
+    rows: IntArray,
+    starts: IntArray,
+    chunks: list[Chunk],
+    new: list[Request],
+    changes: PageChanges,
+) -> Batch:
+    """Join ``decodes`` (on ``rows``, each at its position ``starts``) and ``chunks`` into a step."""
+    n = len(decodes)
+    requests, sampling = decodes.copy(), decodes.copy()
+    counts, samples, all_logits = np.ones(n, np.int32), np.ones(n, np.bool_), np.zeros(n, np.bool_)
+    tokens = _NO_TOKENS
+    if chunks:
+        more = [chunk.request for chunk in chunks]
+        last = [chunk.last and chunk.request.samples for chunk in chunks]
+        requests += more
+        sampling += compress(more, last)
+        rows = np.concatenate([rows, np.array([r.row for r in more], np.int32)])
+        starts = np.concatenate([starts, np.array([c.start for c in chunks], np.int32)])
+        counts = np.concatenate([counts, np.array([c.count for c in chunks], np.int32)])
+        samples = np.concatenate([samples, np.array(last, np.bool_)])
+        all_logits = np.concatenate([all_logits, np.array([not r.scored for r in more], np.bool_)])
+        tokens = np.concatenate([c.request.tokens[c.start : c.start + c.count] for c in chunks])
+    page_rows, page_indices, page_ids = changes
+    return Batch(
+        step=step,
+        requests=requests,
+        num_decodes=n,
+        rows=rows,
+        starts=starts,
+        counts=counts,
+        samples=samples,
+        all_logits=all_logits,
+        tokens=tokens,
+        new_requests=new,
+        page_rows=page_rows,
+        page_indices=page_indices,
+        page_ids=page_ids,
+        sampling=sampling,
+    )
+
+
+def join_changes(changes: Sequence[PageChanges], num_groups: int) -> PageChanges:
+    """One set of page table changes out of many."""
+    if len(changes) == 1:
+        return changes[0]
+    if not changes:
+        return _NO_TOKENS, _NO_TOKENS, np.empty((num_groups, 0), np.int32)
+    rows, indices, ids = zip(*changes, strict=True)
+    return np.concatenate(rows), np.concatenate(indices), np.concatenate(ids, axis=1)
+
+
+_NO_TOKENS: IntArray = np.empty(0, np.int32)

@@ -1,0 +1,125 @@
+"""One sequence on its way from prompt to last token."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from enum import Enum, auto
+
+import numpy as np
+
+from zif.cache.allocator import IntArray
+from zif.engine.messages import FinishReason
+from zif.sampling.params import SamplingParams
+
+
+class Status(Enum):
+    """Where a request is. A retracted one waits again."""
+
+    WAITING = auto()
+    PREFILLING = auto()
+    DECODING = auto()
+    FINISHED = auto()
+
+
+class Request:
+    """State of one request, owned by the scheduler. Others read.
+
+    ``prompt``         int32 [n], the prompt.
+    ``output_ids``     tokens sampled and committed so far.
+    ``row``            its row of the request table, 0 while it has none.
+    ``tokens``         int32: what prefill computes. The prompt, or prompt and output after a retraction.
+    ``cached_tokens``  prompt tokens found in the prefix cache when it was first admitted.
+    ``max_new``        outputs after which it ends with "length"; ``max_tokens``, bounded by what fits.
+    ``extra_key``      sequences share cached prefixes only within one key (adapters).
+    ``order``          arrival, counted from 0.
+    """
+
+    __slots__ = (
+        "cached_tokens",
+        "extra_key",
+        "finish_reason",
+        "id",
+        "matched",
+        "max_new",
+        "order",
+        "output_ids",
+        "params",
+        "prompt",
+        "retractions",
+        "row",
+        "scored",
+        "status",
+        "stop_ids",
+        "stop_token_ids",
+        "tokens",
+        "turn",
+    )
+
+    def __init__(
+        self,
+        request_id: str,
+        prompt_ids: Sequence[int] | IntArray,
+        params: SamplingParams,
+        eos_token_ids: Sequence[int] = (),
+        extra_key: Hashable = None,
+    ) -> None:
+        assert params.max_tokens is not None, "max_tokens is resolved before a request reaches the scheduler"
+        self.id = request_id
+        self.prompt: IntArray = np.asarray(prompt_ids, dtype=np.int32)
+        self.params = params
+        self.extra_key = extra_key
+        self.stop_token_ids = frozenset(params.stop_token_ids)
+        eos = () if params.ignore_eos else eos_token_ids
+        self.stop_ids = self.stop_token_ids.union(eos)
+        self.max_new = params.max_tokens
+        self.output_ids: list[int] = []
+        self.status = Status.WAITING
+        self.finish_reason: FinishReason | None = None
+        self.order = -1
+        self.row = 0
+        self.tokens = self.prompt
+        self.cached_tokens = 0
+        self.retractions = 0
+        self.scored = params.prompt_logprobs is None
+        """Whether the logits of all prompt positions, where asked for, have been launched."""
+        self.turn = 0
+        """How many requests would be admitted before it if arrival alone counted."""
+        self.matched = (-1, 0)
+        """Version of the prefix cache, and how much of the request it had then."""
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        ids: list[int] = self.prompt.tolist()
+        return ids
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens known to the host: prompt and committed output."""
+        return len(self.prompt) + len(self.output_ids)
+
+    @property
+    def final_length(self) -> int:
+        """Positions computed when it ends by count: all but the last token's, whose KV nobody needs."""
+        return len(self.prompt) + max(self.max_new, 1) - 1
+
+    @property
+    def samples(self) -> bool:
+        """Whether it wants any output token at all."""
+        return self.max_new > 0
+
+    def known_tokens(self) -> IntArray:
+        """Prompt and committed output, int32 ``(num_tokens,)``."""
+        return np.concatenate([self.prompt, np.asarray(self.output_ids, dtype=np.int32)])
+
+    def matchable(self) -> IntArray:
+        """What of ``tokens`` may be taken from the prefix cache: all but the last, whose logits are needed.
+
+        Nothing, while the logits of the prompt's positions are still owed.
+        """
+        return self.tokens[: len(self.tokens) - 1] if self.scored else self.tokens[:0]
+
+    def __repr__(self) -> str:
+        return (
+            f"Request({self.id!r}, {self.status.name}, row={self.row}, prompt={len(self.prompt)}, "
+            f"output={len(self.output_ids)})"
+        )

@@ -1,0 +1,349 @@
+"""Continuous batching with chunked prefill, a prefix cache, retraction and overlap, in host integers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any
+
+import numpy as np
+
+from zif.cache.allocator import IntArray
+from zif.cache.groups import HostGroup
+from zif.contract.errors import ContextLengthExceeded, InvalidRequest, Overloaded
+from zif.engine.messages import FinishReason
+from zif.scheduler.batch import Batch, Chunk, Update, build_batch, join_changes
+from zif.scheduler.config import SchedulerConfig
+from zif.scheduler.memory import IndexArray, Memory, PageChanges
+from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
+from zif.scheduler.request import Request, Status
+from zif.scheduler.room import pages_for_new, pages_still_needed
+from zif.scheduler.stop import accept
+
+
+class Scheduler:
+    """Decides, step by step, which request computes what.
+
+    The engine's loop, overlapped::
+
+        batch = scheduler.schedule()            # step N+1, while the device runs step N
+        if batch is not None:
+            launch(batch)
+        if in_flight:                           # step N
+            for update in scheduler.commit(*in_flight.popleft()): ...
+
+    ``schedule`` returns None when nothing can be launched now: if a step is in flight, commit it and ask again;
+    otherwise ``has_work`` is False. Memory that runs out is one such case: the step in flight may end requests,
+    and only once it is committed are requests retracted.
+
+    Not thread-safe: one thread calls everything.
+    """
+
+    def __init__(self, config: SchedulerConfig, groups: Sequence[HostGroup], num_pages: Sequence[int]) -> None:
+        """``num_pages`` of each group count page 0, which is never used."""
+        self.config = config
+        self.memory = Memory(
+            groups,
+            num_pages,
+            config.page_size,
+            config.max_running_requests,
+            config.context_length,
+            radix=config.radix_cache,
+        )
+        self.max_length = self.memory.max_length
+        """Tokens a sequence can have: the context length, or what the cache holds where that is less."""
+        self.max_step_tokens = max(config.chunked_prefill_size, config.max_running_requests)
+        """No step has more tokens."""
+        self._requests: dict[str, Request] = {}
+        self._waiting: list[Request] = []
+        self._prefilling: list[Request] = []
+        self._decoding: list[Request] = []
+        self._decode_rows: IntArray | None = None  # rows of _decoding; None: to be made anew
+        self._in_flight: deque[Batch] = deque()
+        self._order = QueueOrder(config.policy, self.memory.cache)
+        self._ratio = NewTokenRatio(config.conservativeness)
+        self._step = 0
+        self._arrivals = 0
+        self._cached_tokens = 0
+        self._prompt_tokens = 0
+        self._generation_tokens = 0
+        self._retractions = 0
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def add(self, request: Request) -> None:
+        """Queue a new request.
+
+        Raises InvalidRequest (ContextLengthExceeded if it can never fit) or Overloaded; it is not queued then.
+        """
+        length = len(request.prompt)
+        if request.id in self._requests:
+            raise InvalidRequest(f"a request with the id {request.id!r} is already there", "request_id")
+        if length == 0:
+            raise InvalidRequest("the prompt is empty: at least one token is needed", "prompt")
+        room = self.max_length - length
+        if room < 0 or (room == 0 and request.samples):
+            limit, why = self.config.context_length, "the model's context"
+            if self.max_length < limit:
+                limit, why = self.max_length, "what fits the KV cache"
+            raise ContextLengthExceeded(
+                f"the prompt has {length} tokens; with at least one token of output that is over {why}, {limit} tokens",
+                "prompt",
+            )
+        if self.config.max_queued is not None and len(self._waiting) >= self.config.max_queued:
+            raise Overloaded(f"{len(self._waiting)} requests are waiting, which is the limit: try again later")
+        request.max_new = min(request.max_new, room)
+        request.order = self._arrivals
+        self._arrivals += 1
+        self._order.joined(request, len(self._waiting))
+        self._requests[request.id] = request
+        self._waiting.append(request)
+
+    def abort(self, request_id: str) -> Update | None:
+        """End a request, wherever it is. None if there is no such request (any more)."""
+        request = self._requests.get(request_id)
+        if request is None:
+            return None
+        self._finish([request], "abort")
+        return Update(request, None, -1, "abort")
+
+    def request_ids(self) -> list[str]:
+        """Ids of all requests that have not ended."""
+        return list(self._requests)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything to schedule or commit."""
+        return bool(self._requests or self._in_flight)
+
+    def flush_cache(self) -> bool:
+        """Forget all cached prefixes. False, and nothing is done, while there is work."""
+        if self.has_work:
+            return False
+        self.memory.cache.flush()
+        return True
+
+    def stats(self) -> dict[str, Any]:
+        """Counters and gauges; pages are summed over the cache groups."""
+        memory = self.memory
+        return {
+            "num_running": len(self._prefilling) + len(self._decoding),
+            "num_waiting": len(self._waiting),
+            "pages_total": sum(a.capacity for a in memory.allocators),
+            "pages_free": sum(a.num_free for a in memory.allocators),
+            "pages_cached": sum(memory.cache.total),
+            "tokens_cached": memory.cache.num_tokens,
+            "cached_tokens_total": self._cached_tokens,
+            "prompt_tokens_total": self._prompt_tokens,
+            "generation_tokens_total": self._generation_tokens,
+            "requests_total": self._arrivals,
+            "retractions_total": self._retractions,
+            "steps_total": self._step,
+        }
+
+    # -- a step --------------------------------------------------------------------------------------------
+
+    def schedule(self) -> Batch | None:
+        """The next step, to be launched before anything else is; None if nothing can be launched now."""
+        depth = 1 if self.config.overlap else 0
+        assert len(self._in_flight) <= depth, f"{len(self._in_flight)} steps are in flight; commit before scheduling"
+        memory, step = self.memory, self._step
+        if memory.windows and (self._prefilling or self._decoding):
+            running = [r.row for r in self._prefilling] + [r.row for r in self._decoding]
+            memory.forget_unseen(np.array(running, dtype=np.int32), step)
+        room = self._make_room_for_decodes()
+        if room is None:
+            return None
+        decodes, rows, starts, fresh = room
+        changes = [memory.extend_decodes(rows, starts, fresh)] if decodes else []
+        chunks, new = self._prefill(self.max_step_tokens - len(decodes), changes)
+        if decodes or chunks:
+            return self._launch(decodes, rows, starts, chunks, new, changes)
+        if self._in_flight or not self._requests:
+            return None
+        # Several half-done prefills can hold all pages between them: the youngest makes way.
+        assert len(self._prefilling) > 1, "nothing runs, nothing is in flight, and nothing can be admitted"
+        self._retract_youngest()
+        return self.schedule()
+
+    def _make_room_for_decodes(self) -> tuple[list[Request], IntArray, IntArray, IndexArray] | None:
+        """The decodes of this step, with pages reserved for those (``fresh``) that begin a page.
+
+        Retracts requests if need be; None if that has to wait for the step in flight.
+        """
+        memory, headroom = self.memory, 0
+        while True:
+            decodes = self._decoding
+            if self._decode_rows is None:
+                self._decode_rows = np.array([r.row for r in decodes], dtype=np.int32)
+            rows = self._decode_rows
+            starts = memory.kv[rows]
+            active = starts < memory.final[rows]
+            if not active.all():
+                decodes, rows, starts = list(compress(decodes, active.tolist())), rows[active], starts[active]
+            fresh = np.flatnonzero(starts % self.config.page_size == 0)
+            running = len(self._prefilling) + len(self._decoding)
+            if memory.reserve(len(fresh) + (headroom if running > 1 else 0)):
+                return decodes, rows, starts, fresh
+            if self._in_flight:
+                return None
+            assert running > 1, "one request alone must fit: add() refuses those that do not"
+            self._retract_youngest()
+            # Once something had to go, make room for a while: a retraction a step would starve everybody.
+            pages = -(-len(self._decoding) * NewTokenRatio.AHEAD // self.config.page_size)
+            headroom = min(pages, min(a.capacity for a in memory.allocators) // 8)
+
+    def _prefill(self, budget: int, changes: list[PageChanges]) -> tuple[list[Chunk], list[Request]]:
+        """Chunks of running prefills, then of newly admitted requests (returned second), up to ``budget`` tokens."""
+        budget = min(budget, self.config.max_prefill_tokens)
+        chunks: list[Chunk] = []
+        stalled = False
+        for request in self._prefilling:
+            start = int(self.memory.kv[request.row])
+            want = min(len(request.tokens) - start, budget)
+            count = self.memory.fit(start, want)
+            stalled |= count < want
+            if count:
+                changes.append(self.memory.extend(request.row, count))
+                chunks.append(Chunk(request, start, count))
+                budget -= count
+        if stalled or budget <= 0 or not self._waiting or not self.memory.row_allocator.num_free:
+            return chunks, []
+        return chunks, self._admit(budget, chunks, changes)
+
+    def _admit(self, budget: int, chunks: list[Chunk], changes: list[PageChanges]) -> list[Request]:
+        """Admit waiting requests while tokens, rows and pages last."""
+        memory, cache = self.memory, self.memory.cache
+        running = self._prefilling + self._decoding
+        needed = pages_still_needed(memory, running, self._ratio.value, self.max_step_tokens)
+        shared = SharedPrefixes(self.config.page_size)
+        if self.config.radix_cache:
+            for request in self._prefilling:
+                shared.add(request, *memory.shared_prefix(request))
+        admitted: list[Request] = []
+        for request in self._order.sort(self._waiting):
+            if budget <= 0 or memory.row_allocator.num_free == 0:
+                break
+            match = cache.match(request.matchable(), request.extra_key)
+            if shared.covers(request, match.node, match.length):
+                continue
+            lock = cache.lock(match.node)
+            need = pages_for_new(memory, request, match.length, self._ratio.value, self.max_step_tokens)
+            alone = not (self._prefilling or self._decoding or admitted)
+            want = min(len(request.tokens) - match.length, budget)
+            count = 0
+            if alone or bool((need + needed <= memory.available()).all()):
+                count = memory.fit(match.length, want)
+            if count == 0:
+                cache.unlock(lock, after_step=-1)
+                break
+            changes.append(memory.admit(request, match, lock))
+            changes.append(memory.extend(request.row, count))
+            chunks.append(Chunk(request, match.length, count))
+            needed += need - len(changes[-1][0])
+            budget -= count
+            shared.add(request, match.node, match.length)
+            if request.retractions == 0:
+                request.cached_tokens = match.length
+                self._cached_tokens += match.length
+                self._prompt_tokens += len(request.prompt)
+            request.status = Status.PREFILLING
+            self._order.admitted()
+            admitted.append(request)
+            if count < want:
+                break
+        if admitted:
+            self._waiting = [r for r in self._waiting if r.status is Status.WAITING]
+            self._prefilling.extend(admitted)
+        return admitted
+
+    def _launch(
+        self,
+        decodes: list[Request],
+        rows: IntArray,
+        starts: IntArray,
+        chunks: list[Chunk],
+        new: list[Request],
+        changes: list[PageChanges],
+    ) -> Batch:
+        changes += self.memory.replaced()
+        batch = build_batch(
+            self._step, decodes, rows, starts, chunks, new, join_changes(changes, len(self.memory.groups))
+        )
+        self.memory.last[batch.rows] = batch.step
+        self._in_flight.append(batch)
+        self._step += 1
+        self._ratio.step()
+        for chunk in chunks:
+            self.memory.share(chunk.request, batch.step)
+            if chunk.last:
+                chunk.request.scored = True
+                chunk.request.status = Status.DECODING
+                self._decoding.append(chunk.request)
+                self._decode_rows = None
+        if chunks:
+            self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
+        return batch
+
+    # -- results -------------------------------------------------------------------------------------------
+
+    def commit(self, batch: Batch, sampled: Sequence[int] | IntArray) -> list[Update]:
+        """Step ``batch`` has completed; ``sampled[i]`` is the token drawn for ``batch.sampling[i]``.
+
+        Tokens of requests that have ended meanwhile (a stop token found late, an abort) are dropped.
+        """
+        assert self._in_flight, "no step is in flight"
+        assert self._in_flight[0] is batch, "steps are committed in the order they were made"
+        tokens: list[int] = sampled.tolist() if isinstance(sampled, np.ndarray) else list(sampled)
+        assert len(tokens) == len(batch.sampling), f"{len(tokens)} tokens for {len(batch.sampling)} entries that sample"
+        self._in_flight.popleft()
+        self.memory.retire(batch.step)
+        updates: list[Update] = []
+        ended: dict[FinishReason, list[Request]] = {}
+        for index, (request, token) in enumerate(zip(batch.sampling, tokens, strict=True)):
+            if request.finish_reason is not None:
+                continue
+            reason, stop = accept(request, token)
+            updates.append(Update(request, token, index, reason, stop))
+            if reason is not None:
+                ended.setdefault(reason, []).append(request)
+        self._generation_tokens += len(updates)
+        for request in batch.requests[batch.num_decodes :]:
+            if not request.samples and request.status is Status.DECODING:
+                updates.append(Update(request, None, -1, "length"))
+                ended.setdefault("length", []).append(request)
+        for reason, requests in ended.items():
+            self._finish(requests, reason)
+        if not self._prefilling and not self._decoding:
+            self._ratio.reset()
+        return updates
+
+    def _finish(self, requests: Sequence[Request], reason: FinishReason) -> None:
+        for request in requests:
+            if request.row:
+                self.memory.release(request)
+            request.status = Status.FINISHED
+            request.finish_reason = reason
+            del self._requests[request.id]
+        self._sweep()
+
+    def _retract_youngest(self) -> None:
+        """Send the request that arrived last back to the queue; what it has computed may stay in the cache."""
+        assert not self._in_flight, "a request is retracted only when its tokens are all known"
+        victim = max(self._prefilling + self._decoding, key=lambda r: r.order)
+        self.memory.release(victim)
+        victim.tokens = victim.known_tokens()
+        victim.status = Status.WAITING
+        victim.retractions += 1
+        self._retractions += 1
+        self._waiting.insert(0, victim)
+        self._sweep()
+        self._ratio.retracted(self._decoding)
+
+    def _sweep(self) -> None:
+        """Drop from every list what does not belong there any more."""
+        self._waiting = [r for r in self._waiting if r.status is Status.WAITING]
+        self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
+        self._decoding = [r for r in self._decoding if r.status is Status.DECODING]
+        self._decode_rows = None
