@@ -5,11 +5,16 @@ from __future__ import annotations
 import argparse
 import types
 from collections.abc import Collection
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from zif.cli.output import configure_logging
+from zif.contract.errors import InvalidSettings
 from zif.settings import Settings, flag_of, group_of
+
+if TYPE_CHECKING:
+    from zif.llm import LLM
 
 ENGINE = ("model", "device", "memory and scheduling", "general")
 SERVER = (*ENGINE, "server")
@@ -35,12 +40,19 @@ def settings_from(args: argparse.Namespace) -> Settings:
     """
     given = {name: value for name in Settings.model_fields if (value := getattr(args, name, None)) is not None}
     if args.model_positional is not None:
-        from zif.contract.errors import InvalidSettings
-
         if "model" in given:
             raise InvalidSettings(f"the model is given twice: {args.model_positional} and --model {given['model']}")
         given["model"] = args.model_positional
     return Settings(**given)
+
+
+def open_llm(args: argparse.Namespace) -> LLM:
+    """An engine in this process with these settings; it logs warnings alone, unless more is asked for."""
+    settings = settings_from(args)
+    configure_logging(settings.log_level if "log_level" in settings.model_fields_set else "warning")
+    from zif.llm import LLM
+
+    return LLM.from_settings(settings)
 
 
 def _options(name: str, info: FieldInfo) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import logging
 import os
 import sys
 import traceback
@@ -104,13 +103,6 @@ def _report(message: str, debug: bool, code: int) -> int:
     if debug:
         traceback.print_exc()
     return code
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error from ``level`` on; standard output belongs to a command's result."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
 
 
 if __name__ == "__main__":

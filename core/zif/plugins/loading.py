@@ -118,7 +118,9 @@ class Plugin:
         try:
             yield
         except (Exception, SystemExit) as error:
-            detail = f"{what}: {type(error).__name__}: {_one_line(error)}; repair or uninstall {self.found.distribution}"
+            detail = (
+                f"{what}: {type(error).__name__}: {_one_line(error)}; repair or uninstall {self.found.distribution}"
+            )
             raise self._error(detail) from error
         finally:
             self.imported_frameworks |= (FRAMEWORKS & sys.modules.keys()) - before
