@@ -23,7 +23,8 @@ class Capabilities:
 
     ``dtypes``: activation dtypes, best first. ``page_sizes``: those the kernels take, best first;
     empty for any. ``asynchronous``: launches return before the device is done, so that overlap
-    pays. ``fuse_sampling``: sampling may be compiled into the decode program.
+    pays. ``fuse_sampling``: sampling may be compiled into the decode program. The rest are defaults of
+    the settings of the same names.
     """
 
     dtypes: tuple[str, ...]
@@ -32,6 +33,7 @@ class Capabilities:
     fuse_sampling: bool = True
     max_running_requests: int = 256
     chunked_prefill_size: int = 2048
+    mem_fraction_static: float = 0.88
 
 
 @dataclass(frozen=True, slots=True)

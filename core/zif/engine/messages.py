@@ -49,7 +49,8 @@ class EngineOutput:
 
     ``finish_reason`` is set on the last output of a request and on no other; ``stop_reason`` is
     the stop token id, if one ended it (an EOS leaves it None). ``prompt_logprobs`` comes once,
-    with the first token: one entry a prompt token, the first one None.
+    with the first token: one entry a prompt token, the first one None. ``error`` says why a request
+    ended with "error"; ``overloaded`` that it may succeed later.
     """
 
     request_id: str
@@ -60,3 +61,4 @@ class EngineOutput:
     stop_reason: int | None = None
     cached_tokens: int = 0
     error: str | None = None
+    overloaded: bool = False

@@ -154,7 +154,7 @@ def attend_pages(q: Tensor, keys: Tensor, values: Tensor, step: Step, spec: Atte
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, before: int, spec: AttentionSpec) -> Tensor:
-    """Causal attention of one sequence: q [Q, q_heads, d] at positions ``before``.., k and v [S, kv_heads, .]."""
+    """Causal attention of one sequence: q [Q, q_heads, d] behind ``before`` keys, k and v [before + Q, kv_heads, .]."""
     group = spec.q_heads // spec.kv_heads
     wide_q = q.float().reshape(q.shape[0], spec.kv_heads, group, spec.head_dim)
     scores = torch.einsum("qhgd,shd->hgqs", wide_q, k.float()) * spec.scale

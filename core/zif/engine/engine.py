@@ -1,0 +1,101 @@
+"""The engine: scheduler and runner in one loop, a step at a time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from zif.contract.errors import InvalidRequest, Overloaded
+from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
+from zif.engine.runner import InFlight, Runner, StepResult
+from zif.scheduler.batch import Update
+from zif.scheduler.request import Request
+from zif.scheduler.scheduler import Scheduler
+
+
+class Engine:
+    """Continues token sequences. Not thread-safe: one thread calls everything.
+
+    With overlap, :meth:`step` launches a step before it reads the one before, so that the host's
+    work is hidden behind the device's.
+    """
+
+    def __init__(self, scheduler: Scheduler, runner: Runner, facts: dict[str, Any]) -> None:
+        """``facts`` are constants that :meth:`stats` reports."""
+        self.scheduler = scheduler
+        self.runner = runner
+        self._facts = facts
+        self._in_flight: InFlight | None = None
+        self._scored: dict[str, list[TokenLogprob | None]] = {}
+        self._started = time.monotonic()
+        self._last_step_ms = 0.0
+
+    def add(self, request: EngineRequest) -> EngineOutput | None:
+        """Queue a request. The output is there where it cannot be served, and says why."""
+        queued = Request(request.request_id, request.prompt_ids, request.params, request.eos_token_ids)
+        try:
+            self.scheduler.add(queued)
+        except (InvalidRequest, Overloaded) as error:
+            return EngineOutput(
+                request.request_id, finish_reason="error", error=str(error), overloaded=isinstance(error, Overloaded)
+            )
+        if request.params.prompt_logprobs is not None:
+            self._scored[request.request_id] = [None]
+        return None
+
+    def abort(self, request_ids: Sequence[str] | None = None) -> list[EngineOutput]:
+        """End requests, all of them for None; those that have ended already are passed over."""
+        ids = self.scheduler.request_ids() if request_ids is None else request_ids
+        return [self._output(update, None) for i in ids if (update := self.scheduler.abort(i)) is not None]
+
+    @property
+    def has_work(self) -> bool:
+        """Whether :meth:`step` would do anything."""
+        return self.scheduler.has_work
+
+    def step(self) -> list[EngineOutput]:
+        """Launch the next step and return what became known: of the step before, where steps overlap."""
+        begin = time.perf_counter()
+        before, self._in_flight = self._in_flight, None
+        batch = self.scheduler.schedule()
+        if batch is not None:
+            self._in_flight = self.runner.launch(batch)
+        if not self.scheduler.config.overlap:
+            before, self._in_flight = self._in_flight, None
+        outputs = self._commit(before) if before is not None else []
+        self._last_step_ms = (time.perf_counter() - begin) * 1e3
+        return outputs
+
+    def flush_cache(self) -> bool:
+        """Forget cached prefixes; False while requests run."""
+        return self.scheduler.flush_cache()
+
+    def stats(self) -> dict[str, Any]:
+        """Gauges and counters, by the names that :class:`zif.frontend.client.EngineClient` lists."""
+        return {
+            **self.scheduler.stats(),
+            "last_step_ms": self._last_step_ms,
+            "uptime_s": time.monotonic() - self._started,
+            **self._facts,
+        }
+
+    def _commit(self, launched: InFlight) -> list[EngineOutput]:
+        result = self.runner.collect(launched)
+        for request, scored in result.prompt_logprobs(launched.batch):
+            if request.id in self._scored:  # not aborted meanwhile
+                self._scored[request.id] += scored
+        updates = self.scheduler.commit(launched.batch, result.tokens)
+        return [self._output(update, result) for update in updates]
+
+    def _output(self, update: Update, result: StepResult | None) -> EngineOutput:
+        request = update.request
+        output = EngineOutput(request.id, finish_reason=update.finish_reason, stop_reason=update.stop_reason)
+        output.cached_tokens = request.cached_tokens
+        if update.token is not None:
+            assert result is not None
+            output.token_ids = [update.token]
+            if request.params.logprobs is not None:
+                output.logprobs = [result.logprob(update.index, request.params.logprobs)]
+        output.prompt_logprobs = self._scored.pop(request.id, None)
+        return output

@@ -1,0 +1,127 @@
+"""Settings left open, decided at start: dtype, page size, how much cache fits, how large a step may be."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from zif.contract.backend import Backend
+from zif.contract.cache import CacheGroup, page_bytes
+from zif.contract.errors import InvalidSettings, OutOfMemory
+from zif.contract.model import Model
+from zif.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnginePlan:
+    """Engine settings with nothing left open; a backend may have changed them (``resolve_config``)."""
+
+    dtype: str
+    kv_cache_dtype: str
+    page_size: int
+    context_length: int
+    max_running_requests: int
+    chunked_prefill_size: int
+    max_prefill_tokens: int
+    mem_fraction_static: float
+    max_total_tokens: int | None
+    overlap: bool
+
+    @property
+    def pages_per_sequence(self) -> int:
+        """Width of a page table."""
+        return -(-self.context_length // self.page_size)
+
+
+def plan_engine(settings: Settings, model: Model, checkpoint_dtype: str | None, backend: Backend) -> EnginePlan:
+    """Decide what ``settings`` leave open. Raises InvalidSettings for what the model or the backend cannot do."""
+    capabilities = backend.capabilities
+    dtype = _dtype(settings.dtype, checkpoint_dtype, capabilities.dtypes, backend.name)
+    context_length = settings.context_length or model.context_length
+    if context_length > model.context_length:
+        raise InvalidSettings(
+            f"--context-length {context_length} is over what the model was made for, {model.context_length}"
+        )
+    sizes = capabilities.page_sizes
+    page_size = settings.page_size or (sizes[0] if sizes else 16)
+    if sizes and page_size not in sizes:
+        raise InvalidSettings(f"--page-size {page_size}: {backend.name} takes {', '.join(map(str, sizes))}")
+    chunk = settings.chunked_prefill_size or capabilities.chunked_prefill_size
+    chunk = context_length if chunk == -1 else chunk
+    plan = EnginePlan(
+        dtype=dtype,
+        kv_cache_dtype=dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
+        page_size=page_size,
+        context_length=context_length,
+        max_running_requests=settings.max_running_requests or capabilities.max_running_requests,
+        chunked_prefill_size=chunk,
+        max_prefill_tokens=settings.max_prefill_tokens or max(chunk, 16384),
+        mem_fraction_static=settings.mem_fraction_static or capabilities.mem_fraction_static,
+        max_total_tokens=settings.max_total_tokens,
+        overlap=capabilities.asynchronous and not settings.disable_overlap_schedule,
+    )
+    current = {name: getattr(plan, name) for name in EnginePlan.__dataclass_fields__}
+    for change in backend.resolve_config(current):
+        if change.field not in current:
+            raise InvalidSettings(f"{backend.name} wants to change {change.field!r}, which no setting is called")
+        logger.info("%s: %s = %s: %s", backend.name, change.field, change.value, change.reason)
+        plan = replace(plan, **{change.field: change.value})
+    return plan
+
+
+def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend) -> int:
+    """Pages of every cache group, page 0 included, from the memory that is free once weights are loaded.
+
+    All groups get the same number, and together no more than all running requests at full length
+    can use. Raises OutOfMemory, with what would fit, where not even one sequence of a page does.
+    """
+    useful = plan.max_running_requests * plan.pages_per_sequence
+    if plan.max_total_tokens is not None:
+        pages = min(-(-plan.max_total_tokens // plan.page_size), useful)
+        return max(pages, 1) + 1
+    memory = backend.runtime.memory()
+    budget = memory.free - memory.total * (1 - plan.mem_fraction_static)
+    per_page = sum(page_bytes(group, plan.page_size, plan.kv_cache_dtype) for group in groups)
+    fitting = int(budget // per_page)
+    if fitting < 2:
+        raise OutOfMemory(
+            f"no memory is left for the KV cache: {_gib(memory.free)} of {_gib(memory.total)} are free, and "
+            f"--mem-fraction-static {plan.mem_fraction_static} leaves {_gib(max(budget, 0))} of them, while a page of "
+            f"{plan.page_size} tokens takes {per_page / 2**20:.1f} MiB. Raise the fraction, take a smaller model or dtype"
+        )
+    return min(fitting, useful + 1)
+
+
+def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: str) -> str:
+    if asked != "auto":
+        if asked not in served:
+            raise InvalidSettings(f"--dtype {asked}: {backend} computes in {', '.join(served)}")
+        return asked
+    if checkpoint in served:
+        return str(checkpoint)
+    if checkpoint == "float16" and "bfloat16" in served:  # as wide; keeps float16's range and more
+        return "bfloat16"
+    return served[0]
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def cache_report(plan: EnginePlan, num_pages: int, nbytes: int) -> dict[str, Any]:
+    """What ``stats`` says of the plan."""
+    return {
+        "dtype": plan.dtype,
+        "kv_cache_dtype": plan.kv_cache_dtype,
+        "page_size": plan.page_size,
+        "context_length": plan.context_length,
+        "max_running_requests": plan.max_running_requests,
+        "chunked_prefill_size": plan.chunked_prefill_size,
+        "overlap": plan.overlap,
+        "cache_tokens": (num_pages - 1) * plan.page_size,
+        "cache_bytes": nbytes,
+    }
