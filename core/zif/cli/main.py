@@ -95,7 +95,8 @@ class _PrintVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         import zif
 
-        parser.exit(0, f"zif {zif.__version__}\n")
+        print(f"zif {zif.__version__}")
+        parser.exit()
 
 
 def _report(message: str, debug: bool, code: int) -> int:

@@ -1,6 +1,6 @@
 """Executables: a program compiled for fixed shapes, and the buffers its inputs are staged in.
 
-This is a backend's graph-capture strategy, and it knows nothing of steps: CUDA graphs, ``jax.jit``
+This is a backend's graph-capture strategy, and it knows nothing of steps: captured graphs, ``jax.jit``
 and eager calls look alike from here. A program is a function::
 
     fn(inputs: dict[str, Array], resident: dict[str, Tree]) -> (outputs, resident updates)

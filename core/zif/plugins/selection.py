@@ -99,7 +99,7 @@ def select(device: str = AUTO, device_opts: Sequence[str] = ()) -> Selection:
     if colon:
         raise InvalidSettings(f"--device {device}: a device's number needs the plugin's name before it")
     trace = survey(given)
-    usable = [entry for entry in trace if _taken_by_auto(entry)]
+    usable = [entry for entry in trace if entry.verdict == "available" and entry.preference >= 0]
     if not usable:
         found = "\n".join(f"  {entry}" for entry in trace) or "  no plugin is installed"
         raise NoUsableDevice(f"--device auto: no plugin can run here\n{found}")
@@ -199,11 +199,6 @@ def _probed(plugin: BackendPlugin, options: Mapping[str, str]) -> Considered:
     return Considered(
         plugin.name, str(plugin.found), "unavailable", result.reason, result.fix, plugin.info, result, plugin
     )
-
-
-def _taken_by_auto(entry: Considered) -> bool:
-    available = entry.plugin is not None and isinstance(entry.probe, Available)
-    return available and entry.info is not None and entry.info.preference >= 0
 
 
 def _mark_chosen(trace: Sequence[Considered], chosen: Considered) -> tuple[Considered, ...]:
