@@ -90,7 +90,11 @@ class Packer(Protocol):
 
     def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Array: ...
 
-    def experts(self, spec: ExpertsSpec, weights: Sequence[HostTensors], dtype: str) -> PackedWeight: ...
+    def experts(
+        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
+    ) -> PackedWeight:
+        """``dense``: ``gate_up`` [experts, 2 size, hidden] and ``down`` [experts, hidden, size]."""
+        ...
 
     def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
         """``weight`` is what ``spec.cut`` gives, [heads, out, in], and likely a strided view."""

@@ -16,7 +16,8 @@ An author writes a class::
             return run
 
 ``ops`` are the ops bound together with this one, for kernels that build on others; they are complete
-only once binding is over, so look them up in the call (``ops.linear``), not before. Names and parameters are checked when the class is defined.
+only once binding is over, so look them up in the call (``ops.linear``), not before. Names and
+parameters are checked when the class is defined.
 """
 
 from __future__ import annotations

@@ -101,9 +101,8 @@ class Ops:
             v_up: PackedWeight,
         ) -> Array: ...
         def moe(
-            self, x: Array, weights: Array, experts: Array, gate_up: PackedWeight, down: PackedWeight, kind: str,
-            step: Step | None = None,
-        ) -> Array: ...  # fmt: skip
+            self, x: Array, weights: Array, experts: Array, w: PackedWeight, kind: str, step: Step | None = None
+        ) -> Array: ...
         def route(
             self, logits: Array, top_k: int, scoring: str, normalize: bool, scale: float
         ) -> tuple[Array, Array]: ...

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 from zif.contract.arrays import Tree, tree
@@ -58,16 +59,25 @@ class VectorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExpertsSpec:
-    """Stacked linears of a mixture of experts: W [experts, out, in].
+    """The experts of a layer, one weight: gated MLPs hidden -> size -> hidden.
 
-    ``names`` holds, a part each, a pattern with ``{e}`` for the expert.
+    ``gate``, ``up`` [size, hidden] and ``down`` [hidden, size] are checkpoint names with ``{e}`` for
+    the expert. A token goes to ``top_k`` of them; ``kind`` is the activation.
     """
 
-    names: tuple[str, ...]
-    out_features: tuple[int, ...]
-    in_features: int
+    gate: str
+    up: str
+    down: str
     experts: int
-    split: Split | None = None
+    hidden: int
+    size: int
+    top_k: int
+    kind: str = "silu"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(experts, size, hidden) of the packed weight."""
+        return (self.experts, self.size, self.hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,21 +122,27 @@ class RepeatedSpec:
 @tree(static=("format", "shape", "facts"))
 @dataclass(frozen=True)
 class PackedWeight:
-    """A linear or embedding as a kernel reads it.
+    """A linear, an embedding, heads or experts as a kernel reads it.
 
     ``arrays`` are the backend's; ``format`` names what they mean (``dense``: one array ``w`` [out,
-    in] and maybe ``b`` [out]); ``shape`` is (out, in) as the model sees it; ``facts`` are further
-    hashable constants of the packing.
+    in] and maybe ``b`` [out]). ``shape`` is (out, in) as the model sees it, of heads (heads, out, in),
+    of experts (experts, size, hidden). ``facts`` are further hashable constants of the packing. A
+    format that wraps another (an adapter over any base) holds that PackedWeight among its arrays.
     """
 
     arrays: Mapping[str, Any]
     format: str
-    shape: tuple[int, int]
+    shape: tuple[int, ...]
     facts: tuple[Any, ...] = ()
 
-    @property
+    @cached_property
     def dispatch_key(self) -> Any:
-        return (self.format, self.shape, self.facts, tuple(self.arrays))
+        """What tells apart weights that may need different kernels.
+
+        Names are sorted: a framework that flattens dicts gives them back in an order of its own.
+        """
+        inner = tuple((name, getattr(self.arrays[name], "dispatch_key", None)) for name in sorted(self.arrays))
+        return (self.format, self.shape, self.facts, inner)
 
 
 @tree(static=())

@@ -3,53 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from zif.contract.arrays import TREE_TYPES, Tree
 from zif.contract.model import Model
 from zif.contract.ops import OpRequest
-from zif.contract.weights import PackedWeight
+from zif.contract.weights import (
+    EmbeddingSpec,
+    ExpertsSpec,
+    HeadsSpec,
+    LinearSpec,
+    PackedWeight,
+    RepeatedSpec,
+    VectorSpec,
+    WeightSpec,
+)
 from zif.ops.attention import attention_request
+from zif.ops.latent import head_linear_request
+from zif.ops.moe import moe_request
 
 # ops that take an attention spec; a composite's parts are asked for as well, so that each is bound
-_SPEC_OPS = ("attention", "rope_and_cache", "kv_write", "paged_attention")
+_PAGED_OPS = ("attention", "rope_and_cache", "kv_write", "paged_attention")
+_SPECS = (LinearSpec, EmbeddingSpec, VectorSpec, ExpertsSpec, HeadsSpec)
+_LATENT_OPS = ("latent_attention", "latent_write", "absorbed_attention")
 
 
 def model_requests(model: Model, weights: Tree, dtype: str, page_size: int, cache_dtype: str) -> Sequence[OpRequest]:
     """Every request that ``model``, the sampler included, makes once its weights are packed."""
     requests = list(model.requests(dtype))
+    latent = {group.name for group in model.cache_groups if group.kind == "latent"}
     for spec in model.attention_specs:
-        requests += [attention_request(op, dtype, spec, page_size, cache_dtype) for op in _SPEC_OPS]
+        ops = _LATENT_OPS if spec.group in latent else _PAGED_OPS
+        requests += [attention_request(op, dtype, spec, page_size, cache_dtype) for op in ops]
         if spec.qk_norm_eps is not None:
             requests.append(OpRequest.of("rms_norm", dtype, size=spec.head_dim))
         if spec.rope is not None:
             rotary = spec.rope.rotary_dim
             requests.append(OpRequest.of("rope", dtype, head_dim=spec.head_dim, rotary_dim=rotary))
             requests.append(OpRequest.of("rope_angles", dtype, rotary_dim=rotary))
-    for name, weight in _packed(weights):
-        requests.append(_weight_request(name, weight, dtype))
+    specs: dict[str, Any] = {}
+    for name, spec in _leaves(model.weights(), _SPECS):
+        other = specs.setdefault(name, spec)
+        assert type(other) is type(spec), f"weights named {name!r} are {type(other).__name__} and {type(spec).__name__}"
+    for name, weight in _leaves(weights, (PackedWeight,)):
+        requests.append(_weight_request(specs[name], weight, dtype))
     sampler = ("penalize", "argmax", "sample", "filter_logits", "logprobs")
     requests += [OpRequest.of(op, "float32", vocab=model.vocab_size) for op in sampler]
     return list(dict.fromkeys(requests))
 
 
-def _weight_request(name: str, weight: PackedWeight, dtype: str) -> OpRequest:
+def _weight_request(spec: WeightSpec, weight: PackedWeight, dtype: str) -> OpRequest:
+    if isinstance(spec, ExpertsSpec):
+        return moe_request(dtype, weight, spec.top_k, spec.kind)
+    if isinstance(spec, HeadsSpec):
+        return head_linear_request(dtype, weight)
     facts = {"key": weight.dispatch_key, "format": weight.format}
-    if name == "embed":
-        return OpRequest.of("embedding", dtype, vocab=weight.shape[0], hidden=weight.shape[1], **facts)
-    *_, rows, inner = weight.shape
+    rows, inner = weight.shape
+    if isinstance(spec, EmbeddingSpec):
+        return OpRequest.of("embedding", dtype, vocab=rows, hidden=inner, **facts)
     return OpRequest.of("linear", dtype, out_features=rows, in_features=inner, bias="b" in weight.arrays, **facts)
 
 
-def _packed(root: Tree, name: str = "") -> Iterator[tuple[str, PackedWeight]]:
-    """(the innermost name, weight) of every packed weight of a tree, those within others included."""
-    if isinstance(root, PackedWeight):
+def _leaves(root: Tree, leaves: tuple[type, ...], name: str = "") -> Iterator[tuple[str, Any]]:
+    """(the innermost dict's key, value) of everything of the types ``leaves`` in a tree.
+
+    That key is what a weight's spec and what became of it have in common, whatever a backend made of
+    the layers around it. A weight that another wraps goes by the other's name.
+    """
+    if isinstance(root, leaves):
         yield name, root
-    if isinstance(root, dict):
+    if isinstance(root, PackedWeight):
+        for child in root.arrays.values():
+            yield from _leaves(child, leaves, name)
+    elif isinstance(root, RepeatedSpec):
+        yield from _leaves(list(root.copies), leaves, name)
+    elif isinstance(root, dict):
         for key, child in root.items():
-            yield from _packed(child, key)
+            yield from _leaves(child, leaves, key)
     elif isinstance(root, tuple | list):
         for child in root:
-            yield from _packed(child, name)
+            yield from _leaves(child, leaves, name)
     elif (kind := TREE_TYPES.get(type(root))) is not None:
         for field in kind.data:
-            yield from _packed(getattr(root, field), name)
+            yield from _leaves(getattr(root, field), leaves, name)

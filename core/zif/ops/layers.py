@@ -125,6 +125,20 @@ def add_norm(
     return rms_norm(total, weight, eps, offset), total
 
 
+def _add_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    arguments = {"x": normal(rng, (7, 48), dtype), "residual": normal(rng, (7, 48), dtype)}
+    yield OpCase("7x48", OpRequest.of("add", dtype), arguments)
+
+
+@op(profile="llm", tolerances=ELEMENTWISE, cases=_add_cases)
+def add(x: A, residual: A) -> A:
+    """Their sum, x + residual, both [T, size]: a plain Array, also where ``x`` is a partial sum.
+
+    It is how a model leaves its last layer, whose output no norm of the next layer takes in.
+    """
+    return x + residual
+
+
 def _gated_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     for kind in ("silu", "gelu_tanh"):
         for tokens, size in ((1, 32), (7, 96)):

@@ -10,15 +10,10 @@ import torch.nn.functional as F
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
-from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
+from zif.reference.torch.kernels import dense
 
 Tensor = torch.Tensor
-
-
-def _dense(_: Any, request: OpRequest) -> str | None:
-    formats = {request["format"], request["down_format"]}
-    return None if formats == {"dense"} else f"reads dense experts, not {' and '.join(sorted(formats))}"
 
 
 class TorchMoE(KernelSet):
@@ -35,35 +30,27 @@ class TorchMoE(KernelSet):
             weights = weights / weights.sum(-1, keepdim=True)
         return weights * scale, experts.int()
 
-    @kernel("moe", when=_dense, makes=True, capturable=False)
+    @kernel("moe", when=dense, makes=True, capturable=False)
     def moe(self, request: OpRequest, ops: Ops) -> Any:
         """Reads on the host how many tokens each expert has."""
 
-        def run(
-            x: Tensor,
-            weights: Tensor,
-            experts: Tensor,
-            gate_up: PackedWeight,
-            down: PackedWeight,
-            kind: str,
-            step: Step | None = None,
-        ) -> Tensor:
+        def run(x: Tensor, weights: Tensor, experts: Tensor, w: PackedWeight, kind: str, step: Any = None) -> Tensor:
             tokens, top_k = experts.shape
-            real = tokens if step is None else int(step.num_tokens[0])  # type: ignore[call-overload]
+            real = tokens if step is None else int(step.num_tokens[0])
             chosen = experts[:real].flatten()
             order = torch.argsort(chosen, stable=True)
             token = order // top_k
-            counts = torch.bincount(chosen, minlength=gate_up.shape[0]).tolist()
             weight = weights[:real].flatten()[order, None]
+            counts = torch.bincount(chosen, minlength=w.shape[0]).tolist()
             out = torch.zeros(x.shape, dtype=torch.float32, device=x.device)
             begin = 0
             for expert, count in enumerate(counts):
-                if count:
-                    rows = token[begin : begin + count]
-                    inner: Any = ops.gated_activation(F.linear(x[rows], gate_up.arrays["w"][expert]), kind)  # type: ignore[arg-type]
-                    result = F.linear(inner, down.arrays["w"][expert]).float()
-                    out.index_add_(0, rows, result * weight[begin : begin + count])
-                    begin += count
+                if not count:
+                    continue
+                mine = slice(begin, begin + count)
+                inner: Any = ops.gated_activation(F.linear(x[token[mine]], w.arrays["gate_up"][expert]), kind)
+                out.index_add_(0, token[mine], F.linear(inner, w.arrays["down"][expert]).float() * weight[mine])
+                begin += count
             return out.to(x.dtype)
 
         return run

@@ -35,10 +35,15 @@ class TorchPacker:
     def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Any:
         return self._rows([value], spec.dtype or dtype)
 
-    def experts(self, spec: ExpertsSpec, weights: Sequence[HostTensors], dtype: str) -> PackedWeight:
-        """``w`` [experts, out, in]; ``weights`` has the parts of each expert."""
-        stacked = torch.stack([self._rows(parts, dtype) for parts in weights])
-        return PackedWeight({"w": stacked}, "dense", (spec.experts, sum(spec.out_features), spec.in_features))
+    def experts(
+        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
+    ) -> PackedWeight:
+        gate_up = [part for pair in zip(gates, ups, strict=True) for part in pair]
+        arrays = {
+            "gate_up": self._rows(gate_up, dtype).reshape(spec.experts, 2 * spec.size, spec.hidden),
+            "down": self._rows(downs, dtype).reshape(spec.experts, spec.hidden, spec.size),
+        }
+        return PackedWeight(arrays, "dense", spec.shape)
 
     def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
         return PackedWeight({"w": self._rows([weight], dtype)}, "dense", spec.shape)
