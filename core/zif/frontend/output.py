@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from zif.engine.messages import FinishReason
+from zif.tokenizer.tokenizer import spell
 
 
 class TokenScore(NamedTuple):
@@ -19,10 +20,7 @@ class TokenScore(NamedTuple):
     @property
     def text(self) -> str:
         r"""The token as text; bytes that are no whole UTF-8 are spelled ``bytes:\xe2\x82``, as OpenAI does."""
-        try:
-            return self.data.decode()
-        except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in self.data)
+        return spell(self.data)
 
 
 @dataclass(slots=True, frozen=True)

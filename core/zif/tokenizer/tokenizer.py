@@ -82,3 +82,15 @@ class Tokenizer:
         if self._pieces is not None:
             return self._pieces[token_id]
         return self.decode([token_id], skip_special_tokens=False).encode()
+
+    def token_text(self, token_id: int) -> str:
+        r"""Return the token as text; bytes that are no whole UTF-8 are spelled ``bytes:\xe2\x82``, as OpenAI does."""
+        return spell(self.token_bytes(token_id))
+
+
+def spell(data: bytes) -> str:
+    r"""Return ``data`` as text, or if it is no whole UTF-8, as ``bytes:\xe2\x82``."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)

@@ -1,0 +1,1 @@
+"""The endpoints, a file a kind; each file has a function that makes its router for a service."""

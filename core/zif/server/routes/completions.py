@@ -1,0 +1,139 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Response
+
+from zif.frontend import Completion, Delta, Frontend, ScoredToken
+from zif.frontend.output import collect
+from zif.server.body import JsonRouter
+from zif.server.routes.shapes import FINGERPRINT, CompletionLogprobs, RunningUsage, new_id, usage_of
+from zif.server.schemas.completions import CompletionRequest
+from zif.server.service import Service
+from zif.server.stream import DONE, EventStream, event, json_response
+
+
+@dataclass(frozen=True)
+class _Echo:
+    """What of a prompt comes before its completions: its text, and how its first token is spelled."""
+
+    text: str = ""
+    first_token: str = ""
+
+
+def completions_router(service: Service) -> JsonRouter:
+    """Return the completions endpoint of ``service``."""
+    router = JsonRouter(tags=["OpenAI"])
+    frontend = service.frontend
+
+    @router.post("/v1/completions")
+    async def completions(request: CompletionRequest) -> Response:
+        """Continue texts, or token ids."""
+        answer: dict[str, Any] = {
+            "id": new_id("cmpl"),
+            "object": "text_completion",
+            "created": int(time.time()),
+            "model": service.model_name(request.model),
+            "system_fingerprint": FINGERPRINT,
+        }
+        params = request.params(service.sampling_defaults)
+        given = request.prompts()
+        special = request.add_special_tokens is not False
+        prompts = [await frontend.encode(prompt, add_special_tokens=special) for prompt in given]
+        deltas = service.generate(prompts, params, request_id=answer["id"])
+        echoes = [
+            _echo(frontend, text, ids, params.skip_special_tokens) if request.echo else _Echo()
+            for text, ids in zip(given, prompts, strict=True)
+        ]
+        if request.stream:
+            return EventStream(_chunks(deltas, answer, request, prompts, echoes))
+        finished = await collect(prompts, deltas)
+        answer["choices"] = [
+            choice
+            for completion, echo in zip(finished, echoes, strict=True)
+            for choice in _choices(completion, echo, request)
+        ]
+        answer["usage"] = usage_of(finished)
+        return json_response(answer)
+
+    return router
+
+
+def _echo(frontend: Frontend, prompt: str | list[int], ids: list[int], skip_special_tokens: bool) -> _Echo:
+    tokenizer = frontend.tokenizer
+    text = prompt if isinstance(prompt, str) else tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+    return _Echo(text, tokenizer.token_text(ids[0]))
+
+
+def _choices(completion: Completion, echo: _Echo, request: CompletionRequest) -> list[dict[str, Any]]:
+    return [
+        {
+            "index": choice.index,
+            "text": echo.text + choice.text,
+            "logprobs": _logprobs(request, echo, completion.prompt_logprobs, choice.logprobs),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        for choice in completion.choices
+    ]
+
+
+def _logprobs(
+    request: CompletionRequest,
+    echo: _Echo,
+    prompt: Sequence[ScoredToken | None] | None,
+    tokens: Sequence[ScoredToken] | None,
+) -> dict[str, Any] | None:
+    if request.logprobs is None:
+        return None
+    logprobs = CompletionLogprobs()
+    if prompt:
+        logprobs.add_first(echo.first_token)
+        logprobs.add((token for token in prompt if token is not None), 0)
+    logprobs.add(tokens or (), len(echo.text))
+    return logprobs.report()
+
+
+async def _chunks(
+    deltas: AsyncGenerator[Delta, None],
+    head: dict[str, Any],
+    request: CompletionRequest,
+    prompts: list[list[int]],
+    echoes: list[_Echo],
+) -> AsyncGenerator[bytes, None]:
+    usage = RunningUsage(prompts)
+    begun: set[int] = set()
+    async with aclosing(deltas):
+        async for news in deltas:
+            usage.add(news)
+            echo = echoes[news.prompt_index]
+            text = news.text
+            if news.index not in begun:
+                begun.add(news.index)
+                text = echo.text + text
+            if not (text or news.logprobs or news.prompt_logprobs or news.finish_reason):
+                continue  # within a character, or within what may become a stop string
+            payload = {
+                **head,
+                "choices": [
+                    {
+                        "index": news.index,
+                        "text": text,
+                        "logprobs": _logprobs(request, echo, news.prompt_logprobs, news.logprobs),
+                        "finish_reason": news.finish_reason,
+                        "stop_reason": news.stop_reason,
+                    }
+                ],
+            }
+            if request.continuous_usage:
+                payload["usage"] = usage.report()
+            yield event(payload)
+    if request.include_usage:
+        yield event({**head, "choices": [], "usage": usage.report()})
+    yield DONE

@@ -1,0 +1,147 @@
+"""Runs the application in uvicorn, and brings it down gently."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from zif.contract.errors import InvalidSettings
+from zif.frontend import Frontend
+from zif.server.app import create_app
+from zif.server.options import ServerOptions
+from zif.server.service import Service
+
+logger = logging.getLogger(__name__)
+
+# After the drain's deadline everything is aborted; the answers that this brings about still want sending.
+_FAREWELL_SECONDS = 5
+
+# Longer than the idle pools of common clients, so that it is they who close a connection.
+_KEEP_ALIVE_SECONDS = 75
+
+
+def run_server(frontend: Frontend, options: ServerOptions, *, ready: Callable[[str], None] | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; see :func:`serve`."""
+    asyncio.run(serve(frontend, options, ready=ready))
+
+
+async def serve(frontend: Frontend, options: ServerOptions, *, ready: Callable[[str], None] | None = None) -> None:
+    """Start the engine, serve, and stop the engine.
+
+    ``ready`` is called with the server's URL once requests are taken. On SIGINT or SIGTERM new requests
+    are refused, running ones have ``options.drain_seconds`` to end, then they are aborted; a second
+    signal ends everything at once. Raises :class:`InvalidSettings` if the address cannot be listened on.
+    """
+    listener = _listen(options.host, options.port)
+    try:
+        await _start_engine(frontend)
+        try:
+            server = _Server(create_app(frontend, options), options, listener, ready)
+            await server.serve(sockets=[listener])
+        finally:
+            await frontend.engine.shutdown(0.0)
+    finally:
+        listener.close()
+
+
+async def _start_engine(frontend: Frontend) -> None:
+    """Start the engine; a SIGTERM meanwhile ends the start as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None
+    loop = asyncio.get_running_loop()
+    with contextlib.suppress(RuntimeError, ValueError):  # not the main thread: signals are somebody else's
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        await frontend.engine.start()
+    finally:
+        with contextlib.suppress(RuntimeError, ValueError):
+            loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+    except OSError as error:
+        raise InvalidSettings(f"cannot listen on {host!r}: {error.strerror}; set --host") from error
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        listener.close()
+        raise InvalidSettings(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another --host or --port"
+        ) from error
+    return listener
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which says when it is ready, and drains before it cancels."""
+
+    def __init__(
+        self, app: FastAPI, options: ServerOptions, listener: socket.socket, ready: Callable[[str], None] | None
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level=options.log_level,
+                access_log=options.log_level in ("debug", "trace"),
+                timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=max(1, round(options.drain_seconds)) + _FAREWELL_SECONDS,
+                lifespan="off",
+            )
+        )
+        self._service: Service = app.state.service
+        self._listener = listener
+        self._ready = ready
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal is not raised again afterwards: it would kill us before the engine is stopped."""
+        loop = asyncio.get_running_loop()
+        installed = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(RuntimeError, ValueError):  # not the main thread: signals are somebody else's
+                loop.add_signal_handler(number, self._on_signal)
+                installed.append(number)
+        try:
+            yield
+        finally:
+            for number in installed:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._ready is not None:
+            host, port = self._listener.getsockname()[:2]
+            self._ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.draining = True
+        deadline = asyncio.create_task(self._abort_late_requests())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            deadline.cancel()
+
+    async def _abort_late_requests(self) -> None:
+        await asyncio.sleep(self._service.options.drain_seconds)
+        late = self._service.in_flight
+        if late:
+            logger.warning(
+                "%d requests did not end within %gs: aborting them", late, self._service.options.drain_seconds
+            )
+        await self._service.frontend.abort()

@@ -1,0 +1,156 @@
+"""Parameters and types that several endpoints share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from zif.contract.errors import InvalidRequest
+from zif.sampling.params import SamplingParams
+
+
+def one_of(sentence: str) -> WrapValidator:
+    """Say ``sentence`` when no branch of a union fits, rather than what is wrong with each of them."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("union", "must be {sentence}", {"sentence": sentence}) from None
+
+    return WrapValidator(validate)
+
+
+Stop = Annotated[str | list[str] | None, one_of("a string or a list of strings")]
+
+_CONSTRAINED = "constrained output is not supported yet"
+
+
+class RequestModel(BaseModel):
+    """Base of all bodies."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
+
+    unsupported: ClassVar[Mapping[str, str]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_unsupported(cls, data: Any) -> Any:
+        if isinstance(data, dict):
+            for name, why in cls.unsupported.items():
+                if data.get(name):
+                    raise PydanticCustomError("unsupported", "{field}: {why}", {"field": name, "why": why})
+        return data
+
+
+class StreamOptions(RequestModel):
+    """What a stream carries beside text."""
+
+    include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
+
+
+class SamplingRequest(RequestModel):
+    """Sampling parameters of the OpenAI endpoints, vLLM's and SGLang's extensions among them."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {
+        "guided_json": _CONSTRAINED,
+        "guided_regex": _CONSTRAINED,
+        "guided_choice": _CONSTRAINED,
+        "guided_grammar": _CONSTRAINED,
+        "structured_outputs": _CONSTRAINED,
+        "regex": _CONSTRAINED,
+        "ebnf": _CONSTRAINED,
+        "json_schema": _CONSTRAINED,
+        "use_beam_search": "beam search is not supported",
+        "logits_processors": "logits processors are not supported",
+    }
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+    stop: Stop = None
+    stop_token_ids: list[int] | None = None
+    ignore_eos: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> SamplingRequest:
+        kind = (self.response_format or {}).get("type", "text")
+        if kind != "text":
+            raise PydanticCustomError(
+                "unsupported",
+                "response_format {kind} is not supported yet: only text is",
+                {"field": "response_format", "kind": repr(kind)},
+            )
+        if self.stream_options is not None and not self.stream:
+            raise PydanticCustomError(
+                "conflict", "stream_options are for requests with stream: true", {"field": "stream_options"}
+            )
+        return self
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream is to end with a chunk of usage."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
+
+    @property
+    def continuous_usage(self) -> bool:
+        """Whether every chunk is to carry usage; without ``include_usage`` none does."""
+        return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
+
+    def sampling(self, defaults: Mapping[str, float], **decided: Any) -> SamplingParams:
+        """Return the parameters, ``decided`` ones first, then the client's, then ``defaults``."""
+        return sampling_params(self, defaults, **decided)
+
+
+_SAMPLING_NAMES = (
+    *("n", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "stop_token_ids"),
+    *("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
+)
+
+
+def sampling_params(request: Any, defaults: Mapping[str, float], **decided: Any) -> SamplingParams:
+    """Return ``SamplingParams`` of the attributes of ``request`` that are given."""
+    given: dict[str, Any] = dict(defaults)
+    for name in _SAMPLING_NAMES:
+        value = getattr(request, name)
+        if value is not None:
+            given[name] = tuple(value) if isinstance(value, list) else value
+    if request.stop is not None:
+        given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
+    if request.logit_bias:
+        given["logit_bias"] = {_token_id(key): bias for key, bias in request.logit_bias.items()}
+    given.update(decided)
+    return SamplingParams(**given)
+
+
+def _token_id(key: str) -> int:
+    if not (key.isascii() and key.isdigit() and len(key) < 20):
+        raise InvalidRequest(f"logit_bias: {key[:40]!r} is not a token id", "logit_bias")
+    return int(key)
