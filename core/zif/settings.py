@@ -56,7 +56,7 @@ class Settings(BaseSettings):
         None, "model", "file with a Jinja chat template to use instead of the model's"
     )
     served_model_name: str | None = _setting(None, "model", "name that clients see; the model's own if not given")
-    load_format: Literal["auto", "safetensors", "dummy"] = _setting(
+    load_format: Literal["auto", "dummy"] = _setting(
         "auto", "model", "dummy draws random weights and reads config.json alone"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
