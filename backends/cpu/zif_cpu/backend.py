@@ -1,0 +1,56 @@
+"""The cpu backend: the torch reference, with native kernels and packed weights where they can be had."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from zif.contract.backend import Capabilities
+from zif.contract.errors import InvalidSettings
+from zif.contract.info import Device
+from zif.contract.kernel import KernelSet
+from zif.reference.torch.backend import TorchBackend
+from zif.reference.torch.runtime import TorchRuntime
+from zif_cpu.build import BuildFailed
+from zif_cpu.kernels import NativeKernels
+from zif_cpu.native import Native
+from zif_cpu.packing import PanelPacker
+from zif_cpu.threads import thread_count
+
+
+class CpuBackend(TorchBackend):
+    """One process's cores.
+
+    Runs are complete when they return, so overlapping the host with them gains nothing. Without
+    native kernels everything still works, through the reference, and ``zif devices --ops cpu``
+    says why.
+    """
+
+    name = "cpu"
+    capabilities = Capabilities(dtypes=("bfloat16", "float32"), asynchronous=False)
+
+    def __init__(self, threads: int, native: Native | None, missing: str | None) -> None:
+        super().__init__(TorchRuntime("cpu"))
+        self.threads = threads
+        self._kernels = NativeKernels(native, missing)
+        if native is not None:
+            self.packer = PanelPacker(self.runtime, native)
+
+    def kernels(self) -> Sequence[KernelSet]:
+        return (self._kernels, *super().kernels())
+
+
+def create(options: Mapping[str, str], device: Device) -> CpuBackend:
+    """The backend for options ``threads`` (0: one a core) and ``native`` (auto, or off for torch alone)."""
+    threads = thread_count(options.get("threads", "0"))
+    torch.set_num_threads(threads)  # the reference kernels and ours share one pool
+    choice = options.get("native", "auto")
+    if choice not in ("auto", "off"):
+        raise InvalidSettings(f"--device-opt cpu.native={choice}: give auto or off")
+    if choice == "off":
+        return CpuBackend(threads, None, "native kernels are switched off (cpu.native=off)")
+    try:
+        return CpuBackend(threads, Native(threads), None)
+    except BuildFailed as failure:
+        return CpuBackend(threads, None, str(failure))

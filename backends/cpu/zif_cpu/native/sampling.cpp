@@ -1,0 +1,117 @@
+// argmax, and the Gumbel-max draw on Threefry bits, over rows of float32 logits.
+#include <omp.h>
+
+#include <algorithm>
+
+#include "simd.h"
+
+namespace zif {
+namespace {
+
+typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
+
+constexpr int64_t kPiece = 4096;  // tokens of a row that a thread takes at a time
+
+struct Best {
+    float value = -INFINITY;
+    int32_t index = INT32_MAX;
+
+    // The larger value, the lower index among equals.
+    void take(float other, int32_t at) {
+        if (other > value || (other == value && at < index)) value = other, index = at;
+    }
+};
+
+inline vu rotate(vu x, int by) { return (x << by) | (x >> (32 - by)); }
+
+// Word 0 of Threefry-2x32-20 (Salmon et al. 2011).
+inline vu threefry(uint32_t key0, uint32_t key1, uint32_t counter0, vu counter1) {
+    constexpr int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
+    const uint32_t keys[3] = {key0, key1, key0 ^ key1 ^ 0x1BD11BDAu};
+    vu x0 = vu{} + (counter0 + keys[0]), x1 = counter1 + keys[1];
+#pragma GCC unroll 5
+    for (int group = 0; group < 5; ++group) {
+#pragma GCC unroll 4
+        for (int r : rotations[group % 2]) {
+            x0 += x1;
+            x1 = rotate(x1, r) ^ x0;
+        }
+        x0 += keys[(group + 1) % 3];
+        x1 += keys[(group + 2) % 3] + uint32_t(group + 1);
+    }
+    return x0;
+}
+
+// log(x) for normal positive x, relative error about 1e-7 (Cephes).
+inline vf log(vf x) {
+    vi bits = (vi)x;
+    vi e = ((bits >> 23) & 255) - 126;
+    vf m = (vf)((bits & splat(0x007fffff)) | splat(0x3f000000));  // in [0.5, 1)
+    const vi low = m < splat(0.70710678f);
+    e += low;  // lanes of a comparison are -1 where it holds
+    m = (low ? m + m : m) - splat(1.f);
+    const vf z = m * m;
+    vf y = splat(7.0376836292e-2f);
+    y = y * m + splat(-1.1514610310e-1f);
+    y = y * m + splat(1.1676998740e-1f);
+    y = y * m + splat(-1.2420140846e-1f);
+    y = y * m + splat(1.4249322787e-1f);
+    y = y * m + splat(-1.6668057665e-1f);
+    y = y * m + splat(2.0000714765e-1f);
+    y = y * m + splat(-2.4999993993e-1f);
+    y = y * m + splat(3.3333331174e-1f);
+    y = y * m * z;
+    const vf n = __builtin_convertvector(e, vf);
+    return m + (y - splat(2.12194440e-4f) * n - splat(0.5f) * z) + splat(0.693359375f) * n;
+}
+
+// -log(-log u) for u = (m + 1/2) / 2^23, which float32 holds exactly.
+inline vf gumbel(vu bits) {
+    const vf u = (__builtin_convertvector((vi)(bits >> 9), vf) + splat(0.5f)) * splat(1.1920928955078125e-7f);
+    return -log(-log(u));
+}
+
+Best best_of(const float* logits, int64_t begin, int64_t end, float temperature, uint32_t key0, uint32_t key1,
+             uint32_t position) {
+    vf value = splat(-INFINITY);
+    vi index = splat(INT32_MAX);
+    vi lane;
+    for (int i = 0; i < kLanes; ++i) lane[i] = i;
+    const vf inverse = splat(temperature > 0 ? 1.f / temperature : 1.f);
+    for (int64_t i = begin; i < end; i += kLanes) {
+        const int n = int(std::min<int64_t>(kLanes, end - i));
+        const vi at = lane + splat(int32_t(i));
+        vf x = n == kLanes ? load(logits + i) : load_part(logits + i, n);
+        if (temperature > 0) x = x * inverse + gumbel(threefry(key0, key1, position, (vu)at));
+        if (n < kLanes) x = lane < splat(n) ? x : splat(-INFINITY);
+        const vi better = x > value;
+        value = better ? x : value;
+        index = better ? at : index;
+    }
+    Best best;
+    for (int i = 0; i < kLanes; ++i) best.take(value[i], index[i]);
+    return best;
+}
+
+}  // namespace
+}  // namespace zif
+
+// out [rows]. temperature, seed [rows, 2] and position are null for argmax.
+extern "C" void zif_sample(int32_t* out, const float* logits, const float* temperature, const int32_t* seed,
+                           const int32_t* position, int64_t rows, int64_t vocab, int64_t stride, int threads) {
+    using namespace zif;
+    const int64_t pieces = (vocab + kPiece - 1) / kPiece;
+    Best* found = new Best[rows * pieces];
+#pragma omp parallel for num_threads(threads) schedule(static) if (rows * pieces > 4)
+    for (int64_t i = 0; i < rows * pieces; ++i) {
+        const int64_t r = i / pieces, begin = i % pieces * kPiece;
+        found[i] = best_of(logits + r * stride, begin, std::min(begin + kPiece, vocab), temperature ? temperature[r] : 0.f,
+                           seed ? seed[2 * r] : 0, seed ? seed[2 * r + 1] : 0, position ? position[r] : 0);
+    }
+    for (int64_t r = 0; r < rows; ++r) {
+        Best best;
+        for (int64_t p = 0; p < pieces; ++p) best.take(found[r * pieces + p].value, found[r * pieces + p].index);
+        out[r] = best.index == INT32_MAX ? 0 : best.index;  // a row of NaNs or -inf
+    }
+    delete[] found;
+}
