@@ -163,22 +163,16 @@ class Decoder:
         }
 
     def requests(self, dtype: str) -> Sequence[OpRequest]:
-        """Ops besides linears, embedding and attention; what ``attention`` may be composed of is among them."""
+        """Ops besides linears, embedding and attention."""
         wanted = [
             OpRequest.of("add", dtype),
             OpRequest.of("add_norm", dtype, size=self.hidden_size),
             OpRequest.of("rms_norm", dtype, size=self.hidden_size),
             OpRequest.of("gated_activation", dtype, size=self.intermediate_size, kind=self.activation),
         ]
-        for spec in self.attention_specs:
-            if spec.qk_norm_eps is not None:
-                wanted.append(OpRequest.of("rms_norm", dtype, size=spec.head_dim))
-            if spec.rope is not None:
-                wanted.append(OpRequest.of("rope_angles", dtype, rotary_dim=spec.rope.rotary_dim))
-                wanted.append(OpRequest.of("rope", dtype, head_dim=spec.head_dim, rotary_dim=spec.rope.rotary_dim))
         if self.final_softcap is not None:
             wanted.append(OpRequest.of("softcap", "float32"))
-        return list(dict.fromkeys(wanted))
+        return wanted
 
     def embed(self, ops: Ops, w: Tree, step: Step) -> Array:
         """[T, hidden]"""

@@ -1,0 +1,182 @@
+"""Checkpoints: a directory, or a model on the Hugging Face hub, with its config and its tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from zif.contract.errors import WeightsError
+from zif.weights.safetensors import HostArray, SafetensorsFile, Stored
+
+CONFIG_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
+"""What of a hub's repository a model and its tokenizer need besides tensors."""
+DUPLICATES = ("original/*", "consolidated*", "onnx/*", "*.index.fp16.json")
+"""The same weights once more, in other layouts."""
+
+# (how models name tensors, how a checkpoint may): the first that fits a name is taken
+_PREFIXES = (
+    ("", ""),
+    ("model.", ""),  # of the model without its head
+    ("", "language_model."),  # part of a multimodal one, as it was before transformers 4.52
+    ("model.", "model.language_model."),  # and since
+)
+
+
+class Tensors:
+    """The tensors of a checkpoint by the names that models give them, whichever file they are in."""
+
+    def __init__(self, files: Mapping[str, SafetensorsFile], where: str) -> None:
+        self._files = files
+        self.where = where
+        """What was looked at, for messages."""
+
+    @property
+    def names(self) -> list[str]:
+        """The checkpoint's own names."""
+        return list(self._files)
+
+    def locate(self, name: str) -> str | None:
+        """The checkpoint's own name of the tensor that models call ``name``, None if it has none."""
+        for ours, theirs in _PREFIXES:
+            other = theirs + name.removeprefix(ours)
+            if name.startswith(ours) and other in self._files:
+                return other
+        return None
+
+    def stored(self, name: str) -> Stored | None:
+        """Shape, dtype and size of the tensor that models call ``name``, None if there is none."""
+        own = self.locate(name)
+        return None if own is None else self._files[own].tensors[own]
+
+    def nbytes(self, name: str, shape: tuple[int, ...]) -> int:
+        """Size in bytes, as stored."""
+        return self._files[self._own(name)].tensors[self._own(name)].nbytes
+
+    def read(self, name: str, shape: tuple[int, ...]) -> HostArray:
+        """A read-only view, of ``shape``, which was checked."""
+        return self._files[self._own(name)].view(self._own(name))
+
+    def release(self, name: str) -> None:
+        """Give back the memory that reading a tensor took."""
+        self._files[self._own(name)].release(self._own(name))
+
+    def _own(self, name: str) -> str:
+        own = self.locate(name)
+        assert own is not None, f"{name} was not looked for before it was read"
+        return own
+
+
+class Checkpoint:
+    """A directory with ``config.json`` and, for all but dummy weights, safetensors files."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """``config.json``. Raises WeightsError if it is missing or no JSON object."""
+        if not (self.path / "config.json").is_file():
+            raise WeightsError(f"{self.path} has no config.json: it is no checkpoint of a model")
+        return _json(self.path / "config.json")
+
+    @cached_property
+    def generation_config(self) -> dict[str, Any]:
+        """``generation_config.json``, empty if there is none."""
+        path = self.path / "generation_config.json"
+        return _json(path) if path.is_file() else {}
+
+    @cached_property
+    def tensors(self) -> Tensors:
+        """Its tensors: those that the index lists, or that all ``*.safetensors`` hold.
+
+        Raises WeightsError where there are none, or files of the index are missing.
+        """
+        index = self.path / "model.safetensors.index.json"
+        if index.is_file():
+            return self._indexed(index)
+        single = self.path / "model.safetensors"
+        paths = [single] if single.is_file() else sorted(self.path.glob("*.safetensors"))
+        paths = [path for path in paths if not path.name.startswith(("consolidated", "adapter_"))]
+        if not paths:
+            others = sorted(path.name for path in self.path.glob("*.bin")) + sorted(
+                path.name for path in self.path.glob("*.gguf")
+            )
+            hint = f"; it has {', '.join(others)}: convert to safetensors" if others else ""
+            raise WeightsError(f"{self.path} has no *.safetensors file{hint}")
+        files = [SafetensorsFile(path) for path in paths]
+        return Tensors({name: file for file in files for name in file.tensors}, ", ".join(map(str, paths)))
+
+    def _indexed(self, index: Path) -> Tensors:
+        shards = _json(index).get("weight_map")
+        if not isinstance(shards, dict):
+            raise WeightsError(f"{index} has no weight_map")
+        missing = sorted({name for name in shards.values() if not (self.path / name).is_file()})
+        if missing:
+            raise WeightsError(f"{index} lists files that are not there: {', '.join(missing)}; download them again")
+        files = {name: SafetensorsFile(self.path / name) for name in sorted(set(shards.values()))}
+        absent = [tensor for tensor, shard in shards.items() if tensor not in files[shard].tensors]
+        if absent:
+            raise WeightsError(f"{index} places {absent[0]} in {shards[absent[0]]}, which does not hold it")
+        return Tensors({tensor: files[shard] for tensor, shard in shards.items()}, f"the {len(files)} files of {index}")
+
+
+def open_checkpoint(model: str | Path, revision: str | None = None, *, tensors: bool = True) -> Checkpoint:
+    """The checkpoint in a directory, or of a model on the hub, downloaded if it is not cached.
+
+    ``revision`` is a branch, tag or commit on the hub. ``tensors`` False leaves the weights out of
+    the download. Raises :class:`WeightsError` for what cannot be found, read or downloaded.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return Checkpoint(path)
+    if path.exists():
+        raise WeightsError(f"{path} is a file; name the directory that holds config.json and *.safetensors")
+    if path.is_absolute() or str(model).count("/") > 1 or str(model).startswith((".", "~")):
+        raise WeightsError(f"{model} does not exist")
+    return Checkpoint(_download(str(model), revision, tensors))
+
+
+def _download(repository: str, revision: str | None, tensors: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    patterns = [*CONFIG_FILES, *(["*.safetensors"] if tensors else [])]
+    try:
+        found = snapshot_download(
+            repository, revision=revision, allow_patterns=patterns, ignore_patterns=list(DUPLICATES)
+        )
+    except GatedRepoError as error:
+        raise WeightsError(
+            f"{repository} is gated: accept its terms on https://huggingface.co/{repository}, then run `hf auth login`"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise WeightsError(f"{repository} has no revision {revision!r} on the Hugging Face hub") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise WeightsError(
+            f"{repository!r} is neither a directory here nor a model on the Hugging Face hub "
+            "(a private one needs `hf auth login`)"
+        ) from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(f"{repository} is not a directory here, and cannot be downloaded: {reason}") from error
+    return Path(found)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise WeightsError(f"{path} holds no JSON object")
+    return value

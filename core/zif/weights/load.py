@@ -1,0 +1,188 @@
+"""From a checkpoint's tensors to a model's packed weights, a tensor at a time."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal
+
+from zif.contract.arrays import Tree
+from zif.contract.errors import WeightsError
+from zif.contract.weights import (
+    EmbeddingSpec,
+    ExpertsSpec,
+    HeadsSpec,
+    LinearSpec,
+    RepeatedSpec,
+    VectorSpec,
+    WeightSpec,
+)
+from zif.weights.dummy import DummyTensors
+from zif.weights.safetensors import HostArray
+
+if TYPE_CHECKING:
+    from zif.contract.backend import Packer
+    from zif.contract.model import Model
+    from zif.weights.checkpoint import Checkpoint, Tensors
+
+LoadFormat = Literal["auto", "dummy"]
+_SHOWN = 5  # names in a message; the rest are counted
+_UNUSED = ("rotary_emb.inv_freq", ".masked_bias")  # buffers that older checkpoints carry along
+_LEAVES = (LinearSpec, EmbeddingSpec, VectorSpec, ExpertsSpec, HeadsSpec)
+
+logger = logging.getLogger(__name__)
+
+
+def load_weights(
+    model: Model,
+    checkpoint: Checkpoint,
+    packer: Packer,
+    dtype: str,
+    *,
+    progress: bool = True,
+    load_format: LoadFormat = "auto",
+) -> dict[str, Tree]:
+    """``model``'s weights, packed by ``packer`` for activations in ``dtype``, in the shape of its spec tree.
+
+    Tensors are views of the files' pages, handed on one weight after the other and given back as
+    soon as they are packed: beyond the packed weights, memory holds one tensor. ``load_format``
+    ``dummy`` makes random weights and reads no tensor. ``progress`` shows a bar on a terminal.
+
+    Raises :class:`WeightsError` before anything is packed if tensors are missing, of another shape
+    or not floating; what the model does not use is reported once in the log.
+    """
+    from tqdm import tqdm
+
+    specs = model.weights()
+    tensors: Tensors | DummyTensors
+    tensors = DummyTensors(dtype) if load_format == "dummy" else checkpoint.tensors
+    if load_format != "dummy":
+        _check(specs, checkpoint.tensors)
+        _report_unused(specs, checkpoint.tensors)
+    total = sum(tensors.nbytes(name, shape) for spec in _leaves(specs) for name, shape in stored_shapes(spec).items())
+    # disable=None: no bar where standard error is not a terminal
+    disable = None if progress else True
+    with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=disable) as bar:
+        packed = _Loading(tensors, packer, dtype, bar).tree(specs)
+    assert isinstance(packed, dict)
+    return packed
+
+
+def stored_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:
+    """The tensors that a spec is made of, as models name them, with their shapes in a checkpoint."""
+    if isinstance(spec, LinearSpec):
+        if spec.tied is not None:
+            return {}
+        weights = {name: (rows, spec.in_features) for name, rows in _parts(spec, spec.names)}
+        return {**weights, **{name: (rows,) for name, rows in _parts(spec, spec.bias)}}
+    if isinstance(spec, EmbeddingSpec):
+        return {spec.name: (spec.vocab, spec.hidden)}
+    if isinstance(spec, VectorSpec):
+        return {spec.name: spec.shape}
+    if isinstance(spec, HeadsSpec):
+        return {spec.name: (spec.heads * spec.head_rows, spec.columns)}
+    into, out_of = (spec.size, spec.hidden), (spec.hidden, spec.size)
+    shapes = {spec.gate: into, spec.up: into, spec.down: out_of}
+    return {name.format(e=expert): shape for name, shape in shapes.items() for expert in range(spec.experts)}
+
+
+class _Loading:
+    """One load: packs specs, and counts what it has read."""
+
+    def __init__(self, tensors: Tensors | DummyTensors, packer: Packer, dtype: str, bar: Any) -> None:
+        self._tensors, self._packer, self._dtype, self._bar = tensors, packer, dtype, bar
+
+    def tree(self, specs: Tree) -> Tree:
+        """Packed weights in the place of specs; those that are tied after what they are tied to."""
+        if isinstance(specs, dict):
+            packed = {key: self.tree(spec) for key, spec in specs.items() if not _is_tied(spec)}
+            for key, spec in specs.items():
+                if _is_tied(spec):
+                    packed[key] = self._packer.tied(spec, packed[spec.tied])
+            return {key: packed[key] for key in specs}
+        if isinstance(specs, list | tuple):
+            return type(specs)(self.tree(spec) for spec in specs)
+        if isinstance(specs, RepeatedSpec):
+            return self._packer.stack([self.tree(copy) for copy in specs.copies])
+        packed = self._pack(specs)
+        for name, shape in stored_shapes(specs).items():
+            self._tensors.release(name)
+            self._bar.update(self._tensors.nbytes(name, shape))
+        return packed
+
+    def _pack(self, spec: WeightSpec) -> Tree:
+        read = {name: self._tensors.read(name, shape) for name, shape in stored_shapes(spec).items()}
+        if isinstance(spec, LinearSpec):
+            weights, biases = (_cut(spec, [read[name] for name in names]) for names in (spec.names, spec.bias))
+            return self._packer.linear(spec, weights, biases, self._dtype)
+        if isinstance(spec, EmbeddingSpec):
+            return self._packer.embedding(spec, read[spec.name], self._dtype)
+        if isinstance(spec, VectorSpec):
+            return self._packer.vector(spec, read[spec.name], self._dtype)
+        if isinstance(spec, HeadsSpec):
+            return self._packer.heads(spec, spec.cut(read[spec.name]), self._dtype)
+        names = (spec.gate, spec.up, spec.down)
+        gates, ups, downs = ([read[name.format(e=expert)] for expert in range(spec.experts)] for name in names)
+        return self._packer.experts(spec, gates, ups, downs, self._dtype)
+
+
+def _is_tied(spec: Tree) -> bool:
+    return isinstance(spec, LinearSpec) and spec.tied is not None
+
+
+def _parts(spec: LinearSpec, names: tuple[str, ...]) -> list[tuple[str, int]]:
+    """(tensor, its rows): one a part, or one tensor that holds all parts."""
+    if len(names) == 1:
+        return [(names[0], spec.rows)]
+    return list(zip(names, spec.out_features, strict=True)) if names else []
+
+
+def _cut(spec: LinearSpec, tensors: list[HostArray]) -> list[HostArray]:
+    """The parts of a linear, where one tensor holds them all too."""
+    if len(tensors) != 1 or len(spec.out_features) == 1:
+        return tensors
+    parts, row = [], 0
+    for rows in spec.out_features:
+        parts.append(tensors[0][row : row + rows])
+        row += rows
+    return parts
+
+
+def _leaves(specs: Tree) -> Iterator[WeightSpec]:
+    if isinstance(specs, _LEAVES):
+        yield specs
+        return
+    children = specs.values() if isinstance(specs, dict) else specs.copies if isinstance(specs, RepeatedSpec) else specs
+    for child in children:
+        yield from _leaves(child)
+
+
+def _check(specs: Tree, tensors: Tensors) -> None:
+    """Raise WeightsError that lists what is missing or wrong, all at once."""
+    missing, wrong = [], []
+    for spec in _leaves(specs):
+        for name, shape in stored_shapes(spec).items():
+            stored = tensors.stored(name)
+            if stored is None:
+                missing.append(name)
+            elif stored.shape != shape:
+                wrong.append(f"{name} is {list(stored.shape)}, not {list(shape)}")
+            elif stored.dtype.kind in "iub":
+                wrong.append(f"{name} is {stored.dtype.name}: quantized checkpoints cannot be loaded yet")
+    if missing:
+        raise WeightsError(f"tensors are missing: {_some(missing)}; looked at {tensors.where}")
+    if wrong:
+        raise WeightsError(f"tensors are not what config.json says: {_some(wrong)}; looked at {tensors.where}")
+
+
+def _report_unused(specs: Tree, tensors: Tensors) -> None:
+    used = {tensors.locate(name) for spec in _leaves(specs) for name in stored_shapes(spec)}
+    tied = {tensors.locate(name) for spec in _leaves(specs) if _is_tied(spec) for name in spec.names}  # type: ignore[union-attr]
+    unused = [name for name in tensors.names if name not in used | tied and not name.endswith(_UNUSED)]
+    if unused:
+        logger.warning("%d tensors of the checkpoint are not used: %s", len(unused), _some(unused))
+
+
+def _some(entries: list[str]) -> str:
+    more = f" and {len(entries) - _SHOWN} more" if len(entries) > _SHOWN else ""
+    return ", ".join(entries[:_SHOWN]) + more
