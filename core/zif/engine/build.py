@@ -44,8 +44,10 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
     config = checkpoint.config
     if settings.context_length is not None:
         config = {**config, "served_context_length": settings.context_length}
-    model = zif_models.resolve(config, further_models(selection)).build(config)
-    plan = plan_engine(settings, model, checkpoint.dtype, backend)
+    family = zif_models.resolve(config, further_models(selection))
+    longest = family.build(checkpoint.config).context_length
+    model = family.build(config)
+    plan = plan_engine(settings, longest, checkpoint_dtype(config), backend)
     weights = load_weights(
         model, checkpoint, backend.packer, plan.dtype, load_format=settings.load_format, progress=progress
     )
@@ -82,6 +84,7 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
     facts: dict[str, Any] = {
         "model": served_name(settings),
         "device": backend.name,
+        "vocab_size": model.vocab_size,
         **cache_report(plan, num_pages, cache.nbytes),
     }
     return Engine(scheduler, runner, facts)
@@ -105,6 +108,15 @@ def served_name(settings: Settings) -> str:
     from zif import bundled
 
     return bundled.NAME
+
+
+def checkpoint_dtype(config: dict[str, Any]) -> str | None:
+    """What ``config.json`` says that the weights are stored in, under its newer name or its older."""
+    for part in (config, config.get("text_config") or {}):
+        for name in ("dtype", "torch_dtype"):
+            if part.get(name):
+                return str(part[name])
+    return None
 
 
 def further_models(selection: Selection | None) -> dict[str, str]:

@@ -91,7 +91,8 @@ class Engine:
     def _output(self, update: Update, result: StepResult | None) -> EngineOutput:
         request = update.request
         output = EngineOutput(request.id, finish_reason=update.finish_reason, stop_reason=update.stop_reason)
-        output.cached_tokens = request.cached_tokens
+        if update.finish_reason is not None or len(request.output_ids) == 1:  # said once at each end
+            output.cached_tokens = request.cached_tokens
         if update.token is not None:
             assert result is not None
             output.token_ids = [update.token]

@@ -50,7 +50,8 @@ class EngineOutput:
     ``finish_reason`` is set on the last output of a request and on no other; ``stop_reason`` is
     the stop token id, if one ended it (an EOS leaves it None). ``prompt_logprobs`` comes once,
     with the first token: one entry a prompt token, the first one None. ``error`` says why a request
-    ended with "error"; ``overloaded`` that it may succeed later.
+    ended with "error", ``overloaded`` that it may succeed later. ``cached_tokens`` is on the first and
+    the last output.
     """
 
     request_id: str

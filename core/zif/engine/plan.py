@@ -10,7 +10,6 @@ from typing import Any
 from zif.contract.backend import Backend
 from zif.contract.cache import CacheGroup, page_bytes
 from zif.contract.errors import InvalidSettings, OutOfMemory
-from zif.contract.model import Model
 from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -37,15 +36,16 @@ class EnginePlan:
         return -(-self.context_length // self.page_size)
 
 
-def plan_engine(settings: Settings, model: Model, checkpoint_dtype: str | None, backend: Backend) -> EnginePlan:
-    """Decide what ``settings`` leave open. Raises InvalidSettings for what the model or the backend cannot do."""
+def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, backend: Backend) -> EnginePlan:
+    """Decide what ``settings`` leave open; ``longest`` is the context that the model was made for.
+
+    Raises InvalidSettings for what the model or the backend cannot do.
+    """
     capabilities = backend.capabilities
     dtype = _dtype(settings.dtype, checkpoint_dtype, capabilities.dtypes, backend.name)
-    context_length = settings.context_length or model.context_length
-    if context_length > model.context_length:
-        raise InvalidSettings(
-            f"--context-length {context_length} is over what the model was made for, {model.context_length}"
-        )
+    context_length = settings.context_length or longest
+    if context_length > longest:
+        raise InvalidSettings(f"--context-length {context_length} is over what the model was made for, {longest}")
     sizes = capabilities.page_sizes
     page_size = settings.page_size or (sizes[0] if sizes else 16)
     if sizes and page_size not in sizes:
@@ -89,9 +89,9 @@ def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend)
     fitting = int(budget // per_page)
     if fitting < 2:
         raise OutOfMemory(
-            f"no memory is left for the KV cache: {_gib(memory.free)} of {_gib(memory.total)} are free, and "
-            f"--mem-fraction-static {plan.mem_fraction_static} leaves {_gib(max(budget, 0))} of them, while a page of "
-            f"{plan.page_size} tokens takes {per_page / 2**20:.1f} MiB. Raise the fraction, take a smaller model or dtype"
+            f"no memory is left for the KV cache: {_gib(memory.free)} of {_gib(memory.total)} are free, of which "
+            f"--mem-fraction-static {plan.mem_fraction_static} leaves {_gib(max(budget, 0))}, and a page of "
+            f"{plan.page_size} tokens takes {per_page / 2**20:.1f} MiB. Raise the fraction, or take a smaller model"
         )
     return min(fitting, useful + 1)
 

@@ -1,0 +1,290 @@
+"""Clients of an engine: in a thread of this process, or in a process of its own.
+
+Both carry out :class:`zif.frontend.client.EngineClient`. An asyncio loop owns a client; what the
+engine sends arrives on another thread and is handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import logging
+import multiprocessing
+import queue
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from zif.contract import errors
+from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, ZifError
+from zif.engine.messages import EngineOutput, EngineRequest
+from zif.engine.wire import Abort, Add, Ask, Command, Failed, Message, News, Question, Ready, Reply, Stop
+
+if TYPE_CHECKING:
+    from zif.engine.engine import Engine
+    from zif.settings import Settings
+
+logger = logging.getLogger(__name__)
+STOP_SECONDS = 5.0
+"""How long an engine gets to leave its loop before it is ended."""
+
+
+class Client(ABC):
+    """What both clients share: requests' queues, questions and their answers, the engine's end."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, asyncio.Queue[EngineOutput | ZifError]] = {}
+        self._answers: dict[int, asyncio.Future[Any]] = {}
+        self._numbers = itertools.count()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready: asyncio.Future[dict[str, Any]] | None = None
+        self._failure: str | None = None
+        self._stopping = False
+
+    @property
+    def failure(self) -> str | None:
+        """Why the engine is dead; None while it is well."""
+        return self._failure
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is constant of the engine: device, model, dtype, vocabulary, limits. Known once started."""
+        assert self._ready is not None
+        return self._ready.result()
+
+    async def start(self) -> None:
+        """Build the engine; returns when it is ready. Raises what building it raised."""
+        self._loop = asyncio.get_running_loop()
+        self._ready = self._loop.create_future()
+        self._launch()
+        await self._ready
+
+    async def submit(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
+        """See :meth:`zif.frontend.client.EngineClient.submit`."""
+        if self._failure is not None or self._stopping:
+            raise EngineDead(self._failure or "the engine is shutting down")
+        inbox: asyncio.Queue[EngineOutput | ZifError] = asyncio.Queue()
+        self._queues[request.request_id] = inbox
+        self._post(Add(request))
+        try:
+            while True:
+                output = await inbox.get()
+                if isinstance(output, ZifError):
+                    raise output
+                if output.finish_reason == "error":
+                    raise (Overloaded if output.overloaded else InvalidRequest)(output.error or "refused")
+                yield output
+                if output.finish_reason is not None:
+                    return
+        finally:
+            self._queues.pop(request.request_id, None)
+
+    async def abort(self, request_ids: Sequence[str] | None) -> None:
+        """End these requests (None: all)."""
+        if self._failure is None:
+            self._post(Abort(request_ids))
+
+    async def flush_cache(self) -> bool:
+        """Forget cached prefixes; False while requests run."""
+        return bool(await self._ask("flush_cache"))
+
+    async def stats(self) -> dict[str, Any]:
+        """Gauges and counters."""
+        return dict(await self._ask("stats"))
+
+    async def shutdown(self, drain_seconds: float) -> None:
+        """Let running requests end for at most ``drain_seconds``, abort the rest, and stop the engine."""
+        self._stopping = True
+        deadline = time.monotonic() + drain_seconds
+        while self._queues and self._failure is None and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        if self._failure is None:
+            self._post(Abort(None))
+            self._post(Stop())
+        await asyncio.to_thread(self._join)
+
+    @abstractmethod
+    def _launch(self) -> None:
+        """Start the engine and what listens to it."""
+
+    @abstractmethod
+    def _post(self, command: Command) -> None:
+        """Send a command, without blocking."""
+
+    @abstractmethod
+    def _join(self) -> None:
+        """Wait until the engine has stopped."""
+
+    async def _ask(self, question: Question) -> Any:
+        if self._failure is not None:
+            raise EngineDead(self._failure)
+        assert self._loop is not None, "the engine has not been started"
+        number = next(self._numbers)
+        answer = self._answers[number] = self._loop.create_future()
+        self._post(Ask(number, question))
+        try:
+            return await answer
+        finally:
+            self._answers.pop(number, None)
+
+    def _deliver_soon(self, message: Message) -> None:
+        """Hand a message over from the thread it arrived on."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._deliver, message)
+        except RuntimeError:  # the loop has been closed: nobody listens any more
+            logger.debug("dropped %s: its event loop is closed", type(message).__name__)
+
+    def _deliver(self, message: Message) -> None:
+        match message:
+            case News():
+                for output in message:
+                    inbox = self._queues.get(output.request_id)
+                    if inbox is not None:
+                        inbox.put_nowait(output)
+            case Reply(number, value):
+                answer = self._answers.get(number)
+                if answer is not None and not answer.done():
+                    answer.set_result(value)
+            case Ready(facts):
+                assert self._ready is not None
+                self._ready.set_result(facts)
+            case Failed(kind, text):
+                self._fail(kind, text)
+
+    def _fail(self, kind: str, text: str) -> None:
+        """The engine is dead: end whatever waits for it."""
+        if self._failure is not None:
+            return
+        assert self._ready is not None
+        if not self._ready.done():
+            self._failure = text
+            self._ready.set_exception(_error(kind, text))
+            return
+        self._failure = str(_error(kind, text))
+        if not self._stopping:
+            logger.error("the engine has died: %s", self._failure)
+        for inbox in self._queues.values():
+            inbox.put_nowait(EngineDead(self._failure))
+        for answer in self._answers.values():
+            if not answer.done():
+                answer.set_exception(EngineDead(self._failure))
+
+
+def _error(kind: str, text: str) -> ZifError:
+    """The deliberate error that an engine failed with, or EngineDead, naming the other kind if there is one."""
+    deliberate = getattr(errors, kind, None) if kind else EngineDead
+    if deliberate is None or issubclass(deliberate, errors.PluginError):
+        return EngineDead(f"{kind}: {text}")
+    error: ZifError = deliberate(text)
+    return error
+
+
+class ThreadClient(Client):
+    """An engine in a thread of this process, for :class:`zif.LLM` and for tests."""
+
+    def __init__(self, build: Callable[[], Engine]) -> None:
+        super().__init__()
+        self._build = build
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def _launch(self) -> None:
+        self._thread = threading.Thread(target=self._main, name="zif-engine", daemon=True)
+        self._thread.start()
+
+    def _main(self) -> None:
+        from zif.engine.loop import QueuePort, serve
+
+        try:
+            serve(self._build, QueuePort(self._commands, self._deliver_soon))
+        except Exception:
+            logger.debug("engine thread ended", exc_info=True)  # Failed has told the client
+        else:
+            self._deliver_soon(Failed("", "the engine was shut down"))
+
+    def _post(self, command: Command) -> None:
+        self._commands.put(command)
+
+    def _join(self) -> None:
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+
+class ProcessClient(Client):
+    """An engine in a process of its own, so that neither HTTP nor text can delay a step."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._theirs = theirs
+        self._process = context.Process(target=_process_main, args=(settings, theirs), name="zif-engine", daemon=True)
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def pid(self) -> int | None:
+        """The engine process."""
+        return self._process.pid
+
+    def _launch(self) -> None:
+        self._process.start()
+        self._theirs.close()  # so that the engine's end reads as the end of the pipe
+        for work in (self._listen, self._write):
+            thread = threading.Thread(target=work, name=f"zif-engine-{work.__name__}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _post(self, command: Command) -> None:
+        self._commands.put(command)
+
+    def _write(self) -> None:
+        while True:
+            command = self._commands.get()
+            try:
+                self._pipe.send(command)
+            except (BrokenPipeError, ConnectionResetError, OSError):
+                return  # the listener says that the engine is dead
+            if isinstance(command, Stop):
+                return
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                message: Message = self._pipe.recv()
+            except (EOFError, ConnectionResetError, OSError):
+                break
+            self._deliver_soon(message)
+        self._process.join(STOP_SECONDS)
+        code = self._process.exitcode
+        said = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+        self._deliver_soon(Failed("", f"the engine process ended {said}"))
+
+    def _join(self) -> None:
+        self._process.join(STOP_SECONDS)
+        if self._process.is_alive():
+            logger.warning("the engine process did not stop within %g s; it is killed", STOP_SECONDS)
+            self._process.kill()
+            self._process.join()
+
+
+def _process_main(settings: Settings, pipe: Any) -> None:
+    """The engine process: builds and serves; the terminal's Ctrl-C is for its parent, which then stops it."""
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from zif.cli.main import configure_logging
+
+    configure_logging(settings.log_level)
+    from zif.engine.build import build_engine
+    from zif.engine.loop import PipePort, serve
+
+    try:
+        serve(functools.partial(build_engine, settings), PipePort(pipe))
+    except Exception:
+        logger.debug("engine process ends", exc_info=True)
+        raise SystemExit(1) from None  # the client has been told, and says it to the user

@@ -1,0 +1,96 @@
+"""The engine's loop: take commands, step while there is work, send news."""
+
+from __future__ import annotations
+
+import logging
+import queue
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Protocol
+
+from zif.engine.engine import Engine
+from zif.engine.wire import Abort, Add, Ask, Command, Failed, Message, News, Ready, Reply, Stop
+
+logger = logging.getLogger(__name__)
+
+
+class Port(Protocol):
+    """The engine's end of the line to its client."""
+
+    def receive(self, *, block: bool) -> Command | None:
+        """The next command; None if there is none and ``block`` is False. Stop, if the client is gone."""
+        ...
+
+    def send(self, message: Message) -> None: ...
+
+
+class QueuePort:
+    """To a client in this process: commands come by a queue, news goes to a callback."""
+
+    def __init__(self, commands: queue.SimpleQueue[Command], deliver: Callable[[Message], None]) -> None:
+        self._commands = commands
+        self.send = deliver
+
+    def receive(self, *, block: bool) -> Command | None:
+        try:
+            return self._commands.get(block)
+        except queue.Empty:
+            return None
+
+
+class PipePort:
+    """To a client in another process. A client that has gone away reads as Stop."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+
+    def receive(self, *, block: bool) -> Command | None:
+        try:
+            if not block and not self._pipe.poll():
+                return None
+            command: Command = self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            return Stop()
+        return command
+
+    def send(self, message: Message) -> None:
+        self._pipe.send(message)
+
+
+def serve(build: Callable[[], Engine], port: Port) -> None:
+    """Build an engine and run it until told to stop, or until it fails; a failure is sent before it ends."""
+    try:
+        engine = build()
+        port.send(Ready(engine.stats()))
+        _run(engine, port)
+    except BrokenPipeError:
+        logger.warning("the engine's client has gone; stopping")
+    except Exception as error:
+        logger.debug("engine failed", exc_info=True)
+        port.send(Failed(type(error).__name__, " ".join(str(error).split()) or repr(error)))
+        raise
+
+
+def _run(engine: Engine, port: Port) -> None:
+    while True:
+        while (command := port.receive(block=not engine.has_work)) is not None:
+            if isinstance(command, Stop):
+                return
+            _obey(engine, command, port)
+        outputs = engine.step()
+        if outputs:
+            port.send(News.of(outputs))
+
+
+def _obey(engine: Engine, command: Command, port: Port) -> None:
+    match command:
+        case Add(request):
+            refusal = engine.add(request)
+            if refusal is not None:
+                port.send(News.of([refusal]))
+        case Abort(request_ids):
+            port.send(News.of(engine.abort(request_ids)))
+        case Ask(number, "flush_cache"):
+            port.send(Reply(number, engine.flush_cache()))
+        case Ask(number, "stats"):
+            port.send(Reply(number, engine.stats()))
