@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
+import tarfile
 import tomllib
-from importlib.metadata import entry_points, metadata, version
+import zipfile
+from importlib.metadata import entry_points, metadata, packages_distributions, version
 from pathlib import Path
 
 import pytest
@@ -44,6 +48,21 @@ def test_every_package_says_that_it_is_typed() -> None:
         assert (ROOT / package / "py.typed").exists(), package
 
 
+def test_the_wheel_has_the_three_roots_and_the_sdist_what_it_takes_to_build_it(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=100)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    info = f"zif-{zif.__version__}.dist-info"
+    assert {name.partition("/")[0] for name in names} == {"zif", "zif_models", "zif_cpu", info}
+    assert {f"{info}/entry_points.txt", f"{info}/licenses/LICENSE", "zif_cpu/plugin.py", "zif/py.typed"} <= set(names)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as sdist:
+        packed = {name.split("/", 1)[1] for name in sdist.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "core/zif/__init__.py"} <= packed
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in packed)
+
+
 def sources(*folders: str) -> list[Path]:
     return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
@@ -70,6 +89,23 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             found.add(node.module.partition(".")[0])
     return found
+
+
+def normalized(distribution: str) -> str:
+    return re.split(r"[\s<>=!~;\[]", distribution)[0].lower().replace("_", "-")
+
+
+def test_what_is_imported_is_declared_as_a_dependency() -> None:
+    declared = {normalized(needed) for needed in PROJECT["project"]["dependencies"]}
+    optional = {"jax", "jaxlib", "matplotlib"}  # the JAX reference's and the plots': imported when they are used
+    providers = packages_distributions()
+    undeclared = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in sources("core/zif", "models/zif_models", "backends/cpu/zif_cpu")
+        for name in imports(path) - sys.stdlib_module_names - {"zif", "zif_models", "zif_cpu"} - optional
+        if not declared & {normalized(distribution) for distribution in providers.get(name, [name])}
+    }
+    assert undeclared == set()
 
 
 def test_no_backend_imports_another() -> None:
