@@ -18,7 +18,7 @@ from zif.engine.store import CacheStore
 from zif.plugins import Selection, extensions, select
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.scheduler import Scheduler
-from zif.weights import load_weights, open_checkpoint
+from zif.weights import Checkpoint, load_weights, open_checkpoint
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
@@ -41,13 +41,10 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
         backend = selection.create_backend()
     assert backend is not None
     checkpoint = open_checkpoint(model_path(settings), settings.revision)
-    config = checkpoint.config
-    if settings.context_length is not None:
-        config = {**config, "served_context_length": settings.context_length}
-    family = zif_models.resolve(config, further_models(selection))
+    family = zif_models.resolve(checkpoint.config, further_models(selection))
     longest = family.build(checkpoint.config).context_length
-    model = family.build(config)
-    plan = plan_engine(settings, longest, checkpoint_dtype(config), backend)
+    model = family.build(family_config(settings, checkpoint))
+    plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend)
     weights = load_weights(
         model, checkpoint, backend.packer, plan.dtype, load_format=settings.load_format, progress=progress
     )
@@ -88,6 +85,13 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
         **cache_report(plan, num_pages, cache.nbytes),
     }
     return Engine(scheduler, runner, facts)
+
+
+def family_config(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
+    """``config.json``, and the context that is served where it is not the model's own."""
+    if settings.context_length is None:
+        return checkpoint.config
+    return {**checkpoint.config, "served_context_length": settings.context_length}
 
 
 def model_path(settings: Settings) -> str:

@@ -1,0 +1,168 @@
+"""In-process use: an engine in a thread, and the same frontend as the server's."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from typing import Any, TypeVar, overload
+
+from zif.engine.build import build_engine
+from zif.engine.client import ThreadClient
+from zif.frontend.output import Completion, Delta, collect
+from zif.opening import open_frontend
+from zif.sampling.params import SamplingParams
+from zif.settings import Settings
+
+T = TypeVar("T")
+Prompt = str | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+
+
+class LLM:
+    """A model in this process, sync and async::
+
+        with zif.LLM("Qwen/Qwen3-0.6B", device="cpu") as llm:
+            print(llm.generate("Hello,", SamplingParams(max_tokens=20)).text)
+            async for delta in llm.astream("Hello,"):  # inside a coroutine
+                print(delta.text, end="")
+
+    Keyword arguments are :class:`zif.settings.Settings`, named as the flags of ``zif serve`` are.
+    Raises what building the engine raises. Use it as a context manager, or :meth:`close` it.
+    Every method may be called from any thread, and from any event loop.
+    """
+
+    def __init__(self, model: str | None = None, *, progress: bool = True, **settings: Any) -> None:
+        self.settings = Settings(model=model, **settings) if model is not None else Settings(**settings)
+        self._engine = ThreadClient(partial(build_engine, self.settings, progress=progress))
+        self.frontend = open_frontend(self.settings, self._engine)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="zif-llm", daemon=True)
+        self._thread.start()
+        self._closed = False
+        try:
+            self._wait(self._engine.start())
+        except BaseException:
+            self._stop_loop()
+            raise
+
+    # -- sync ----------------------------------------------------------------------------------------------
+
+    @overload
+    def generate(self, prompts: str, params: SamplingParams | None = None) -> Completion: ...  # type: ignore[overload-overlap]
+    @overload
+    def generate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]: ...
+    def generate(
+        self,
+        prompts: str | Sequence[Prompt],
+        params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Completion | list[Completion]:
+        """Continue a text, or a list of texts and token-id lists; all of them run together.
+
+        ``params`` are one for all prompts, or one each. Raises InvalidRequest for what cannot be served.
+        """
+        if isinstance(prompts, str):
+            return self._wait(self._complete([prompts], params))[0]
+        return self._wait(self._complete(prompts, params))
+
+    def chat(self, messages: Messages, params: SamplingParams | None = None) -> Completion:
+        """Answer a conversation: a list of ``{"role": ..., "content": ...}``."""
+        return self._wait(self.achat(messages, params))
+
+    def stream(self, prompt: Prompt | Messages, params: SamplingParams | None = None) -> Iterator[Delta]:
+        """The pieces of one completion as they come; leaving the loop early aborts it."""
+        deltas = self._stream(prompt, params)
+        try:
+            while (delta := self._wait(_next(deltas))) is not None:
+                yield delta
+        finally:
+            self._wait(deltas.aclose())
+
+    # -- async ---------------------------------------------------------------------------------------------
+
+    async def agenerate(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None = None
+    ) -> list[Completion]:
+        """As :meth:`generate` of a list."""
+        return await self._hop(self._complete(prompts, params))
+
+    async def achat(self, messages: Messages, params: SamplingParams | None = None) -> Completion:
+        """As :meth:`chat`."""
+        return await self._hop(self.frontend.complete(messages, params or self._defaults()))
+
+    async def astream(
+        self, prompt: Prompt | Messages, params: SamplingParams | None = None
+    ) -> AsyncGenerator[Delta, None]:
+        """As :meth:`stream`."""
+        deltas = self._stream(prompt, params)
+        try:
+            while (delta := await self._hop(_next(deltas))) is not None:
+                yield delta
+        finally:
+            await self._hop(deltas.aclose())
+
+    # -- the engine ----------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, Any]:
+        """Gauges and counters of the engine; see :class:`zif.frontend.client.EngineClient`."""
+        return self._wait(self._engine.stats())
+
+    def flush_cache(self) -> bool:
+        """Forget cached prefixes; False, and nothing is done, while requests run."""
+        return self._wait(self._engine.flush_cache())
+
+    def close(self) -> None:
+        """Abort what runs and stop the engine. Calling it again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._wait(self._engine.shutdown(0.0))
+            self._stop_loop()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- inside --------------------------------------------------------------------------------------------
+
+    def _defaults(self) -> SamplingParams:
+        defaults: Mapping[str, Any] = self.frontend.model.sampling_defaults
+        return SamplingParams(**defaults)
+
+    async def _complete(
+        self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
+    ) -> list[Completion]:
+        ids = [await self.frontend.encode(prompt) for prompt in prompts]
+        async with aclosing(self.frontend.generate(ids, params or self._defaults())) as deltas:
+            return await collect(ids, deltas)
+
+    async def _stream(self, prompt: Prompt | Messages, params: SamplingParams | None) -> AsyncGenerator[Delta, None]:
+        chat = not isinstance(prompt, str) and bool(prompt) and isinstance(prompt[0], Mapping)
+        encode: Any = self.frontend.encode_chat if chat else self.frontend.encode
+        async with aclosing(self.frontend.generate([await encode(prompt)], params or self._defaults())) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    def _wait(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` on the LLM's own loop and wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _hop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run ``work`` on the LLM's own loop, awaited from the caller's or from the same."""
+        if asyncio.get_running_loop() is self._loop:
+            return await work
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+
+    def _stop_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
+async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta | None:
+    return await anext(deltas, None)

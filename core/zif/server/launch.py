@@ -1,0 +1,36 @@
+"""``zif serve``: an engine in its own process behind an HTTP server in this one."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from zif.engine.build import model_path, served_name
+from zif.engine.client import ProcessClient
+from zif.opening import open_frontend
+from zif.server.options import ServerOptions
+from zif.server.runner import run_server
+
+if TYPE_CHECKING:
+    from zif.settings import Settings
+
+
+def serve(settings: Settings) -> int:
+    """Serve ``settings.model`` until SIGINT or SIGTERM; the exit code.
+
+    Raises the deliberate errors of :mod:`zif.contract.errors`, those of the engine's start included.
+    """
+    options = ServerOptions(
+        host=settings.host,
+        port=settings.port,
+        api_key=settings.api_key.get_secret_value() if settings.api_key is not None else None,
+        model_path=model_path(settings),
+        drain_seconds=settings.drain_timeout,
+        log_level=settings.log_level,
+    )
+
+    def ready(url: str) -> None:
+        print(f"zif serves {served_name(settings)} at {url}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
+
+    run_server(open_frontend(settings, ProcessClient(settings)), options, ready=ready)
+    return 0
