@@ -32,22 +32,34 @@ def run_server(frontend: Frontend, options: ServerOptions, *, ready: Callable[[s
     asyncio.run(serve(frontend, options, ready=ready))
 
 
-async def serve(frontend: Frontend, options: ServerOptions, *, ready: Callable[[str], None] | None = None) -> None:
+async def serve(
+    frontend: Frontend,
+    options: ServerOptions,
+    *,
+    ready: Callable[[str], None] | None = None,
+    stop: asyncio.Event | None = None,
+) -> None:
     """Start the engine, serve, and stop the engine.
 
-    ``ready`` is called with the server's URL once requests are taken. On SIGINT or SIGTERM new requests
-    are refused, running ones have ``options.drain_seconds`` to end, then they are aborted; a second
-    signal ends everything at once. Raises :class:`InvalidSettings` if the address cannot be listened on.
+    ``ready`` is called with the server's URL once requests are taken. On SIGINT, SIGTERM or ``stop`` new
+    requests are refused, running ones have ``options.drain_seconds`` to end, then they are aborted; a
+    second signal ends everything at once. Raises :class:`InvalidSettings` if the address cannot be
+    listened on.
     """
     listener = _listen(options.host, options.port)
+    stopper: asyncio.Task[None] | None = None
     try:
         await _start_engine(frontend)
         try:
             server = _Server(create_app(frontend, options), options, listener, ready)
+            if stop is not None:
+                stopper = asyncio.create_task(server.stop_on(stop))
             await server.serve(sockets=[listener])
         finally:
             await frontend.engine.shutdown(0.0)
     finally:
+        if stopper is not None:
+            stopper.cancel()
         listener.close()
 
 
@@ -118,6 +130,11 @@ class _Server(uvicorn.Server):
         finally:
             for number in installed:
                 loop.remove_signal_handler(number)
+
+    async def stop_on(self, event: asyncio.Event) -> None:
+        """Begin to shut down when ``event`` is set."""
+        await event.wait()
+        self.should_exit = True
 
     def _on_signal(self) -> None:
         self.force_exit = self.should_exit
