@@ -277,7 +277,7 @@ def _process_main(settings: Settings, pipe: Any) -> None:
     import signal
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    from zif.cli.main import configure_logging
+    from zif.cli.output import configure_logging
 
     configure_logging(settings.log_level)
     from zif.engine.build import build_engine
