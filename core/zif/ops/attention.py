@@ -209,7 +209,13 @@ def _rope_and_cache_composite(ops: Any) -> Callable[..., Any]:
     return rope_and_cache
 
 
-@op(profile="llm", composite=_rope_and_cache_composite, dispatch="spec", static=("spec",))
+@op(
+    profile="llm",
+    tolerances=REDUCTION,
+    composite=_rope_and_cache_composite,
+    dispatch="spec",
+    static=("spec",),
+)
 def rope_and_cache(
     q: A, k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec,
     angles: A | None = None, q_norm: A | None = None, k_norm: A | None = None,

@@ -166,7 +166,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, before: int, spec: AttentionSpec) ->
     if spec.window is not None:
         masked |= key <= query - spec.window
     weights = scores.masked_fill(masked, float("-inf")).softmax(-1)
-    return torch.einsum("hgqs,shd->qhgd", weights, v.float()).flatten(1, 2).to(q.dtype)
+    # Slots behind every query's window may hold NaN, and 0 * NaN is NaN.
+    wide_v = v.float().masked_fill(masked.all(0)[:, None, None], 0.0)
+    return torch.einsum("hgqs,shd->qhgd", weights, wide_v).flatten(1, 2).to(q.dtype)
 
 
 def _host_ints(array: Any) -> list[int]:

@@ -1,0 +1,126 @@
+"""Calling a kernel in the two ways that the engine does: as it is, and inside a compiled program."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zif.contract.arrays import ArraySpec, tree_leaves, tree_map
+from zif.contract.backend import Backend
+from zif.contract.weights import LoopStack, PackedWeight
+
+A = np.ndarray[Any, Any]
+CONSUMED = "target"
+"""The parameter of ``put`` and ``add_at`` that they consume: a resident that is donated."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A kernel and its arguments: host arrays in their final dtypes, weights packed, the cache filled."""
+
+    backend: Backend
+    name: str
+    fn: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    cache: Any
+    results: Sequence[tuple[tuple[int, ...], str]]
+
+
+def call_eager(call: Call) -> tuple[list[A], Any]:
+    """(results on the host, the cache): every array is put on the device, then the kernel is called."""
+    put = call.backend.runtime.put
+    arguments = {
+        name: value if _resident(value) else tree_map(lambda leaf: _put(put, leaf), value)
+        for name, value in call.arguments.items()
+    }
+    if call.cache is not None:
+        arguments["cache"] = call.cache
+    arrays, cache = _split(call, call.fn(**arguments))
+    fetched = call.backend.runtime.fetch({str(i): array for i, array in enumerate(arrays)}).wait()
+    return [fetched[str(i)] for i in range(len(arrays))], cache
+
+
+def call_compiled(call: Call) -> tuple[list[A], Any]:
+    """The same through an executable: host arrays are staged, weights and the cache are residents."""
+    staged: dict[str, A] = {}
+    resident = {name: value for name, value in call.arguments.items() if _resident(value) and not callable(value)}
+    for name, value in call.arguments.items():
+        if name == CONSUMED:
+            resident[name] = tree_map(call.backend.runtime.put, value)
+        elif name not in resident:
+            staged |= {f"{name}.{i}": leaf for i, leaf in enumerate(_arrays(value))}
+    donate = [CONSUMED] if CONSUMED in resident else []
+    if call.cache is not None:
+        resident["cache"] = call.cache
+        donate.append("cache")
+
+    def program(inputs: dict[str, Any], residents: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        arguments = {name: _rebuilt(name, value, inputs) for name, value in call.arguments.items()} | residents
+        arrays, cache = _split(call, call.fn(**arguments))
+        updates: dict[str, Any] = {}
+        if "cache" in residents:
+            updates["cache"] = cache if cache is not None else residents["cache"]
+        if CONSUMED in residents:
+            updates[CONSUMED] = arrays[0]
+            arrays = [arrays[0] * 1]
+        return {str(i): array for i, array in enumerate(arrays)}, updates
+
+    executable = call.backend.executables.compile(
+        call.name,
+        program,
+        {key: ArraySpec(host.shape, host.dtype.name) for key, host in staged.items()},
+        {str(i): ArraySpec(shape, dtype) for i, (shape, dtype) in enumerate(call.results)},
+        resident,
+        tuple(donate),
+    )
+    outputs, updates = executable.run(executable.stage(staged), resident)
+    fetched = call.backend.runtime.fetch(outputs).wait()
+    return [fetched[str(i)] for i in range(len(outputs))], updates.get("cache")
+
+
+def _split(call: Call, result: Any) -> tuple[list[Any], Any]:
+    """(the result's arrays, the cache among them)."""
+    if call.cache is None or (call.results and not isinstance(result, tuple)):
+        return list(tree_leaves(result)), None
+    if not call.results:
+        return [], result
+    *arrays, cache = result
+    return list(tree_leaves(arrays)), cache
+
+
+def _resident(value: Any) -> bool:
+    """Weights, which are on the device already, and functions."""
+    if callable(value):
+        return True
+    found: list[Any] = [value] if isinstance(value, PackedWeight | LoopStack) else []
+    return bool(found) or _on_device(value)
+
+
+def _on_device(value: Any) -> bool:
+    leaves = [leaf for leaf in tree_leaves(value) if hasattr(leaf, "shape")]
+    return bool(leaves) and not any(isinstance(leaf, np.ndarray) for leaf in leaves)
+
+
+def _arrays(value: Any) -> Iterator[A]:
+    for leaf in tree_leaves(value):
+        if isinstance(leaf, np.ndarray):
+            yield leaf
+
+
+def _rebuilt(name: str, value: Any, inputs: Mapping[str, Any]) -> Any:
+    """``value`` with its host arrays replaced by what they were staged as."""
+    if _resident(value) or name == CONSUMED:
+        return value
+    counter = iter(range(len(inputs)))
+
+    def replaced(leaf: Any) -> Any:
+        return inputs[f"{name}.{next(counter)}"] if isinstance(leaf, np.ndarray) else leaf
+
+    return tree_map(replaced, value)
+
+
+def _put(put: Callable[[A], Any], leaf: Any) -> Any:
+    return put(leaf) if isinstance(leaf, np.ndarray) else leaf

@@ -1,0 +1,320 @@
+"""Every kernel that serves a request, on every case of its op, against the float64 reference."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from zif.conformance import paging
+from zif.conformance.calls import Call, call_compiled, call_eager
+from zif.conformance.compare import difference, same_bits
+from zif.conformance.paging import Paged
+from zif.conformance.profiles import required
+from zif.conformance.requests import FLOAT32_ARGUMENTS, actual_request, requests_around, result_dtype
+from zif.conformance.results import Recorder
+from zif.conformance.weights import pack, put_dense
+from zif.contract.arrays import tree_leaves, tree_map
+from zif.contract.backend import Backend
+from zif.contract.bind import bind, candidates
+from zif.contract.errors import KernelNotFound
+from zif.contract.kernel import Kernel, KernelSet
+from zif.contract.ops import OpCase, OpRequest, OpSpec, Tolerance, op_specs
+from zif.contract.optable import Ops
+from zif.contract.version import API_VERSION
+from zif.contract.weights import LoopStack, PackedWeight
+from zif.ops.draw import normal, numpy_dtype
+
+SECTION = "ops"
+WRITERS = {"kv_write": "paged_attention", "rope_and_cache": "attention"}
+"""Ops that have no cases of their own, and the op whose cases they are tested on."""
+
+
+def check_ops(
+    backend: Backend, providers: Sequence[KernelSet], profiles: tuple[str, ...], recorder: Recorder, seed: int = 0
+) -> None:
+    """Record a result for each op x dtype x case x kernel x way of calling it."""
+    names = required(profiles, API_VERSION)
+    if not names:
+        recorder.add(SECTION, "all", "", "skip", "the plugin claims no profile")
+    for name in names:
+        if recorder.wants(SECTION, name):
+            for dtype in backend.capabilities.dtypes:
+                _check_op(backend, providers, op_specs()[name], dtype, recorder, seed)
+
+
+def _check_op(
+    backend: Backend, providers: Sequence[KernelSet], spec: OpSpec, dtype: str, recorder: Recorder, seed: int
+) -> None:
+    for case in cases_of(spec, dtype, seed):
+        rng = np.random.default_rng([seed, zlib.crc32(f"{spec.name} {dtype} {case.label}".encode())])
+        for form in _weight_forms(backend, case, dtype):
+            label = f"{dtype}/{case.label}" + ("" if form == "packed" else ", dense")
+            subject = partial(Subject.make, backend, providers, spec, case, dtype, form, rng)
+            _check_case(backend, subject, label, recorder)
+
+
+def cases_of(spec: OpSpec, dtype: str, seed: int) -> Iterator[OpCase]:
+    """The op's own cases, or, for ops that only write, those of the op that reads what they wrote."""
+    source = spec if spec.cases is not None else op_specs()[WRITERS.get(spec.name, "absorbed_attention")]
+    assert source.cases is not None
+    for case in source.cases(np.random.default_rng(seed), dtype):
+        yield case if source is spec else replace(case, request=replace(case.request, op=spec.name))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One case, prepared for one backend: ops bound around it, the arguments and the expected results."""
+
+    backend: Backend
+    spec: OpSpec
+    request: OpRequest
+    dtype: str
+    ops: Ops
+    kernels: Sequence[Kernel]
+    refused: Mapping[str, str]
+    arguments: Mapping[str, Any]
+    paged: Paged | None
+    expected: Any
+    rows: int | None
+
+    @classmethod
+    def make(
+        cls,
+        backend: Backend,
+        providers: Sequence[KernelSet],
+        spec: OpSpec,
+        case: OpCase,
+        dtype: str,
+        form: str,
+        rng: np.random.Generator,
+        *,
+        padded: bool,
+    ) -> Subject:
+        """Raises KernelNotFound if the backend has no kernel for the case."""
+        arguments, paged = dict(case.arguments), None
+        if "cache" in arguments:
+            arguments, paged = _relaid(backend, spec, arguments, dtype, rng, padded)
+        host = arguments
+        arguments = {
+            name: _weights(backend, spec.name, value, dtype, form) if isinstance(value, PackedWeight) else value
+            for name, value in arguments.items()
+        }
+        page_size = paged.page_size if paged is not None else None
+        request = actual_request(case.request, arguments, page_size)
+        bound = bind(requests_around(request, arguments, page_size), providers)
+        mine = [kernel for kernel in candidates(providers) if kernel.op == spec.name]
+        answers = {kernel: kernel.supports(request) for kernel in mine}
+        rows = int(np.asarray(host["step"].num_tokens)[0]) if host.get("step") is not None else None
+        return cls(
+            backend=backend,
+            spec=spec,
+            request=request,
+            dtype=dtype,
+            ops=bound.ops,
+            kernels=[kernel for kernel, refusal in answers.items() if refusal is None],
+            refused={str(kernel): refusal for kernel, refusal in answers.items() if refusal is not None},
+            arguments=arguments,
+            paged=paged,
+            expected=_expected(spec, host),
+            rows=rows,
+        )
+
+    def cache(self) -> Any:
+        """A fresh cache of the backend's own, filled through its own kernel."""
+        if self.paged is None:
+            return None
+        cache_dtype = self.request["cache_dtype"]
+        empty = paging.empty_cache(self.backend, self.paged, cache_dtype)
+        return paging.fill(self.backend, self.ops, self.paged, empty, cache_dtype)
+
+    def call(self, kernel: Kernel) -> Call:
+        """One kernel's call of the case."""
+        arguments = {name: self._typed(name, value) for name, value in self.arguments.items() if name != "cache"}
+        fn = kernel.make(self.request, self.ops)
+        return Call(self.backend, f"{self.spec.name}-{kernel.name}", fn, arguments, self.cache(), self._result_specs())
+
+    def _typed(self, name: str, value: Any) -> Any:
+        """Host arrays in the dtype that the op takes them in; what is packed already stays."""
+        if isinstance(value, PackedWeight) or callable(value):
+            return value
+        dtype = numpy_dtype("float32" if name in FLOAT32_ARGUMENTS else self.dtype)
+
+        def typed(leaf: Any) -> Any:
+            return leaf.astype(dtype) if isinstance(leaf, np.ndarray) and leaf.dtype == np.float64 else leaf
+
+        if isinstance(value, LoopStack):
+            layers = [tree_map(lambda leaf: self.backend.runtime.put(typed(leaf)), layer) for layer in value.layers]
+            return self.backend.packer.stack(layers)
+        return tree_map(typed, value)
+
+    def _result_specs(self) -> list[tuple[tuple[int, ...], str]]:
+        floats = result_dtype(self.spec, self.dtype)
+        return [
+            (array.shape, floats if array.dtype.kind == "f" else array.dtype.name) for array in self.expected_arrays()
+        ]
+
+    def expected_arrays(self) -> list[np.ndarray[Any, Any]]:
+        """The reference's results, the cache aside."""
+        return [leaf for leaf in tree_leaves(_without_cache(self.spec, self.expected))]
+
+    def tolerance(self) -> Tolerance:
+        """The op's; KeyError for a dtype that it has none for."""
+        return self.spec.tolerances[self.dtype] if self.spec.tolerances else Tolerance(0.0, 0.0)
+
+
+def _check_case(backend: Backend, make: Callable[..., Subject], label: str, recorder: Recorder) -> None:
+    """Eagerly as the case is drawn; compiled, with padding and on other pages."""
+    for way, run, padded in (("eager", call_eager, False), ("compiled", call_compiled, True)):
+        try:
+            subject = make(padded=padded)
+        except KernelNotFound as error:
+            name = make.args[2].name if isinstance(make, partial) else ""
+            recorder.add(SECTION, name, label, "fail", " ".join(str(error).split()))
+            return
+        for kernel in subject.kernels:
+            case = f"{label}/{kernel}/{way}"
+            if recorder.check(SECTION, subject.spec.name, case, partial(_compare, subject, kernel, run)):
+                name = f"{label}/{kernel}/{way}, same bits"
+                if not kernel.deterministic:
+                    recorder.add(SECTION, subject.spec.name, name, "skip", f"{kernel} says it is not deterministic")
+                else:
+                    recorder.check(SECTION, subject.spec.name, name, partial(_repeatable, subject, kernel, run))
+
+
+Run = Callable[[Call], tuple[list[np.ndarray[Any, Any]], Any]]
+
+
+def _compare(subject: Subject, kernel: Kernel, run: Run) -> str | None:
+    results, cache = run(subject.call(kernel))
+    tolerance = subject.tolerance()
+    wanted = subject.expected_arrays()
+    if len(results) != len(wanted):
+        return f"{len(results)} results, expected {len(wanted)}"
+    for index, (got, expected) in enumerate(zip(results, wanted, strict=True)):
+        floats = result_dtype(subject.spec, subject.dtype)
+        dtype = floats if expected.dtype.kind == "f" else expected.dtype.name
+        if got.dtype.name != dtype:
+            return f"result {index} is {got.dtype.name}, expected {dtype}"
+        if fault := difference(_real(subject, got), _real(subject, expected), tolerance):
+            return f"result {index}: {fault}"
+    return _read_back(subject, cache) if _writes(subject.spec) else None
+
+
+def _repeatable(subject: Subject, kernel: Kernel, run: Run) -> str | None:
+    (first, _), (second, _) = run(subject.call(kernel)), run(subject.call(kernel))
+    for one, other in zip(first, second, strict=True):
+        if not same_bits(_real(subject, one), _real(subject, other)):
+            return "two calls with the same arguments differ; a kernel that may do so says deterministic=False"
+    return None
+
+
+def _read_back(subject: Subject, cache: Any) -> str | None:
+    """Attention over all that is cached now, the bystander's too, in every layer."""
+    paged = subject.paged
+    assert paged is not None
+    written = _cache_of(subject.spec, subject.expected)
+    rng = np.random.default_rng(len(paged.tables))
+    reader = op_specs()["paged_attention" if "v" in paged.history else "absorbed_attention"]
+    for layer in range(paging.LAYERS):
+        if layer == subject.arguments["layer"]:
+            lengths = _grown(paged)
+        elif paged.spec.window is None:
+            lengths = paged.lengths
+        else:
+            continue  # a query before the step's own would look further back than there are pages
+        rows = [row for row, length in enumerate(lengths) if length]
+        last = [lengths[row] for row in rows]
+        probe = paging.ragged_step(paged.spec.group, paged.tables[rows], [length - 1 for length in last], last)
+        q = normal(rng, (len(rows), paged.spec.q_heads, paged.spec.head_dim), subject.dtype)
+        expected = reader.reference(q, written, layer, probe, paged.spec)
+        typed, step = q.astype(numpy_dtype(subject.dtype)), paging.to_device(subject.backend, probe)
+        got = getattr(subject.ops, reader.name)(subject.backend.runtime.put(typed), cache, layer, step, paged.spec)
+        host = subject.backend.runtime.fetch({"got": got}).wait()["got"]
+        if fault := difference(host, expected, reader.tolerances[subject.dtype]):
+            return f"layer {layer} of the cache, read back (row {len(rows) - 1} was not in the step): {fault}"
+    return None
+
+
+def _grown(paged: Paged) -> list[int]:
+    """Cached tokens of each sequence after the step, the bystander last."""
+    lengths = paged.lengths
+    real = [int(n) for n in np.asarray(paged.step.kv_lens)[: len(lengths) - 1]]
+    return [*real, lengths[-1]]
+
+
+def _relaid(
+    backend: Backend, spec: OpSpec, arguments: dict[str, Any], dtype: str, rng: np.random.Generator, padded: bool
+) -> tuple[dict[str, Any], Paged]:
+    """The arguments on new pages; arrays that have a row a token get rows for the padding, which hold NaN."""
+    old: Any = arguments["step"]
+    page_size = paging.page_size_for(backend, arguments["cache"][arguments["spec"].group]["k"].shape[2])
+    writes = _writes(spec)
+    paged = paging.lay_out(arguments, page_size, rng, writes=writes, padded=padded)
+    if spec.name in WRITERS or spec.name == "latent_write":
+        arguments = _writer_arguments(spec, arguments, dtype, rng)
+    extra = paged.step.shape.tokens - old.shape.tokens
+
+    def longer(name: str, value: Any) -> Any:
+        if not isinstance(value, np.ndarray) or name in ("q_norm", "k_norm"):
+            return value
+        fill = np.zeros if name == "angles" else partial(np.full, fill_value=np.nan)
+        return np.concatenate([value, fill((extra, *value.shape[1:]))]) if extra else value
+
+    relaid = {name: longer(name, value) for name, value in arguments.items()}
+    return {**relaid, "cache": paged.plain(), "step": paged.step}, paged
+
+
+def _writer_arguments(
+    spec: OpSpec, arguments: dict[str, Any], dtype: str, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Arguments of an op that writes, from those of the one that reads."""
+    attention, tokens = arguments["spec"], arguments["step"].shape.tokens
+    drawn = {
+        "k": normal(rng, (tokens, attention.kv_heads, attention.head_dim), dtype),
+        "v": normal(rng, (tokens, attention.kv_heads, attention.v_head_dim), dtype),
+        "latent": normal(rng, (tokens, attention.head_dim), dtype),
+    }
+    merged = drawn | arguments
+    return {name: merged[name] for name in spec.parameters if name in merged}
+
+
+def _writes(spec: OpSpec) -> bool:
+    """Whether the op puts the step's tokens into the cache."""
+    return bool({"k", "latent"} & set(spec.parameters)) and "cache" in spec.parameters
+
+
+def _expected(spec: OpSpec, arguments: Mapping[str, Any]) -> Any:
+    with np.errstate(all="ignore"):  # rows of padding hold NaN
+        return spec.reference(**arguments)
+
+
+def _without_cache(spec: OpSpec, result: Any) -> Any:
+    if not _writes(spec):
+        return result
+    return result[0] if isinstance(result, tuple) else None
+
+
+def _cache_of(spec: OpSpec, result: Any) -> Any:
+    return result[1] if isinstance(result, tuple) else result
+
+
+def _real(subject: Subject, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Without the rows of padding tokens, which are undefined."""
+    return array if subject.rows is None else array[: subject.rows]
+
+
+def _weight_forms(backend: Backend, case: OpCase, dtype: str) -> list[str]:
+    """``packed``, and ``dense`` where the packer makes another format."""
+    weights = [value for value in case.arguments.values() if isinstance(value, PackedWeight)]
+    if all(pack(backend, case.request.op, weight, dtype).format == "dense" for weight in weights):
+        return ["packed"]
+    return ["packed", "dense"]
+
+
+def _weights(backend: Backend, op: str, weight: PackedWeight, dtype: str, form: str) -> PackedWeight:
+    return pack(backend, op, weight, dtype) if form == "packed" else put_dense(backend, weight, dtype)

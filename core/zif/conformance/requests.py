@@ -1,0 +1,70 @@
+"""The op requests that a conformance case stands for, on a backend that packs weights its own way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from zif.contract.arrays import tree_leaves
+from zif.contract.attention import AttentionSpec
+from zif.contract.ops import OpRequest, OpSpec, op_specs
+from zif.contract.weights import PackedWeight
+from zif.ops.attention import attention_request
+from zif.ops.latent import head_linear_request
+
+FLOAT32_ARGUMENTS = frozenset(
+    {"angles", "logits", "temperature", "top_p", "min_p", "repetition", "presence", "frequency", "weights"}
+)
+"""Arguments of ops that are float32 whatever the activations' dtype."""
+
+
+def result_dtype(spec: OpSpec, dtype: str) -> str:
+    """The dtype of an op's floating results: float32 for the sampler's and for angles, else the activations'."""
+    return "float32" if spec.name == "rope_angles" or "logits" in spec.parameters else dtype
+
+
+def actual_request(request: OpRequest, arguments: Mapping[str, Any], page_size: int | None) -> OpRequest:
+    """``request`` with the weight formats and the page size that the backend really has."""
+    facts = dict(request.facts)
+    dispatch = op_specs()[request.op].dispatch
+    for name, value in arguments.items():
+        if isinstance(value, PackedWeight):
+            if name == dispatch:
+                facts |= {"key": value.dispatch_key, "format": value.format}
+            elif f"{name}_format" in facts:
+                facts[f"{name}_format"] = value.format
+    if page_size is not None and "page_size" in facts:
+        facts["page_size"] = page_size
+    return replace(request, facts=tuple(sorted(facts.items(), key=lambda fact: fact[0])))
+
+
+def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size: int | None) -> list[OpRequest]:
+    """``request``, and those of the ops that a composite of it, or its cache, is made of."""
+    wanted, specs = [request], op_specs()
+    attention = arguments.get("spec")
+    if isinstance(attention, AttentionSpec):
+        assert page_size is not None
+        cache_dtype = request["cache_dtype"]
+        wanted += [
+            attention_request(name, request.dtype, attention, page_size, cache_dtype)
+            for name, spec in specs.items()
+            if spec.dispatch == "spec" and spec.profile == specs[request.op].profile and name != request.op
+        ]
+        wanted.append(OpRequest.of("rms_norm", request.dtype, size=attention.head_dim))
+        if attention.rope is not None:
+            rotary = attention.rope.rotary_dim
+            wanted.append(OpRequest.of("rope", request.dtype, head_dim=attention.head_dim, rotary_dim=rotary))
+    if request.op == "add_norm":
+        wanted.append(OpRequest.of("rms_norm", request.dtype, size=request["size"]))
+        wanted.append(OpRequest.of("add", request.dtype))
+    if specs[request.op].profile == "mla":
+        wanted += [
+            head_linear_request(request.dtype, value) for value in arguments.values() if isinstance(value, PackedWeight)
+        ]
+    return list(dict.fromkeys(wanted))
+
+
+def has_arrays(value: Any) -> bool:
+    """Whether a tree has any Array in it."""
+    return any(hasattr(leaf, "dtype") for leaf in tree_leaves(value))

@@ -1,0 +1,58 @@
+"""Running the suite: over an installed plugin, or over a backend object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from zif.conformance.results import Recorder, Report, Waiver, apply_waivers
+from zif.contract.backend import Backend
+from zif.contract.kernel import KernelSet
+
+
+def run(
+    device: str = "auto",
+    device_opts: Sequence[str] = (),
+    *,
+    only: Sequence[str] | None = None,
+    waivers: Sequence[Waiver] = (),
+) -> Report:
+    """Check the installed plugin that ``--device`` names.
+
+    ``only``: names or globs of sections or checks (``ops``, ``ops/rms_norm``, ``ops/*/bfloat16/*``).
+    Raises what :func:`zif.plugins.select` raises if there is no such plugin or it has no device.
+    """
+    from zif.conformance.hygiene import check_plugin
+    from zif.plugins import extensions, select
+
+    recorder = Recorder(only or ())
+    selection = select(device, device_opts)
+    name = f"{selection.plugin.name}:{selection.device.index}"
+    if recorder.wants("hygiene"):
+        check_plugin(selection, recorder)
+    if any(recorder.wants(section) for section in ("runtime", "executables", "ops")):
+        backend = selection.create_backend()
+        added = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
+        check_backend(backend, selection.plugin.info.profiles, recorder, extra_kernels=added)
+    if recorder.wants("engine"):
+        from zif.conformance.metamorphic import check_engine
+
+        check_engine(selection.plugin.info.profiles, name, device_opts, recorder)
+    results = list(apply_waivers(recorder.results, waivers))
+    return Report(name, str(selection.plugin.found), results)
+
+
+def check_backend(
+    backend: Backend, profiles: tuple[str, ...], recorder: Recorder, extra_kernels: Sequence[KernelSet] = ()
+) -> None:
+    """Run the sections that need a backend alone: ``runtime``, ``executables`` and ``ops``."""
+    from zif.conformance.machinery import check_machinery
+    from zif.conformance.opcheck import check_ops
+
+    providers = [*extra_kernels, *backend.kernels()]
+    if profiles:
+        check_machinery(backend, providers, recorder)
+    else:
+        for section in ("runtime", "executables"):
+            recorder.add(section, "all", "", "skip", "the plugin claims no profile")
+    if recorder.wants("ops"):
+        check_ops(backend, providers, profiles, recorder)

@@ -1,0 +1,46 @@
+"""A case's plain weights, packed by the backend as core would when it loads a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from zif.contract.backend import Backend
+from zif.contract.weights import EmbeddingSpec, HeadsSpec, LinearSpec, PackedWeight
+from zif.ops.draw import numpy_dtype
+
+A = np.ndarray[Any, Any]
+
+
+def pack(backend: Backend, op: str, weight: PackedWeight, dtype: str) -> PackedWeight:
+    """``weight`` (dense, float64) through the backend's packer; a linear comes in two parts, as q, k and v would."""
+    host = {name: _read_only(array, dtype) for name, array in weight.arrays.items()}
+    if op == "embedding":
+        return backend.packer.embedding(EmbeddingSpec("w", *_two(weight.shape)), host["w"], dtype)
+    if op == "linear":
+        rows, inner = _two(weight.shape)
+        cut = rows // 3
+        spec = LinearSpec(("a", "b"), (cut, rows - cut), inner, ("c", "d") if "b" in host else ())
+        biases = [host["b"][:cut], host["b"][cut:]] if "b" in host else []
+        return backend.packer.linear(spec, [host["w"][:cut], host["w"][cut:]], biases, dtype)
+    heads, rows, inner = weight.shape
+    return backend.packer.heads(HeadsSpec("w", heads, rows, inner, 0, rows), host["w"], dtype)
+
+
+def put_dense(backend: Backend, weight: PackedWeight, dtype: str) -> PackedWeight:
+    """``weight`` in the format ``dense``, for kernels that read it although the packer makes another."""
+    arrays = {name: backend.runtime.put(_read_only(array, dtype)) for name, array in weight.arrays.items()}
+    return PackedWeight(arrays, "dense", weight.shape, weight.facts)
+
+
+def _two(shape: tuple[int, ...]) -> tuple[int, int]:
+    rows, inner = shape
+    return rows, inner
+
+
+def _read_only(array: Any, dtype: str) -> A:
+    """As a checkpoint's memory-mapped tensor comes."""
+    host: A = np.asarray(array).astype(numpy_dtype(dtype))
+    host.flags.writeable = False
+    return host
