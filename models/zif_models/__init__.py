@@ -37,16 +37,12 @@ def resolve(config: Mapping[str, Any], extra: Mapping[str, str] | None = None) -
     asked = list(config.get("architectures") or ())
     name = next((architecture for architecture in asked if architecture in known), None)
     if name is None:
-        said = (
-            f"architecture {', '.join(map(repr, asked))} is unknown" if asked else "config.json names no architecture"
-        )
+        said = f"unknown architecture {', '.join(map(repr, asked))}" if asked else "config.json names no architecture"
         raise UnsupportedModel(f"{said}; zif has {', '.join(sorted(known))}, and plugins can add others")
     try:
         family = importlib.import_module(known[name])
     except ImportError as error:
-        raise UnsupportedModel(
-            f"{name} is to be defined by {known[name]}, which cannot be imported: {error}"
-        ) from error
+        raise UnsupportedModel(f"{name}: its module {known[name]} cannot be imported: {error}") from error
     if not callable(getattr(family, "build", None)):
         raise UnsupportedModel(f"{name}: its module {known[name]} has no function build(config)")
     return family
