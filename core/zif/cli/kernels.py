@@ -1,33 +1,32 @@
-"""``zif devices --ops NAME``: the kernel that serves each op on a backend, and why others were refused."""
+"""``zif devices --ops NAME``: the kernel that serves each op on a backend, and why others were refused.
+
+The requests are those of conformance's cases, with weights in the backend's own packed format.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from zif.cli.output import print_json, print_table
-from zif.contract.bind import Choice, candidates, choose
+from zif.conformance.opcheck import Subject, cases_of
+from zif.conformance.profiles import required
+from zif.contract.backend import Backend
 from zif.contract.errors import KernelNotFound
-from zif.contract.kernel import Kernel
-from zif.contract.ops import OpRequest, op_specs
-from zif.contract.optable import Ops
+from zif.contract.kernel import KernelSet
+from zif.contract.ops import op_specs
 from zif.plugins import extensions, select
 
 
 def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool) -> int:
-    """Print the choices for the requests of conformance's cases; exit code 1 if an op has no kernel."""
+    """Print the choices; exit code 1 if the backend serves nothing of an op that its profiles require."""
     selection = select(device, device_opts)
     backend = selection.create_backend()
-    providers = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)] + list(backend.kernels())
-    kernels = candidates(providers, Ops())
-    choices = [
-        _explain(request, kernels)
-        for name, spec in op_specs().items()
-        if spec.profile == "array" or spec.profile in selection.plugin.info.profiles
-        for request in _requests(name, backend.capabilities.dtypes)
-    ]
+    added = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
+    names = required(selection.plugin.info.profiles, selection.plugin.api_version)
+    choices = list(_choices(backend, [*added, *backend.kernels()], names))
     if as_json:
         print_json(choices)
     else:
@@ -35,37 +34,28 @@ def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool) -> 
     return 0 if all(choice["kernel"] for choice in choices) else 1
 
 
-def _requests(name: str, dtypes: Sequence[str]) -> list[OpRequest]:
-    """Requests that are known for the op: its conformance cases', or one that states nothing."""
-    spec = op_specs()[name]
-    if spec.cases is None:
-        return [OpRequest.of(name, dtypes[0])]
-    rng = np.random.default_rng(0)
-    return list(dict.fromkeys(case.request for dtype in dtypes for case in spec.cases(rng, dtype)))
-
-
-def _explain(request: OpRequest, kernels: Sequence[Kernel]) -> dict[str, Any]:
-    try:
-        choice: Choice = choose(request, kernels)
-    except KernelNotFound:
-        refused = {str(kernel): kernel.supports(request) for kernel in kernels if kernel.op == request.op}
-        return {"op": request.op, "request": str(request), "dtype": request.dtype, "kernel": None, "rejected": refused}
-    rejected = {entry.kernel: entry.reason for entry in choice.rejected}
-    return {
-        "op": request.op,
-        "request": str(request),
-        "dtype": request.dtype,
-        "kernel": str(choice.kernel),
-        "rejected": rejected,
-    }
+def _choices(backend: Backend, providers: Sequence[KernelSet], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for name in names:
+        spec = op_specs()[name]
+        for dtype in backend.capabilities.dtypes:
+            for case in cases_of(spec, dtype, 0):
+                rng = np.random.default_rng(0)
+                row = {"op": name, "dtype": dtype, "case": case.label}
+                try:
+                    subject = Subject.make(backend, providers, spec, case, dtype, "packed", rng, padded=False)
+                except KernelNotFound as error:
+                    yield row | {"request": str(case.request), "kernel": None, "rejected": {"all": str(error)}}
+                else:
+                    kernel = str(subject.kernels[0])
+                    yield row | {"request": str(subject.request), "kernel": kernel, "rejected": dict(subject.refused)}
 
 
 def _merge(choices: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One row for an op's requests that were decided alike."""
+    """One row for an op's cases that were decided alike."""
     rows: dict[tuple[str, ...], dict[str, Any]] = {}
     for choice in choices:
         rejected = "; ".join(f"{kernel}: {reason}" for kernel, reason in choice["rejected"].items())
-        key = (choice["op"], choice["dtype"], choice["kernel"] or "NONE", rejected)
+        key = (choice["op"], choice["dtype"], choice["kernel"] or "NONE", " ".join(rejected.split()))
         row = rows.setdefault(key, dict(zip(("op", "dtype", "kernel", "rejected"), key, strict=True)) | {"cases": 0})
         row["cases"] += 1
     return list(rows.values())

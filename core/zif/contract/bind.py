@@ -64,9 +64,9 @@ def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None
     raise KernelNotFound(f"no kernel serves {request}:{refusals}")
 
 
-def candidates(providers: Sequence[KernelSet], ops: Ops) -> list[Kernel]:
-    """All kernels in the order in which they are tried: the composites (of ``ops``) come just before the
-    framework reference, which is the last provider."""
+def candidates(providers: Sequence[KernelSet]) -> list[Kernel]:
+    """All kernels in the order in which they are tried: the composites come just before the framework
+    reference, which is the last provider."""
     *preferred, reference = providers
     kernels = [kernel for provider in preferred for kernel in provider.kernels()]
     kernels += [_composite_kernel(spec) for spec in op_specs().values() if spec.composite is not None]
@@ -84,7 +84,7 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
     if strange:
         raise InvalidSettings(f"--kernel names unknown ops {strange}; known: {', '.join(sorted(op_specs()))}")
     ops = Ops()
-    kernels = candidates(providers, ops)
+    kernels = candidates(providers)
     by_op: dict[str, list[OpRequest]] = {}
     for request in requests:
         wanted = by_op.setdefault(request.op, [])
