@@ -121,11 +121,14 @@ def tree_map(fn: Callable[..., Any], first: Tree, *rest: Tree) -> Tree:
 
 
 def tree_leaves(root: Tree) -> Iterator[Any]:
-    """The Arrays of a tree, in a fixed order."""
+    """The Arrays of a tree, in an order that its structure gives; a dict's by its keys, in order of name.
+
+    A framework may give a dict back with its keys in another order than it was made with.
+    """
     if root is None:
         return
     if isinstance(root, dict):
-        children: Any = root.values()
+        children: Any = [root[key] for key in sorted(root)]
     elif isinstance(root, tuple | list):
         children = root
     elif (kind := TREE_TYPES.get(type(root))) is not None:

@@ -63,7 +63,10 @@ class Runtime(Protocol):
     def zeros(self, spec: ArraySpec) -> Array: ...
 
     def fetch(self, arrays: Mapping[str, Array]) -> Fetch:
-        """Start copying device arrays to the host, ordered after all that was launched before."""
+        """Start copying outputs of executables to the host, ordered after all that was launched before.
+
+        Outputs only: a resident may be consumed by a later run before the copy is done.
+        """
         ...
 
     def memory(self) -> MemoryInfo: ...
@@ -104,6 +107,7 @@ class Packer(Protocol):
         """Packed trees of layers as the one tree that ``ops.repeat`` runs over.
 
         The layers' specs are alike, yet their packing may differ: a few may be left unquantised.
+        Consumes ``layers``: their arrays may be given back as soon as they are stacked.
         """
         ...
 

@@ -49,6 +49,18 @@ class CacheLayout:
         return sum(spec.nbytes for _, spec in self.arrays)
 
 
+def plain_layout(group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
+    """The layout that references and portable kernels read.
+
+    ``k`` [layers, pages, page_size, kv_heads, head_dim], and ``v`` likewise with v_head_dim unless that is 0.
+    """
+    shape = (group.layers, num_pages, page_size, group.kv_heads)
+    arrays = [("k", ArraySpec((*shape, group.head_dim), dtype))]
+    if group.v_head_dim:
+        arrays.append(("v", ArraySpec((*shape, group.v_head_dim), dtype)))
+    return CacheLayout("plain", page_size, num_pages, tuple(arrays))
+
+
 def page_bytes(group: CacheGroup, page_size: int, dtype: str) -> int:
     """Bytes of one page of all layers of a group, in the plain layout."""
     per_token = ArraySpec((group.layers, group.kv_heads, group.head_dim + group.v_head_dim), dtype).nbytes

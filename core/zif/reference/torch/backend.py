@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Capabilities, ConfigChange
-from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
 from zif.contract.kernel import KernelSet
 from zif.reference.torch.executables import EagerExecutables
 from zif.reference.torch.packing import TorchPacker
@@ -33,9 +32,4 @@ class TorchBackend:
         return (TorchReference(),)
 
     def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        """The plain layout: ``k`` and ``v`` [layers, pages, page_size, kv_heads, head_dim]."""
-        shape = (group.layers, num_pages, page_size, group.kv_heads)
-        arrays = [("k", ArraySpec((*shape, group.head_dim), dtype))]
-        if group.v_head_dim:
-            arrays.append(("v", ArraySpec((*shape, group.v_head_dim), dtype)))
-        return CacheLayout("plain", page_size, num_pages, tuple(arrays))
+        return plain_layout(group, page_size, num_pages, dtype)

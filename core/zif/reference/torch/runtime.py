@@ -10,6 +10,7 @@ import torch
 
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import MemoryInfo
+from zif.reference.host import host_memory
 
 HostArray = np.ndarray[Any, Any]
 
@@ -93,25 +94,4 @@ class TorchRuntime:
         return host_memory()
 
     def synchronize(self) -> None:
-        return None
-
-
-def host_memory() -> MemoryInfo:
-    """Bytes that this process may have: the machine's, or its control group's if less."""
-    import psutil
-
-    machine = psutil.virtual_memory()
-    total, free = int(machine.total), int(machine.available)
-    limit = _read_int("/sys/fs/cgroup/memory.max")
-    used = _read_int("/sys/fs/cgroup/memory.current")
-    if limit is not None and used is not None and limit < total:
-        total, free = limit, min(free, max(0, limit - used))
-    return MemoryInfo(total, free)
-
-
-def _read_int(path: str) -> int | None:
-    try:
-        with open(path) as file:
-            return int(file.read())
-    except (OSError, ValueError):  # no control group, or "max"
         return None

@@ -1,0 +1,106 @@
+"""Rotary embeddings, cache writes and attention in the plain cache layout."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.kernel import KernelSet, kernel
+from zif.contract.step import Step
+from zif.reference.jax.layers import contract
+
+Array = jax.Array
+
+AT_ONCE = 64
+"""Tokens whose histories are gathered together; more go a batch of these after the other."""
+
+
+class JaxAttention(KernelSet):
+    """Attention by gathering the pages of each token's sequence."""
+
+    @kernel("rope_angles")
+    def rope_angles(self, positions: Array, rope: RopeSpec) -> Array:
+        """Turns as 32-bit fractions, which wrap: exact at any position, with no 64-bit float."""
+        turns = np.asarray(rope.inv_freq) / (2 * math.pi) * 2.0**32
+        whole = np.floor(turns)
+        at = positions[:, None]
+        rest = at.astype(jnp.float32) * (turns - whole).astype(np.float32)
+        fraction = at.astype(jnp.uint32) * (whole % 2.0**32).astype(np.uint32) + rest.astype(jnp.uint32)
+        signed = jax.lax.bitcast_convert_type(fraction, jnp.int32)
+        angle = signed.astype(jnp.float32) * (2 * math.pi / 2.0**32)
+        return jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], axis=-1) * rope.attention_factor
+
+    @kernel("rope")
+    def rope(self, x: Array, angles: Array, interleaved: bool = False) -> Array:
+        rotary = angles.shape[-1]
+        cos, sin = jnp.split(angles[:, None, :], 2, axis=-1)
+        turned = x[..., :rotary].astype(jnp.float32)
+        if interleaved:
+            first, second = turned[..., 0::2], turned[..., 1::2]
+        else:
+            first, second = jnp.split(turned, 2, axis=-1)
+        parts = (first * cos - second * sin, second * cos + first * sin)
+        out = jnp.stack(parts, axis=-1).reshape(turned.shape) if interleaved else jnp.concatenate(parts, axis=-1)
+        return jnp.concatenate([out.astype(x.dtype), x[..., rotary:]], axis=-1)
+
+    @kernel("kv_write")
+    def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        group = cache[spec.group]
+        page, offset = write_slots(step, spec.group, group["k"].shape[2])
+        written = {
+            "k": group["k"].at[layer, page, offset].set(k.astype(group["k"].dtype)),
+            "v": group["v"].at[layer, page, offset].set(v.astype(group["v"].dtype)),
+        }
+        return {**cache, spec.group: written}
+
+    @kernel("paged_attention")
+    def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
+        group = cache[spec.group]
+        return attend_pages(q, group["k"], group["v"], layer, step, spec)
+
+
+def write_slots(step: Step, group: str, page_size: int) -> tuple[Array, Array]:
+    """(page, offset in it) of each token of a step, [T] each; (0, offset) for padding."""
+    positions: Any = step.positions
+    page = step.pages[group][step.seqs, positions // page_size]
+    real = jnp.arange(positions.shape[0]) < step.num_tokens
+    return jnp.where(real, page, 0), positions % page_size
+
+
+def attend_pages(q: Array, keys: Array, values: Array, layer: Any, step: Step, spec: AttentionSpec) -> Array:
+    """Attention of q [T, q_heads, head_dim] over pages [layers, pages, page_size, kv_heads, .] of ``layer``."""
+    tables: Any = step.pages[spec.group]
+
+    def one(token: tuple[Array, Array, Array]) -> Array:
+        query, seq, position = token
+        pages = tables[seq]
+        k = keys[layer, pages].reshape(-1, *keys.shape[3:])
+        v = values[layer, pages].reshape(-1, *values.shape[3:])
+        return _attend(query, k, v, position, spec)
+
+    tokens: Any = (q, step.seqs, step.positions)
+    if q.shape[0] <= AT_ONCE:
+        return jax.vmap(one)(tokens)
+    out: Array = jax.lax.map(one, tokens, batch_size=AT_ONCE)
+    return out
+
+
+def _attend(q: Array, k: Array, v: Array, position: Array, spec: AttentionSpec) -> Array:
+    """One query [q_heads, head_dim] at ``position``; k and v [S, kv_heads, .], whatever is beyond it unread."""
+    grouped = q.astype(jnp.float32).reshape(spec.kv_heads, -1, spec.head_dim)
+    scores = contract("hgd,shd->hgs", grouped, k.astype(jnp.float32)) * spec.scale
+    if spec.softcap is not None:
+        scores = jnp.tanh(scores / spec.softcap) * spec.softcap
+    at = jnp.arange(k.shape[0])
+    seen = at <= position
+    if spec.window is not None:
+        seen &= at > position - spec.window
+    weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+    # a slot that is not seen may hold NaN, and 0 * NaN is NaN
+    wide = jnp.where(seen[:, None, None], v.astype(jnp.float32), 0.0)
+    return contract("hgs,shd->hgd", weights, wide).reshape(spec.q_heads, -1).astype(q.dtype)

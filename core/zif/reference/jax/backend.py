@@ -1,0 +1,35 @@
+"""The parts of a backend that any JAX device shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.kernel import KernelSet
+from zif.reference.jax.executables import JaxExecutables
+from zif.reference.jax.packing import JaxPacker
+from zif.reference.jax.reference import JaxReference
+from zif.reference.jax.runtime import JaxRuntime
+
+
+class JaxBackend:
+    """Serves every model on a JAX device through the reference kernels; plugins override what they have better."""
+
+    name = "jax"
+    capabilities = Capabilities(dtypes=("bfloat16", "float32"))
+
+    def __init__(self, runtime: JaxRuntime) -> None:
+        self.runtime = runtime
+        self.packer = JaxPacker(runtime)
+        self.executables = JaxExecutables(runtime)
+
+    def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
+        return ()
+
+    def kernels(self) -> Sequence[KernelSet]:
+        return (JaxReference(),)
+
+    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
+        return plain_layout(group, page_size, num_pages, dtype)

@@ -1,0 +1,37 @@
+"""Latent attention (MLA) in JAX, in the plain cache layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from zif.contract.attention import AttentionSpec
+from zif.contract.kernel import KernelSet, kernel
+from zif.contract.step import Step
+from zif.contract.weights import PackedWeight
+from zif.reference.jax.attention import attend_pages, write_slots
+from zif.reference.jax.layers import contract, dense
+
+Array = jax.Array
+
+
+class JaxLatent(KernelSet):
+    """A latent is a key that all heads share; the first ``v_head_dim`` of its entries are the value too."""
+
+    @kernel("head_linear", when=dense)
+    def head_linear(self, x: Array, w: PackedWeight) -> Array:
+        return contract("thi,hoi->tho", x, w.arrays["w"]).astype(x.dtype)
+
+    @kernel("latent_write")
+    def latent_write(self, latent: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        latents = cache[spec.group]["k"]
+        page, offset = write_slots(step, spec.group, latents.shape[2])
+        written = latents.at[layer, page, offset, 0].set(latent.astype(latents.dtype))
+        return {**cache, spec.group: {"k": written}}
+
+    @kernel("absorbed_attention")
+    def absorbed_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
+        latents = cache[spec.group]["k"]
+        # whole latents as values, cut afterwards: a slice of the cache would be a copy of it
+        return attend_pages(q, latents, latents, layer, step, spec)[..., : spec.v_head_dim]

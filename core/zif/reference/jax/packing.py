@@ -1,0 +1,84 @@
+"""Weights as JAX arrays in the checkpoint's own layout: format ``dense``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zif.contract.arrays import Tree
+from zif.contract.backend import HostTensors
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
+from zif.ops.draw import numpy_dtype
+from zif.reference.jax.runtime import JaxRuntime
+from zif.reference.jax.trees import Runs, register_trees
+
+
+class JaxPacker:
+    """Packs to ``dense``: ``w`` [out, in], parts one below the other, and maybe ``b`` [out]."""
+
+    def __init__(self, runtime: JaxRuntime) -> None:
+        self.runtime = runtime
+        register_trees()
+
+    def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight:
+        arrays = {"w": self._rows(weights, dtype)}
+        if biases:
+            arrays["b"] = self._rows(biases, dtype)
+        return PackedWeight(arrays, "dense", (spec.rows, spec.in_features))
+
+    def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+        return PackedWeight({"w": self._rows([table], dtype)}, "dense", (spec.vocab, spec.hidden))
+
+    def tied(self, spec: LinearSpec, embedding: PackedWeight) -> PackedWeight:
+        return embedding
+
+    def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Any:
+        return self._rows([value], spec.dtype or dtype)
+
+    def experts(
+        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
+    ) -> PackedWeight:
+        gate_up = [part for pair in zip(gates, ups, strict=True) for part in pair]
+        arrays = {
+            "gate_up": self._rows(gate_up, dtype).reshape(spec.experts, 2 * spec.size, spec.hidden),
+            "down": self._rows(downs, dtype).reshape(spec.experts, spec.hidden, spec.size),
+        }
+        return PackedWeight(arrays, "dense", spec.shape)
+
+    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+        return PackedWeight({"w": self._rows([weight], dtype)}, "dense", spec.shape)
+
+    def stack(self, layers: Sequence[Tree]) -> Runs:
+        """Layers in runs of alike packing. Their own arrays are given back as soon as they are stacked."""
+        register_trees()
+        runs = [list(run) for _, run in groupby(layers, key=_likeness)]
+        return Runs(tuple(_stacked(run) for run in runs), tuple(len(run) for run in runs))
+
+    def _rows(self, parts: HostTensors, dtype: str) -> jax.Array:
+        """Host tensors joined along their first axis, on the device, in ``dtype``."""
+        host = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self.runtime.put(host.astype(numpy_dtype(dtype), copy=False))
+
+
+def _likeness(layer: Tree) -> Any:
+    leaves, structure = jax.tree.flatten(layer)
+    return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
+
+
+def _stacked(layers: list[Tree]) -> Tree:
+    """One leaf after another, so that no more than one of them is there twice."""
+    structure = jax.tree.structure(layers[0])
+    return jax.tree.unflatten(structure, list(_stacked_leaves([jax.tree.leaves(layer) for layer in layers])))
+
+
+def _stacked_leaves(layers: list[list[jax.Array]]) -> Iterator[jax.Array]:
+    for leaves in zip(*layers, strict=True):
+        stacked = jnp.stack(leaves).block_until_ready()
+        for leaf in leaves:
+            leaf.delete()
+        yield stacked

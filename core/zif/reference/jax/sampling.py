@@ -1,0 +1,86 @@
+"""The sampler's ops in JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from zif.contract.kernel import KernelSet, kernel
+from zif.sampling.threefry import PARITY, ROTATIONS
+
+Array = jax.Array
+
+
+class JaxSampling(KernelSet):
+    """Kernels over float32 logits [R, vocab]."""
+
+    @kernel("penalize")
+    def penalize(
+        self,
+        logits: Array,
+        output_counts: Array,
+        in_prompt: Array,
+        repetition: Array,
+        presence: Array,
+        frequency: Array,
+    ) -> Array:
+        seen = output_counts > 0
+        factor = jnp.where(seen | in_prompt, repetition[:, None], 1.0)
+        logits = jnp.where(logits > 0, logits / factor, logits * factor)
+        return logits - frequency[:, None] * output_counts - presence[:, None] * seen
+
+    @kernel("argmax")
+    def argmax(self, logits: Array) -> Array:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    @kernel("sample")
+    def sample(self, logits: Array, temperature: Array, seed: Array, position: Array) -> Array:
+        greedy = temperature[:, None] == 0
+        u = uniform(seed, position, logits.shape[-1])
+        noise = jnp.where(greedy, 0.0, -jnp.log(-jnp.log(u)))
+        scaled = logits / jnp.where(greedy, 1.0, temperature[:, None])
+        return jnp.argmax(scaled + noise, axis=-1).astype(jnp.int32)
+
+    @kernel("filter_logits")
+    def filter_logits(self, logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
+        rows, vocab = logits.shape
+        scaled = logits / jnp.where(temperature > 0, temperature, 1.0)[:, None]
+        order = jnp.argsort(scaled, axis=-1, descending=True, stable=True)
+        ordered = jnp.take_along_axis(scaled, order, axis=-1)
+        k = jnp.where((top_k > 0) & (top_k < vocab), top_k, vocab)
+        kth = jnp.take_along_axis(ordered, k[:, None] - 1, axis=-1)
+        weights = jnp.where(ordered >= kth, jnp.exp(ordered - ordered[:, :1]), 0.0)
+        mass = weights / weights.sum(-1, keepdims=True)
+        before = jnp.cumsum(mass, axis=-1) - mass
+        keep = (ordered >= kth) & ((before < top_p[:, None]) | (top_p[:, None] >= 1))
+        keep &= (weights >= min_p[:, None]) | (min_p[:, None] <= 0)
+        keep = keep.at[:, 0].set(True)
+        kept = jnp.zeros_like(keep).at[jnp.arange(rows)[:, None], order].set(keep)
+        return jnp.where(kept, logits, -jnp.inf)
+
+    @kernel("logprobs")
+    def logprobs(self, logits: Array, tokens: Array, top: int) -> tuple[Array, Array, Array, Array]:
+        normal = jax.nn.log_softmax(logits, axis=-1)
+        chosen = jnp.take_along_axis(normal, tokens[:, None], axis=-1)
+        rank = 1 + (normal > chosen).sum(-1, dtype=jnp.int32)
+        best, ids = jax.lax.top_k(normal, top)
+        return chosen[:, 0], rank, ids, best
+
+
+def uniform(seed: Array, position: Array, vocab: int) -> Array:
+    """[R, vocab] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.uniform`."""
+    key = jax.lax.bitcast_convert_type(seed, jnp.uint32)
+    key0, key1 = key[:, :1], key[:, 1:]
+    keys = (key0, key1, key0 ^ key1 ^ jnp.uint32(PARITY))
+    x0: Any = position.astype(jnp.uint32)[:, None] + keys[0]
+    x1: Any = jnp.arange(vocab, dtype=jnp.uint32)[None, :] + keys[1]
+    for group in range(5):
+        for rotation in ROTATIONS[group % 2]:
+            x0 = x0 + x1
+            x1 = (x1 << rotation) | (x1 >> (32 - rotation))
+            x1 = x1 ^ x0
+        x0 = x0 + keys[(group + 1) % 3]
+        x1 = x1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
+    return ((x0 >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
