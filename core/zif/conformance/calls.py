@@ -10,7 +10,6 @@ import numpy as np
 
 from zif.contract.arrays import ArraySpec, tree_leaves, tree_map
 from zif.contract.backend import Backend
-from zif.contract.weights import LoopStack, PackedWeight
 
 A = np.ndarray[Any, Any]
 CONSUMED = "target"
@@ -95,11 +94,6 @@ def _resident(value: Any) -> bool:
     """Weights, which are on the device already, and functions."""
     if callable(value):
         return True
-    found: list[Any] = [value] if isinstance(value, PackedWeight | LoopStack) else []
-    return bool(found) or _on_device(value)
-
-
-def _on_device(value: Any) -> bool:
     leaves = [leaf for leaf in tree_leaves(value) if hasattr(leaf, "shape")]
     return bool(leaves) and not any(isinstance(leaf, np.ndarray) for leaf in leaves)
 
@@ -114,12 +108,8 @@ def _rebuilt(name: str, value: Any, inputs: Mapping[str, Any]) -> Any:
     """``value`` with its host arrays replaced by what they were staged as."""
     if _resident(value) or name == CONSUMED:
         return value
-    counter = iter(range(len(inputs)))
-
-    def replaced(leaf: Any) -> Any:
-        return inputs[f"{name}.{next(counter)}"] if isinstance(leaf, np.ndarray) else leaf
-
-    return tree_map(replaced, value)
+    staged = {id(leaf): f"{name}.{i}" for i, leaf in enumerate(_arrays(value))}
+    return tree_map(lambda leaf: inputs[staged[id(leaf)]] if id(leaf) in staged else leaf, value)
 
 
 def _put(put: Callable[[A], Any], leaf: Any) -> Any:

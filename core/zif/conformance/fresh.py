@@ -7,6 +7,7 @@ import inspect
 import json
 import pkgutil
 import sys
+from collections.abc import Iterable
 from types import ModuleType
 from typing import Any
 
@@ -42,15 +43,22 @@ def main(device: str, options: list[str]) -> None:
 
 def import_core() -> None:
     """Import all of core that needs no framework, so that a change of any of it can be seen."""
-    for found in pkgutil.walk_packages(zif.__path__, "zif.", onerror=lambda _: None):
-        if found.name.startswith(OUTSIDE) or found.name.endswith("__main__"):
-            continue
-        try:
-            importlib.import_module(found.name)
-        except ImportError:  # a module of an extra that is not installed
-            continue
+    _import_below("zif", zif.__path__)
     leaked = FRAMEWORKS & sys.modules.keys()
     assert not leaked, f"core imports {sorted(leaked)}"
+
+
+def _import_below(package: str, path: Iterable[str]) -> None:
+    for found in pkgutil.iter_modules(path):
+        name = f"{package}.{found.name}"
+        if name in OUTSIDE or found.name == "__main__":
+            continue
+        try:
+            module = importlib.import_module(name)
+        except ImportError:  # a module of an extra that is not installed
+            continue
+        if found.ispkg:
+            _import_below(name, module.__path__)
 
 
 def snapshot() -> dict[str, Any]:

@@ -81,10 +81,9 @@ def _numbered(probe: object) -> str | None:
 
 def _metadata(found: Found) -> str | None:
     """A version, a summary, and a README as the long description."""
-    metadata = importlib.metadata.metadata(found.distribution)
+    metadata: Any = importlib.metadata.metadata(found.distribution)  # an email.message.Message
     missing = [field for field in ("Version", "Summary") if not metadata.get(field)]
-    readme = metadata.get("Description") or metadata.get_payload()  # type: ignore[attr-defined]
-    if not str(readme or "").strip():
+    if not str(metadata.get("Description") or metadata.get_payload() or "").strip():
         missing.append("a README (the long description)")
     return f"{found.distribution} lacks {', '.join(missing)}" if missing else None
 
@@ -100,9 +99,11 @@ def _typed(found: Found) -> str | None:
 
 def _fresh_interpreter(device: str, options: list[str]) -> dict[str, str | None]:
     """What :mod:`zif.conformance.fresh` reports, with this interpreter's module path."""
-    command = [sys.executable, "-c", "import sys, json; sys.path[:] = json.loads(sys.argv[1]); "
-               "from zif.conformance.fresh import main; main(*json.loads(sys.argv[2]))",
-               json.dumps(sys.path), json.dumps([device, options])]  # fmt: skip
+    code = (
+        "import json, sys; path, arguments = map(json.loads, sys.argv[1:]); sys.path[:] = path; "
+        "from zif.conformance.fresh import main; main(*arguments)"
+    )
+    command = [sys.executable, "-c", code, json.dumps(sys.path), json.dumps([device, options])]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     except subprocess.TimeoutExpired as error:

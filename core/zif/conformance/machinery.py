@@ -11,11 +11,12 @@ from zif.conformance.compare import same_bits
 from zif.conformance.results import Recorder
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend
-from zif.contract.executable import Executable
-from zif.contract.ops import OpRequest
 from zif.contract.bind import bind
+from zif.contract.executable import Executable
 from zif.contract.kernel import KernelSet
+from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
+from zif.contract.weights import PackedWeight
 from zif.ops.draw import numpy_dtype
 
 A = np.ndarray[Any, Any]
@@ -171,11 +172,9 @@ class Programs:
 
     def _slow(self, name: str) -> Executable:
         """Enough work that an asynchronous device falls behind the host."""
-        from zif.contract.weights import PackedWeight
-
         matrix = ArraySpec((SIZE, SIZE), "float32")
         request = OpRequest.of(
-            "linear", "float32", key=PackedWeight({"w": None}, "dense", (SIZE, SIZE)).dispatch_key,  # type: ignore[dict-item]
+            "linear", "float32", key=PackedWeight({"w": None}, "dense", (SIZE, SIZE)).dispatch_key,
             in_features=SIZE, out_features=SIZE, bias=False, format="dense",
         )  # fmt: skip
         ops: Ops = bind([request], self._providers).ops

@@ -52,7 +52,7 @@ def _check_op(
 ) -> None:
     for case in cases_of(spec, dtype, seed):
         rng = np.random.default_rng([seed, zlib.crc32(f"{spec.name} {dtype} {case.label}".encode())])
-        for form in _weight_forms(backend, case, dtype):
+        for form in _weight_forms(backend, case):
             label = f"{dtype}/{case.label}" + ("" if form == "packed" else ", dense")
             subject = partial(Subject.make, backend, providers, spec, case, dtype, form, rng)
             _check_case(backend, subject, label, recorder)
@@ -101,7 +101,7 @@ class Subject:
             arguments, paged = _relaid(backend, spec, arguments, dtype, rng, padded)
         host = arguments
         arguments = {
-            name: _weights(backend, spec.name, value, dtype, form) if isinstance(value, PackedWeight) else value
+            name: _weights(backend, case.request, value, form) if isinstance(value, PackedWeight) else value
             for name, value in arguments.items()
         }
         page_size = paged.page_size if paged is not None else None
@@ -160,7 +160,7 @@ class Subject:
 
     def expected_arrays(self) -> list[np.ndarray[Any, Any]]:
         """The reference's results, the cache aside."""
-        return [leaf for leaf in tree_leaves(_without_cache(self.spec, self.expected))]
+        return list(tree_leaves(_without_cache(self.spec, self.expected)))
 
     def tolerance(self) -> Tolerance:
         """The op's; KeyError for a dtype that it has none for."""
@@ -269,9 +269,7 @@ def _relaid(
     return {**relaid, "cache": paged.plain(), "step": paged.step}, paged
 
 
-def _writer_arguments(
-    spec: OpSpec, arguments: dict[str, Any], dtype: str, rng: np.random.Generator
-) -> dict[str, Any]:
+def _writer_arguments(spec: OpSpec, arguments: dict[str, Any], dtype: str, rng: np.random.Generator) -> dict[str, Any]:
     """Arguments of an op that writes, from those of the one that reads."""
     attention, tokens = arguments["spec"], arguments["step"].shape.tokens
     drawn = {
@@ -308,13 +306,13 @@ def _real(subject: Subject, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]
     return array if subject.rows is None else array[: subject.rows]
 
 
-def _weight_forms(backend: Backend, case: OpCase, dtype: str) -> list[str]:
+def _weight_forms(backend: Backend, case: OpCase) -> list[str]:
     """``packed``, and ``dense`` where the packer makes another format."""
     weights = [value for value in case.arguments.values() if isinstance(value, PackedWeight)]
-    if all(pack(backend, case.request.op, weight, dtype).format == "dense" for weight in weights):
+    if all(pack(backend, case.request, weight).format == "dense" for weight in weights):
         return ["packed"]
     return ["packed", "dense"]
 
 
-def _weights(backend: Backend, op: str, weight: PackedWeight, dtype: str, form: str) -> PackedWeight:
-    return pack(backend, op, weight, dtype) if form == "packed" else put_dense(backend, weight, dtype)
+def _weights(backend: Backend, request: OpRequest, weight: PackedWeight, form: str) -> PackedWeight:
+    return pack(backend, request, weight) if form == "packed" else put_dense(backend, weight, request.dtype)

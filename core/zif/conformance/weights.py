@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 
 from zif.contract.backend import Backend
-from zif.contract.weights import EmbeddingSpec, HeadsSpec, LinearSpec, PackedWeight
+from zif.contract.ops import OpRequest
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight
 from zif.ops.draw import numpy_dtype
 
 A = np.ndarray[Any, Any]
 
 
-def pack(backend: Backend, op: str, weight: PackedWeight, dtype: str) -> PackedWeight:
+def pack(backend: Backend, request: OpRequest, weight: PackedWeight) -> PackedWeight:
     """``weight`` (dense, float64) through the backend's packer; a linear comes in two parts, as q, k and v would."""
+    op, dtype = request.op, request.dtype
     host = {name: _read_only(array, dtype) for name, array in weight.arrays.items()}
     if op == "embedding":
         return backend.packer.embedding(EmbeddingSpec("w", *_two(weight.shape)), host["w"], dtype)
@@ -24,6 +26,11 @@ def pack(backend: Backend, op: str, weight: PackedWeight, dtype: str) -> PackedW
         spec = LinearSpec(("a", "b"), (cut, rows - cut), inner, ("c", "d") if "b" in host else ())
         biases = [host["b"][:cut], host["b"][cut:]] if "b" in host else []
         return backend.packer.linear(spec, [host["w"][:cut], host["w"][cut:]], biases, dtype)
+    if op == "moe":
+        experts, size, hidden = weight.shape
+        moe = ExpertsSpec("g{e}", "u{e}", "d{e}", experts, hidden, size, request["top_k"], request["kind"])
+        gates, ups = [part[:size] for part in host["gate_up"]], [part[size:] for part in host["gate_up"]]
+        return backend.packer.experts(moe, gates, ups, list(host["down"]), dtype)
     heads, rows, inner = weight.shape
     return backend.packer.heads(HeadsSpec("w", heads, rows, inner, 0, rows), host["w"], dtype)
 
