@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tiny_tokenizer import CHAT_TEMPLATE
 
+from tiny_tokenizer import CHAT_TEMPLATE
 from zif.contract.errors import InvalidRequest, InvalidSettings
 from zif.tokenizer import ChatTemplate
 

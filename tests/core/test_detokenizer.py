@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-import tiny_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders
 
+import tiny_tokenizer
 from zif.contract.errors import InvalidRequest
 from zif.tokenizer import Detokenizer, Tokenizer
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
+
 import tiny_tokenizer
 from server.scripted_engine import ScriptedEngine, echo
-
 from zif.contract.errors import ContextLengthExceeded, EngineDead, InvalidRequest, Overloaded, ZifError
 from zif.engine.messages import EngineRequest
 from zif.frontend import Completion, Delta, Frontend, ModelInfo

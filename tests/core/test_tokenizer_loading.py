@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_tokenizer
 
+import tiny_tokenizer
 from zif.contract.errors import InvalidSettings, WeightsError
 from zif.tokenizer import load_tokenizer
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import httpx
 import pytest
+
 from server.scripted_engine import ScriptedEngine
 from tiny_tokenizer import write_checkpoint
-
 from zif.frontend import Frontend, ModelInfo
 from zif.server import ServerOptions, create_app
 from zif.tokenizer import Tokenizer, load_tokenizer
