@@ -51,7 +51,8 @@ def next_token(history: int) -> int:
 
 def answer(request: Request, max_length: int) -> tuple[list[int], str]:
     """Output and finish reason that a request must have, however it is scheduled."""
-    tokens, output = request.prompt_ids, []
+    tokens = request.prompt_ids
+    output: list[int] = []
     params = request.params
     assert params.max_tokens is not None
     limit = min(params.max_tokens, max_length - len(tokens))
@@ -83,16 +84,16 @@ class SimulatedDevice:
         self.tables = np.full((len(groups), rows + 1, width), -1, dtype=np.int64)
         self.owner: dict[int, Request] = {}
         self.history: dict[int, list[int]] = {}
-        self.scored: dict[str, set[int]] = {}
         self.in_flight: deque[Launched] = deque()
 
     def launch(self, batch: Batch) -> None:
         """Carry out ``batch``, and keep its tokens until ``complete``."""
         for request in batch.new_requests:
+            for step in self.in_flight:
+                assert request.row not in step.batch.rows, "a row is given away that a step in flight uses"
             self.owner[request.row] = request
             self.history[request.row] = []
             self.tables[:, request.row] = -1
-            self.scored[request.id] = set()
         cells = list(zip(batch.page_rows.tolist(), batch.page_indices.tolist(), strict=True))
         assert len(set(cells)) == len(cells), "a page table entry is set twice in one step"
         self.tables[:, batch.page_rows, batch.page_indices] = batch.page_ids
@@ -120,8 +121,6 @@ class SimulatedDevice:
                 known += chunk
             history = hashes(known)
             end = start + count
-            if batch.all_logits[entry]:
-                self.scored[request.id].update(range(start, end))
             for g, group in enumerate(self.groups):
                 first = 0 if group.window is None else max(0, start - group.window + 1)
                 slots = self._slots(g, row, np.arange(first, end))
@@ -148,9 +147,10 @@ class SimulatedDevice:
         self.in_flight.append(Launched(batch, sampled, [np.concatenate(u) for u in used]))
 
     def _slots(self, g: int, row: int, positions: Ints) -> Ints:
-        pages = self.tables[g, row, positions // self.page_size]
+        pages: Ints = self.tables[g, row, positions // self.page_size]
         assert (pages > 0).all(), "a visible position has no page"
-        return pages * self.page_size + positions % self.page_size
+        slots: Ints = pages * self.page_size + positions % self.page_size
+        return slots
 
     def complete(self) -> Launched:
         """The oldest step in flight, which is over now."""
@@ -176,6 +176,7 @@ class Session:
         self.batches: list[Batch] = []
         self.emitted: dict[str, list[int]] = {}
         self.ended: dict[str, str] = {}
+        self.scored: dict[str, set[int]] = {}
 
     def add(self, prompt: Sequence[int], **params: object) -> Request:
         """Queue a request; its id is its number."""
@@ -193,8 +194,11 @@ class Session:
             self._take(update)
         return update is not None
 
-    def step(self) -> bool:
-        """One turn of the engine's loop; False once nothing is left to do."""
+    def step(self, abort_launched: str | None = None) -> bool:
+        """One turn of the engine's loop; False once nothing is left to do.
+
+        ``abort_launched`` is aborted between the launch and the commit of the step before.
+        """
         batch = self.scheduler.schedule()
         if batch is None and not self.device.in_flight:
             assert not self.scheduler.has_work, "there is work, but nothing can be launched and nothing is in flight"
@@ -202,7 +206,12 @@ class Session:
         if batch is not None:
             assert batch.num_tokens <= self.scheduler.max_step_tokens
             self.batches.append(batch)
+            for entry in np.flatnonzero(batch.all_logits):
+                begin, count = int(batch.starts[entry]), int(batch.counts[entry])
+                self.scored.setdefault(batch.requests[entry].id, set()).update(range(begin, begin + count))
             self.device.launch(batch)
+        if abort_launched is not None:
+            self.abort(abort_launched)
         if batch is None or len(self.device.in_flight) > (1 if self.config.overlap else 0):
             self.commit()
         self.check()
@@ -257,7 +266,7 @@ class Session:
             else:
                 assert (self.emitted[key], self.ended[key]) == (output, reason)
                 if request.params.prompt_logprobs is not None:
-                    assert self.device.scored[key] >= set(range(len(request.prompt))) or request.retractions
+                    assert self.scored[key] == set(range(len(request.prompt)))
         assert self.scheduler.flush_cache()
         assert self.scheduler.stats()["pages_free"] == self.scheduler.stats()["pages_total"]
         assert all(a.num_used == 0 for a in self.scheduler.memory.allocators)

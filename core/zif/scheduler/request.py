@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from enum import Enum, auto
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
 from zif.engine.messages import FinishReason
@@ -58,7 +60,7 @@ class Request:
     def __init__(
         self,
         request_id: str,
-        prompt_ids: Sequence[int] | IntArray,
+        prompt_ids: Sequence[int] | npt.NDArray[np.integer[Any]],
         params: SamplingParams,
         eos_token_ids: Sequence[int] = (),
         extra_key: Hashable = None,

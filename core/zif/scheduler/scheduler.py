@@ -8,6 +8,7 @@ from itertools import compress
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
 from zif.cache.groups import HostGroup
@@ -288,7 +289,7 @@ class Scheduler:
 
     # -- results -------------------------------------------------------------------------------------------
 
-    def commit(self, batch: Batch, sampled: Sequence[int] | IntArray) -> list[Update]:
+    def commit(self, batch: Batch, sampled: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[Update]:
         """Step ``batch`` has completed; ``sampled[i]`` is the token drawn for ``batch.sampling[i]``.
 
         Tokens of requests that have ended meanwhile (a stop token found late, an abort) are dropped.

@@ -1,0 +1,123 @@
+"""No page is leaked or shared wrongly, and every answer is right, whatever arrives, ends and runs out when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from core.simulated_device import VOCAB, Group, Session
+from zif.cache.groups import window_pages
+from zif.contract.errors import InvalidRequest
+from zif.scheduler.config import SchedulerConfig
+
+WINDOWS = st.sampled_from([(None,), (None, 3), (None, 9), (5,), (4, 11), (None, None)])
+
+
+@st.composite
+def sessions(draw: st.DrawFn) -> Session:
+    windows = draw(WINDOWS)
+    page_size = draw(st.sampled_from([1, 2, 16]))
+    config = SchedulerConfig(
+        page_size=page_size,
+        context_length=draw(st.integers(8, 80)),
+        max_running_requests=draw(st.integers(1, 6)),
+        chunked_prefill_size=draw(st.integers(1, 48)),
+        max_prefill_tokens=draw(st.integers(1, 48)),
+        overlap=draw(st.booleans()),
+        radix_cache=draw(st.booleans()),
+        policy=draw(st.sampled_from(["lpm", "fcfs"])),
+        conservativeness=draw(st.sampled_from([0.0, 1.0])),
+    )
+    tokens = draw(st.integers(8, 160))
+    num_pages = [
+        1 + (-(-tokens // page_size) if w is None else 2 * window_pages(w, page_size) + 2 + tokens // 4 // page_size)
+        for w in windows
+    ]
+    return Session(config, [Group(str(g), w) for g, w in enumerate(windows)], num_pages)
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> list[int]:
+    """Some prefix of one of two sequences that part in the middle, then tokens of its own: much is shared."""
+    other = draw(st.booleans())
+    base = [1 + (i * i + (other and i > 20)) % (VOCAB - 1) for i in range(60)]
+    return base[: draw(st.integers(0, 60))] + draw(st.lists(st.integers(1, 3), max_size=3))
+
+
+@st.composite
+def settings(draw: st.DrawFn) -> dict[str, Any]:
+    max_tokens = draw(st.sampled_from([0, 1, 2, 9, 30, 10**9]))
+    return {
+        "max_tokens": max_tokens,
+        "min_tokens": min(max_tokens, draw(st.sampled_from([0, 0, 4]))),
+        "ignore_eos": draw(st.booleans()),
+        "stop_token_ids": draw(st.sampled_from([(), (), (3,)])),
+        "prompt_logprobs": draw(st.sampled_from([None, None, None, 0])),
+    }
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Arrivals, steps, aborts and flushes in any order; the session checks every step."""
+
+    @initialize(session=sessions())
+    def start(self, session: Session) -> None:
+        self.session = session
+
+    @rule(prompt=prompts(), params=settings(), copies=st.integers(1, 3))
+    def add(self, prompt: list[int], params: dict[str, Any], copies: int) -> None:
+        for _ in range(copies):
+            try:
+                self.session.add(prompt, **params)
+            except InvalidRequest:
+                assert not 0 < len(prompt) < self.session.scheduler.max_length
+
+    @precondition(lambda self: self.session.requests)
+    @rule(data=st.data(), params=settings())
+    def add_next_turn(self, data: st.DataObject, params: dict[str, Any]) -> None:
+        before = data.draw(st.sampled_from(sorted(self.session.requests.values(), key=lambda r: r.order)))
+        tokens = before.prompt_ids + before.output_ids + [1, 2]
+        if len(tokens) < self.session.scheduler.max_length:
+            self.session.add(tokens, **params)
+
+    @rule(count=st.integers(1, 12))
+    def step(self, count: int) -> None:
+        for _ in range(count):
+            self.session.step()
+
+    @precondition(lambda self: self.session.requests)
+    @rule(data=st.data(), launched=st.booleans())
+    def abort(self, data: st.DataObject, launched: bool) -> None:
+        request_id = data.draw(st.sampled_from(sorted(self.session.requests)))
+        if launched:
+            self.session.step(abort_launched=request_id)
+        else:
+            self.session.abort(request_id)
+            self.session.check()
+
+    @rule()
+    def flush(self) -> None:
+        assert self.session.scheduler.flush_cache() == (not self.session.scheduler.has_work)
+
+    def teardown(self) -> None:
+        if hasattr(self, "session"):
+            self.session.run()
+            self.session.check_drained()
+
+
+TestAnyOrder = AnyOrder.TestCase
+
+
+@given(st.data())
+def test_answers_do_not_depend_on_how_they_are_scheduled(data: st.DataObject) -> None:
+    """The session holds every answer against what the request alone must give, for any settings."""
+    requests = data.draw(st.lists(st.tuples(prompts(), settings()), min_size=1, max_size=6))
+    session = data.draw(sessions())
+    for prompt, params in requests:
+        if 0 < len(prompt) < session.scheduler.max_length:
+            session.add(prompt, **params)
+    session.run()
+    session.check_drained()
+    assert "abort" not in session.ended.values()
