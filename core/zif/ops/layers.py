@@ -63,15 +63,23 @@ def linear(x: A, w: PackedWeight, step: Any = None) -> A:
 
 
 def _norm_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
-    for shape, offset in (((1, 16), 0.0), ((5, 256), 1.0), ((3, 4, 64), 0.0), ((33, 96), 0.0)):
+    cases = (
+        ((1, 16), 0.0, 2.0),
+        ((5, 256), 1.0, 2.0),
+        ((3, 4, 64), 0.0, 2.0),
+        ((33, 96), 0.0, 2.0),
+        ((2, 48), 0.0, 1e-3),
+    )
+    for shape, offset, scale in cases:
         request = OpRequest.of("rms_norm", dtype, size=shape[-1])
         arguments = {
-            "x": normal(rng, shape, dtype, scale=2.0),
+            "x": normal(rng, shape, dtype, scale=scale),
             "weight": normal(rng, shape[-1:], dtype),
             "eps": 1e-6,
             "offset": offset,
         }
-        yield OpCase(f"{shape}{' 1 + w' if offset else ''}", request, arguments)
+        small = ", small" if scale < 1 else ""
+        yield OpCase(f"{shape}{' 1 + w' if offset else ''}{small}", request, arguments)
 
 
 @op(profile="llm", tolerances=ELEMENTWISE, cases=_norm_cases, static=("eps", "offset"))
@@ -132,9 +140,10 @@ def _add_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(profile="llm", tolerances=ELEMENTWISE, cases=_add_cases)
 def add(x: A, residual: A) -> A:
-    """Their sum, x + residual, both [T, size]: a plain Array, also where ``x`` is a partial sum.
+    """Their sum, x + residual, both [T, size]. Either may be a partial sum; of two it is one again.
 
-    It is how a model leaves its last layer, whose output no norm of the next layer takes in.
+    With a plain ``residual`` it is a plain Array: how a model leaves its last layer, whose output no
+    norm of the next layer takes in.
     """
     return x + residual
 

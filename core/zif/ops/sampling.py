@@ -95,6 +95,15 @@ def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         "min_p": np.array([0.0, 0.0, 0.02, 0.1, 0.0, 0.0]),
     }
     yield OpCase(f"{rows}x{vocab}", OpRequest.of("filter_logits", dtype, vocab=vocab), arguments)
+    flat = {
+        "logits": _logits(rng, rows, vocab) * 0.125,
+        "temperature": np.array([1.0, 0.5, 2.0, 1.0, 1.0, 1.0]),
+        "top_k": np.array([0, 8, 12, 1000, 30, 101], np.int32),
+        "top_p": np.array([0.9, 0.6, 0.7, 0.3, 1.0, 0.999]),
+        "min_p": np.array([0.5, 0.0, 0.4, 0.0, 0.6, 0.2]),
+    }
+    flat["logits"][3, 10:20] = flat["logits"][3].max()  # equals, of which top-p takes the lower ids
+    yield OpCase("flat, all at once", OpRequest.of("filter_logits", dtype, vocab=vocab), flat)
 
 
 @op(profile="llm", tolerances=EXACT, cases=_filter_cases)
