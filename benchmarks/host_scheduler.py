@@ -13,6 +13,7 @@ import statistics
 import time
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,10 +30,12 @@ class Group:
     window: int | None = None
 
 
-def measure(batch_size: int, steps: int, page_size: int, groups: list[Group], waiting: int) -> dict[str, float]:
+def measure(
+    batch_size: int, steps: int, page_size: int, groups: list[Group], waiting: int, memory: float = 1.0
+) -> dict[str, float]:
     """Median and 99th percentile, in µs, over the steps that are decodes alone; and of the prefill steps."""
     context = steps + 256
-    pages = [-(-context // page_size) * (batch_size + 2) for _ in groups]
+    pages = [int(-(-context // page_size) * (batch_size + 2) * memory) for _ in groups]
     config = SchedulerConfig(
         page_size=page_size, context_length=context, max_running_requests=batch_size, chunked_prefill_size=8192
     )
@@ -72,10 +75,11 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     full, mixed = [Group("full")], [Group("full"), Group("window", 512)]
-    cases = {
+    cases: dict[str, tuple[Any, ...]] = {
         "page 16": (16, full, 0),
         "page 1": (1, full, 0),
         "page 16, 64 waiting": (16, full, 64),
+        "memory full, 256 waiting": (16, full, 256, 0.7),
         "page 16, window group": (16, mixed, 0),
         "page 1, window group": (1, mixed, 0),
     }
@@ -85,9 +89,9 @@ def main() -> None:
         return
     columns = list(next(iter(results.values())))
     print(f"batch {args.batch}, {args.steps} steps, µs")
-    print(" " * 24 + "".join(f"{c.removesuffix('_us'):>25}" for c in columns))
+    print(" " * 26 + "".join(f"{c.removesuffix('_us'):>25}" for c in columns))
     for name, row in results.items():
-        print(f"{name:24}" + "".join(f"{row[c]:25.1f}" for c in columns))
+        print(f"{name:26}" + "".join(f"{row[c]:25.1f}" for c in columns))
 
 
 if __name__ == "__main__":

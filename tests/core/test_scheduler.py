@@ -20,7 +20,7 @@ CONFIG = SchedulerConfig(page_size=4, context_length=256, max_running_requests=8
 
 def session(groups: list[Group] | None = None, pages: int = 200, **changes: object) -> Session:
     groups = groups or FULL
-    return Session(replace(CONFIG, **changes), groups, [pages] * len(groups))  # type: ignore[arg-type]
+    return Session(replace(CONFIG, **changes), groups, [pages] * len(groups))  # type: ignore[arg-type, unused-ignore]
 
 
 def prompt(seed: int, length: int) -> list[int]:

@@ -22,6 +22,9 @@ from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
 from zif.scheduler.stop import accept
 
+ADMISSION_PAUSE = 8
+"""Steps without a try at admission after one that found no memory, unless a request ends or arrives."""
+
 
 class Scheduler:
     """Decides, step by step, which request computes what.
@@ -64,6 +67,7 @@ class Scheduler:
         self._in_flight: deque[Batch] = deque()
         self._order = QueueOrder(config.policy, self.memory.cache)
         self._ratio = NewTokenRatio(config.conservativeness)
+        self._admit_from = 0  # no admission before this step: the last try found no memory
         self._step = 0
         self._arrivals = 0
         self._cached_tokens = 0
@@ -100,6 +104,7 @@ class Scheduler:
         self._order.joined(request, len(self._waiting))
         self._requests[request.id] = request
         self._waiting.append(request)
+        self._admit_from = 0
 
     def abort(self, request_id: str) -> Update | None:
         """End a request, wherever it is. None if there is no such request (any more)."""
@@ -211,6 +216,8 @@ class Scheduler:
                 budget -= count
         if stalled or budget <= 0 or not self._waiting or not self.memory.row_allocator.num_free:
             return chunks, []
+        if self._step < self._admit_from and (self._prefilling or self._decoding):
+            return chunks, []
         return chunks, self._admit(budget, chunks, changes)
 
     def _admit(self, budget: int, chunks: list[Chunk], changes: list[PageChanges]) -> list[Request]:
@@ -238,6 +245,8 @@ class Scheduler:
                 count = memory.fit(match.length, want)
             if count == 0:
                 cache.unlock(lock, after_step=-1)
+                # Trying costs time in every step, and until a request ends or comes little changes.
+                self._admit_from = self._step + ADMISSION_PAUSE
                 break
             changes.append(memory.admit(request, match, lock))
             changes.append(memory.extend(request.row, count))
@@ -348,3 +357,4 @@ class Scheduler:
         self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
         self._decoding = [r for r in self._decoding if r.status is Status.DECODING]
         self._decode_rows = None
+        self._admit_from = 0
