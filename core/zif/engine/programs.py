@@ -101,7 +101,8 @@ def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
     def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
         outputs, arrays, adjustments = draw(
             ops, shape, inputs["logits"], inputs["rows"], resident["table"],
-            resident.get("adjustments"), inputs.get("targets"),
+            adjusted_rows=inputs.get("adjusted_rows"), adjustments=resident.get("adjustments"),
+            targets=inputs.get("targets"),
         )  # fmt: skip
         updates = {"table": arrays}
         if shape.adjusted:
@@ -112,6 +113,8 @@ def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
         "rows": ArraySpec((shape.rows,), "int32"),
         "logits": ArraySpec((shape.rows, table.vocab), "float32"),
     }
+    if shape.adjusted:
+        specs["adjusted_rows"] = ArraySpec((shape.rows,), "int32")
     if shape.targets:
         specs["targets"] = ArraySpec((shape.rows,), "int32")
     donate = ("table", "adjustments") if shape.adjusted else ("table",)
@@ -125,7 +128,7 @@ def decode(ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler:
 
     def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
         logits, arrays, cache = _forward(ops, model, table, shape, inputs, resident)
-        outputs, arrays, _ = draw(ops, sampler, logits, inputs["rows"], arrays, None, None)
+        outputs, arrays, _ = draw(ops, sampler, logits, inputs["rows"], arrays)
         return outputs, {"table": arrays, "cache": cache}
 
     inputs = _forward_specs(model.inputs, table, shape)

@@ -134,7 +134,8 @@ class Runner:
         forward = self._run(("forward", shape), lambda: programs.forward(ops, model, table, shape), inputs)
         if not len(plan.at):
             return InFlight(batch, plan, self.backend.runtime.fetch({}))
-        return InFlight(batch, plan, self.backend.runtime.fetch(self._sample(sampler, plan, forward["logits"])))
+        sampled = self._sample(sampler, batch, plan, forward["logits"])
+        return InFlight(batch, plan, self.backend.runtime.fetch(sampled))
 
     def collect(self, launched: InFlight) -> StepResult:
         """Wait for a launched batch and read what it drew. Raises what the device raised."""
@@ -142,8 +143,12 @@ class Runner:
         tokens = arrays["tokens"][launched.plan.sampled] if arrays else np.zeros(0, np.int32)
         return StepResult(tokens, arrays, launched.plan)
 
-    def _sample(self, shape: SamplerShape, plan: LogitsPlan, logits: Any) -> dict[str, Any]:
+    def _sample(self, shape: SamplerShape, batch: Batch, plan: LogitsPlan, logits: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = {"rows": padded(plan.rows, shape.rows, SCRATCH), "logits": logits}
+        if shape.adjusted:
+            rows = np.zeros(shape.rows, np.int32)
+            rows[plan.sampled] = [request.row if request.params.adjusted else SCRATCH for request in batch.sampling]
+            inputs["adjusted_rows"] = rows
         if shape.targets:
             inputs["targets"] = padded(plan.targets, shape.rows, -1)
         return self._run(("sample", shape), lambda: programs.sample(self._ops, self.table.shape, shape), inputs)

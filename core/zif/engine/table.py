@@ -74,6 +74,9 @@ class TableShape:
     def adjustments(self) -> Tree:
         """Specs of what only requests with penalties, biases or min_tokens need; made when one comes.
 
+        Requests without any read the scratch row, which changes nothing: its ``repetition`` is 1 and
+        its other factors are 0.
+
         ``output_counts`` [R+1, vocab] and ``in_prompt`` [R+1, vocab], and a field each.
         """
         rows = self.rows + 1
@@ -97,6 +100,7 @@ class RequestTable:
         """Allocate the adjustments, once."""
         if self.adjustments is None:
             self.adjustments = tree_map(self._runtime.zeros, self.shape.adjustments())
+            self.adjustments["repetition"] = self._runtime.put(np.ones(self.shape.rows + 1, np.float32))
 
 
 def admitted_row(params: SamplingParams, seed: int, kv_len: int) -> dict[str, Any]:

@@ -33,19 +33,28 @@ class SamplerShape:
 
 
 def draw(
-    ops: Ops, shape: SamplerShape, logits: Array, rows: Array, table: Tree, adjustments: Tree, targets: Array | None
+    ops: Ops,
+    shape: SamplerShape,
+    logits: Array,
+    rows: Array,
+    table: Tree,
+    *,
+    adjusted_rows: Array | None = None,
+    adjustments: Tree = None,
+    targets: Array | None = None,
 ) -> tuple[dict[str, Array], Tree, Tree]:
     """Draw a token for each of ``logits`` [R, vocab] float32 by the settings of table row ``rows`` [R].
 
     Returns (outputs, table, adjustments). Outputs: ``tokens`` [R] int32, and with ``top``:
     ``logprob`` [R], ``rank`` [R], ``top_ids`` [R, top], ``top_logprobs`` [R, top] of the model's own
-    distribution, before any penalty or temperature. A row with ``targets`` >= 0 reports that token
+    distribution, before any penalty or temperature. ``adjusted_rows`` [R] are the rows of
+    ``adjustments`` to go by, the scratch row for requests that have none. A row with ``targets`` >= 0 reports that token
     (its table row is the scratch row, so that what was drawn goes nowhere).
     """
     position = table["kv_len"][rows]
     scores = logits
     if shape.adjusted:
-        scores = _adjust(ops, shape, scores, rows, position, adjustments)
+        scores = _adjust(ops, shape, scores, adjusted_rows, position, adjustments)
     temperature = table["temperature"][rows]
     if shape.filtered:
         scores = ops.filter_logits(
@@ -60,12 +69,12 @@ def draw(
         outputs |= zip(names, ops.logprobs(logits, reported, shape.top), strict=True)
     table = {**table, "last_token": ops.put(table["last_token"], (rows,), tokens)}
     if shape.adjusted:
-        counts = ops.add_at(adjustments["output_counts"], (rows, tokens), 1)
+        counts = ops.add_at(adjustments["output_counts"], (adjusted_rows, tokens), 1)
         adjustments = {**adjustments, "output_counts": counts}
     return outputs, table, adjustments
 
 
-def _adjust(ops: Ops, shape: SamplerShape, logits: Array, rows: Array, position: Array, a: dict[str, Any]) -> Array:
+def _adjust(ops: Ops, shape: SamplerShape, logits: Array, rows: Any, position: Array, a: dict[str, Any]) -> Array:
     """Penalties, then biases, then -inf for the ends that min_tokens forbids."""
     scores = ops.penalize(
         logits,

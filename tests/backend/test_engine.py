@@ -1,0 +1,272 @@
+"""The engine on a real backend: what requests get, whatever runs beside them and however steps are cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.checkpoints import VOCAB, Saved, save
+from zif.engine.build import build_engine
+from zif.engine.engine import Engine
+from zif.engine.messages import EngineOutput, EngineRequest
+from zif.reference.torch import TorchBackend, TorchRuntime
+from zif.sampling.params import SamplingParams
+from zif.settings import Settings
+
+RNG = np.random.default_rng(11)
+PROMPTS = [RNG.integers(0, VOCAB, size).tolist() for size in (3, 37, 18, 52)]
+GREEDY = SamplingParams(temperature=0, max_tokens=10)
+DRAWN = SamplingParams(temperature=1.0, max_tokens=10, seed=5)
+
+
+@dataclass
+class Answer:
+    """Everything the engine said of a request."""
+
+    tokens: list[int] = field(default_factory=list)
+    last: EngineOutput = field(default_factory=lambda: EngineOutput(""))
+    logprobs: list[Any] = field(default_factory=list)
+    prompt_logprobs: list[Any] | None = None
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return save("llama", tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture(scope="module")
+def gemma(tmp_path_factory: pytest.TempPathFactory) -> Saved:
+    return save("gemma3", tmp_path_factory.mktemp("gemma3"))
+
+
+def engine_of(saved: Saved, *, asynchronous: bool = False, **settings: Any) -> Engine:
+    """An engine on the torch reference; ``asynchronous`` has it overlap steps, as it would on an accelerator."""
+    backend = TorchBackend(TorchRuntime())
+    if asynchronous:
+        from dataclasses import replace
+
+        backend.capabilities = replace(backend.capabilities, asynchronous=True)
+    own = {"max_total_tokens": 2048, "page_size": 4, "dtype": "float32"}
+    return build_engine(Settings(model=str(saved.path), **{**own, **settings}), progress=False, backend=backend)
+
+
+def run(
+    engine: Engine, prompts: Sequence[list[int]], params: SamplingParams | Sequence[SamplingParams], eos: int = -1
+) -> list[Answer]:
+    """Add all prompts at once and step until they have ended."""
+    each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+    answers = {str(i): Answer() for i in range(len(prompts))}
+    for i, (prompt, own) in enumerate(zip(prompts, each, strict=True)):
+        assert engine.add(EngineRequest(str(i), prompt, own, () if eos < 0 else (eos,))) is None
+    while engine.has_work:
+        for output in engine.step():
+            answer = answers[output.request_id]
+            answer.tokens += output.token_ids
+            answer.logprobs += output.logprobs or []
+            answer.prompt_logprobs = output.prompt_logprobs or answer.prompt_logprobs
+            answer.last = output
+    return list(answers.values())
+
+
+def tokens_of(answers: list[Answer]) -> list[list[int]]:
+    return [answer.tokens for answer in answers]
+
+
+def log_softmax(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"page_size": 1},
+        {"page_size": 16, "chunked_prefill_size": 7},
+        {"disable_radix_cache": True, "chunked_prefill_size": 16},
+        {"max_running_requests": 2},
+        {"asynchronous": True},
+        {"asynchronous": True, "chunked_prefill_size": 11, "max_running_requests": 3},
+    ],
+    ids=str,
+)
+def test_greedy_tokens_are_the_reference_implementations(llama: Saved, settings: dict[str, Any]) -> None:
+    expected = [llama.continue_greedily(prompt, 10) for prompt in PROMPTS]
+    assert tokens_of(run(engine_of(llama, **settings), PROMPTS, GREEDY)) == expected
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_two_cache_groups_with_windows(gemma: Saved, asynchronous: bool) -> None:
+    engine = engine_of(gemma, asynchronous=asynchronous, chunked_prefill_size=16)
+    expected = [gemma.continue_greedily(prompt, 10) for prompt in PROMPTS]
+    assert tokens_of(run(engine, PROMPTS, GREEDY)) == expected
+    assert tokens_of(run(engine, PROMPTS, GREEDY)) == expected  # now from the prefix cache
+
+
+def test_cached_prefix_gives_the_same_tokens_and_is_counted(llama: Saved) -> None:
+    engine = engine_of(llama)
+    cold = run(engine, PROMPTS, GREEDY)
+    warm = run(engine, PROMPTS, GREEDY)
+    assert tokens_of(warm) == tokens_of(cold)
+    assert [answer.last.cached_tokens for answer in cold] == [0, 0, 0, 0]
+    assert [answer.last.cached_tokens for answer in warm] == [0, 36, 16, 48]  # whole pages, never the last token
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_running_out_of_cache_retracts_and_changes_nothing(llama: Saved, asynchronous: bool) -> None:
+    params = [
+        SamplingParams(temperature=0.8, max_tokens=40, seed=i, frequency_penalty=0.5, logprobs=1) for i in range(4)
+    ]
+    roomy = run(engine_of(llama, asynchronous=asynchronous), PROMPTS, params)
+    tight = engine_of(llama, asynchronous=asynchronous, max_total_tokens=160, schedule_conservativeness=0.01)
+    answers = run(tight, PROMPTS, params)
+    assert tight.stats()["retractions_total"] > 0
+    assert tokens_of(answers) == tokens_of(roomy)
+    assert [len(answer.logprobs) for answer in answers] == [40] * 4
+
+
+def test_a_requests_random_bits_are_its_own(llama: Saved) -> None:
+    alone = run(engine_of(llama), [PROMPTS[1]], DRAWN)[0].tokens
+    crowd = [DRAWN, DRAWN, SamplingParams(temperature=2.0, max_tokens=3, seed=1), GREEDY]
+    assert run(engine_of(llama, chunked_prefill_size=9), PROMPTS, crowd)[1].tokens == alone
+    assert run(engine_of(llama), [PROMPTS[1]], SamplingParams(max_tokens=10, seed=6))[0].tokens != alone
+
+
+def test_requests_without_a_seed_follow_the_engines(llama: Saved) -> None:
+    params = SamplingParams(max_tokens=10)
+    first = tokens_of(run(engine_of(llama, random_seed=1), [PROMPTS[0]] * 2, params))
+    assert tokens_of(run(engine_of(llama, random_seed=1), [PROMPTS[0]] * 2, params)) == first
+    assert first[0] != first[1]
+    assert tokens_of(run(engine_of(llama, random_seed=2), [PROMPTS[0]] * 2, params)) != first
+
+
+def test_logprobs_of_prompt_and_output(llama: Saved) -> None:
+    prompt = PROMPTS[1]
+    params = SamplingParams(temperature=0, max_tokens=4, logprobs=3, prompt_logprobs=2, repetition_penalty=1.5)
+    answer = run(engine_of(llama, chunked_prefill_size=8), [prompt, PROMPTS[3]], [params, GREEDY])[0]
+    expected = log_softmax(llama.logits(prompt + answer.tokens))
+    assert answer.prompt_logprobs is not None
+    assert answer.prompt_logprobs[0] is None
+    scored = answer.prompt_logprobs[1:] + answer.logprobs
+    assert len(scored) == len(prompt) - 1 + 4
+    for position, score in enumerate(scored):
+        row = expected[position]
+        token = (prompt + answer.tokens)[position + 1]
+        best = np.argsort(-row)[: len(score.top)].tolist()
+        assert score.token_id == token
+        assert score.logprob == pytest.approx(row[token], abs=1e-4)
+        assert score.rank == 1 + int((row > row[token]).sum())
+        assert [i for i, _ in score.top] == best
+        assert [value for _, value in score.top] == pytest.approx(row[best].tolist(), abs=1e-4)
+    assert {len(score.top) for score in answer.logprobs} == {3}
+
+
+def test_a_prompt_can_be_scored_without_a_token_drawn(llama: Saved) -> None:
+    params = SamplingParams(max_tokens=0, prompt_logprobs=0)
+    answer = run(engine_of(llama, chunked_prefill_size=8), [PROMPTS[1]], params)[0]
+    assert answer.tokens == []
+    assert answer.last.finish_reason == "length"
+    assert answer.prompt_logprobs is not None
+    assert len(answer.prompt_logprobs) == len(PROMPTS[1])
+
+
+def penalized_greedy(saved: Saved, prompt: list[int], params: SamplingParams) -> list[int]:
+    """Greedy decoding with penalties, as OpenAI and Keskar et al. define them, from whole-sequence logits."""
+    tokens: list[int] = []
+    for _ in range(params.max_tokens or 0):
+        logits = saved.logits(prompt + tokens)[-1].astype(np.float64)
+        counts = np.bincount(tokens, minlength=VOCAB)
+        seen = np.union1d(prompt, tokens).astype(int)
+        logits[seen] = np.where(
+            logits[seen] > 0, logits[seen] / params.repetition_penalty, logits[seen] * params.repetition_penalty
+        )
+        logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
+        for token, bias in params.logit_bias.items():
+            logits[token] += bias
+        tokens.append(int(logits.argmax()))
+    return tokens
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"repetition_penalty": 1.8},
+        {"presence_penalty": 1.5, "frequency_penalty": 0.7},
+        {"logit_bias": {17: 8.0, 3: -100.0}},
+        {"repetition_penalty": 1.3, "frequency_penalty": 1.0, "logit_bias": {0: 4.0}},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_penalties_and_biases(llama: Saved, changes: dict[str, Any], asynchronous: bool) -> None:
+    params = SamplingParams(temperature=0, max_tokens=12, **changes)
+    answers = run(engine_of(llama, asynchronous=asynchronous), PROMPTS[:3], [params, GREEDY, params])
+    assert answers[0].tokens == penalized_greedy(llama, PROMPTS[0], params)
+    assert answers[1].tokens == llama.continue_greedily(PROMPTS[1], 10)  # its neighbours' penalties are not its own
+    assert answers[2].tokens == penalized_greedy(llama, PROMPTS[2], params)
+
+
+def test_min_tokens_forbids_ends_until_then(llama: Saved) -> None:
+    prompt = PROMPTS[1]
+    greedy = llama.continue_greedily(prompt, 10)
+    eos, stop = list(dict.fromkeys(greedy))[1:3]  # neither is the very first token
+    ended = run(engine_of(llama), [prompt], GREEDY, eos=eos)[0]
+    until = greedy[: greedy.index(eos) + 1]
+    assert (ended.tokens, ended.last.finish_reason, ended.last.stop_reason) == (until, "stop", None)
+    ignoring = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True)
+    assert run(engine_of(llama), [prompt], ignoring, eos=eos)[0].tokens == greedy
+    stopped = SamplingParams(temperature=0, max_tokens=10, ignore_eos=True, stop_token_ids=(stop,))
+    answer = run(engine_of(llama), [prompt], stopped, eos=eos)[0]
+    assert (answer.tokens[-1], answer.last.finish_reason, answer.last.stop_reason) == (stop, "stop", stop)
+    longer = SamplingParams(temperature=0, max_tokens=20, min_tokens=6, stop_token_ids=(stop,))
+    tokens = run(engine_of(llama), [prompt], longer, eos=eos)[0].tokens
+    assert len(tokens) >= 6
+    assert not {eos, stop} & set(tokens[:5])
+
+
+def test_truncated_sampling_draws_only_what_is_left(llama: Saved) -> None:
+    prompt = PROMPTS[2]
+    likely = np.argsort(-llama.logits(prompt)[-1])
+    first_of = [
+        run(engine_of(llama), [prompt] * 24, [SamplingParams(max_tokens=1, seed=i, **cut) for i in range(24)])
+        for cut in ({"top_k": 3}, {"min_p": 0.999}, {"top_p": 1e-6}, {})
+    ]
+    drawn = [{answer.tokens[0] for answer in answers} for answers in first_of]
+    assert drawn[0] <= set(likely[:3].tolist())
+    assert len(drawn[0]) > 1
+    assert drawn[1] == drawn[2] == {int(likely[0])}
+    assert len(drawn[3]) > 3
+
+
+def test_abort_frees_everything(llama: Saved) -> None:
+    engine = engine_of(llama, asynchronous=True)
+    free = engine.stats()["pages_free"]
+    for i, prompt in enumerate(PROMPTS):
+        engine.add(EngineRequest(str(i), prompt, GREEDY))
+    engine.step()
+    engine.step()
+    aborted = engine.abort(["1"])
+    assert [(output.request_id, output.finish_reason) for output in aborted] == [("1", "abort")]
+    assert engine.abort(["1", "nobody"]) == []
+    assert len(engine.abort()) == 3
+    while engine.has_work:
+        assert engine.step() == []
+    assert engine.flush_cache()
+    assert engine.stats()["pages_free"] == free
+
+
+def test_what_cannot_be_served_is_refused_and_says_why(llama: Saved) -> None:
+    engine = engine_of(llama, max_queued_requests=1)
+    long = engine.add(EngineRequest("long", [1] * 500, GREEDY))
+    assert long is not None
+    assert long.finish_reason == "error"
+    assert "500 tokens" in str(long.error)
+    assert engine.add(EngineRequest("a", [1, 2], GREEDY)) is None
+    refused = engine.add(EngineRequest("b", [1, 2], GREEDY))
+    assert refused is not None
+    assert refused.overloaded
