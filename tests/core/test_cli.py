@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -31,11 +32,13 @@ def imported_after(code: str) -> list[str]:
 class FakeLLM:
     """Answers with the prompt, a piece a word."""
 
-    seen: Sequence[Any] = ()
+    seen: Any = None
+    settings: Any = None
+    params: Any = None
+    frontend = types.SimpleNamespace(model=types.SimpleNamespace(sampling_defaults={"temperature": 0.5, "top_k": 9}))
 
-    @classmethod
-    def from_settings(cls, settings: Settings) -> FakeLLM:
-        return cls()
+    def __init__(self, **settings: Any) -> None:
+        type(self).settings = settings
 
     def __enter__(self) -> FakeLLM:
         return self
@@ -44,12 +47,15 @@ class FakeLLM:
         return None
 
     def stream(self, prompt: Any, params: Any) -> Any:
-        type(self).seen = list(prompt) if isinstance(prompt, list) else prompt
+        type(self).seen, type(self).params = copy.copy(prompt), params
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         return iter([Delta(0, 0, text=word) for word in text.split()])
 
     def generate(self, prompts: Sequence[Any], params: Any) -> list[Completion]:
         return [Completion([1], [Choice(0, text=f"<{prompt}>", token_ids=[2, 3])]) for prompt in prompts]
+
+    async def achat(self, messages: Any, params: Any) -> Completion:
+        return self.generate([messages[-1]["content"]], params)[0]
 
 
 @pytest.fixture
@@ -193,6 +199,18 @@ def test_generate_streams_one_prompt(fake_llm: type[FakeLLM], capsys: pytest.Cap
     assert capsys.readouterr().out == "abc\n"
     assert cli.main(["generate", "--chat", "-p", "a b"]) == 0
     assert fake_llm.seen == [{"role": "user", "content": "a b"}]
+
+
+def test_flags_win_over_the_model_s_own_sampling(fake_llm: type[FakeLLM]) -> None:
+    assert cli.main(["generate", "some/model", "--page-size", "4", "-p", "a", "--temperature", "0", "--stop", "x"]) == 0
+    assert (fake_llm.params.temperature, fake_llm.params.top_k, fake_llm.params.stop) == (0.0, 9, ("x",))
+    assert fake_llm.settings["model"] == "some/model"
+    assert fake_llm.settings["page_size"] == "4"
+
+
+def test_several_prompts_can_be_messages(fake_llm: type[FakeLLM], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", "--chat", "-p", "a", "-p", "b"]) == 0
+    assert capsys.readouterr().out == "<a>\n\n<b>\n"
 
 
 def test_generate_prints_json(fake_llm: type[FakeLLM], capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,10 +27,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Answer line by line until the input ends."""
-    params = sampling_from(args)
+    sampling_from(args)  # a wrong flag is told before a model is loaded
     start: Messages = [{"role": "system", "content": args.system}] if args.system else []
     interactive = sys.stdin.isatty()
     with open_llm(args) as llm:
+        params = sampling_from(args, llm.frontend.model.sampling_defaults)
         if interactive:
             import readline  # noqa: F401  line editing and history for input()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import types
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -34,25 +35,28 @@ def add_settings(parser: argparse.ArgumentParser, groups: Collection[str] = ENGI
 
 
 def settings_from(args: argparse.Namespace) -> Settings:
-    """The settings that ``args``, the environment and the file amount to.
+    """The settings that ``args``, the environment and the file amount to. Raises :class:`InvalidSettings`."""
+    return Settings(**_given(args))
 
-    What was not given as a flag is left to the others. Raises :class:`InvalidSettings`.
-    """
+
+def open_llm(args: argparse.Namespace) -> LLM:
+    """An engine in this process with these settings; it logs warnings alone, unless more is asked for."""
+    given = _given(args)
+    settings = Settings(**given)
+    configure_logging(settings.log_level if "log_level" in settings.model_fields_set else "warning")
+    from zif.llm import LLM
+
+    return LLM(**given, progress=sys.stderr.isatty())
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """What was given as a flag; the rest is left to the environment, the file and the defaults."""
     given = {name: value for name in Settings.model_fields if (value := getattr(args, name, None)) is not None}
     if args.model_positional is not None:
         if "model" in given:
             raise InvalidSettings(f"the model is given twice: {args.model_positional} and --model {given['model']}")
         given["model"] = args.model_positional
-    return Settings(**given)
-
-
-def open_llm(args: argparse.Namespace) -> LLM:
-    """An engine in this process with these settings; it logs warnings alone, unless more is asked for."""
-    settings = settings_from(args)
-    configure_logging(settings.log_level if "log_level" in settings.model_fields_set else "warning")
-    from zif.llm import LLM
-
-    return LLM.from_settings(settings)
+    return given
 
 
 def _options(name: str, info: FieldInfo) -> dict[str, Any]:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from zif.cli.flags import add_settings, open_llm
 from zif.cli.output import print_json
 from zif.cli.sampling import add_sampling, sampling_from
 from zif.contract.errors import InvalidSettings
+
+if TYPE_CHECKING:
+    from zif.frontend.output import Completion
+    from zif.llm import LLM
+    from zif.sampling.params import SamplingParams
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +35,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the continuation: of one prompt as it comes, of several one after the other."""
     texts = _prompts(args)
-    params = sampling_from(args)
-    prompts: list[Any] = [[{"role": "user", "content": text}] for text in texts] if args.chat else list(texts)
+    sampling_from(args)  # a wrong flag is told before a model is loaded
     with open_llm(args) as llm:
-        if len(prompts) == 1 and params.n == 1 and not args.json:
-            for delta in llm.stream(prompts[0], params):
+        params = sampling_from(args, llm.frontend.model.sampling_defaults)
+        if len(texts) == 1 and not args.json:
+            for delta in llm.stream(_message(texts[0]) if args.chat else texts[0], params):
                 print(delta.text, end="", flush=True)
             print()
             return 0
-        completions = llm.generate(prompts, params)
+        completions = asyncio.run(_answer_all(llm, texts, params)) if args.chat else llm.generate(texts, params)
     if args.json:
         print_json(
             [
@@ -55,6 +62,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         print("\n\n".join(completion.text for completion in completions))
     return 0
+
+
+def _message(text: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": text}]
+
+
+async def _answer_all(llm: LLM, texts: Sequence[str], params: SamplingParams) -> list[Completion]:
+    return await asyncio.gather(*(llm.achat(_message(text), params) for text in texts))
 
 
 def _prompts(args: argparse.Namespace) -> list[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from zif.sampling.params import SamplingParams
 
@@ -26,7 +28,10 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ignore-eos", action="store_true", help="go on after the model's end-of-sequence token")
 
 
-def sampling_from(args: argparse.Namespace) -> SamplingParams:
-    """What the flags say. Raises :class:`~zif.contract.errors.InvalidRequest`."""
+def sampling_from(args: argparse.Namespace, defaults: Mapping[str, Any] | None = None) -> SamplingParams:
+    """What the flags say, and for the others the model's ``defaults``.
+
+    Raises :class:`~zif.contract.errors.InvalidRequest`.
+    """
     given = {name: value for name in _FLAGS if (value := getattr(args, name)) is not None}
-    return SamplingParams(**given, stop=tuple(args.stop or ()), ignore_eos=args.ignore_eos)
+    return SamplingParams(**{**(defaults or {}), **given}, stop=tuple(args.stop or ()), ignore_eos=args.ignore_eos)
