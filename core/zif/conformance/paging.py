@@ -176,7 +176,7 @@ def empty_cache(backend: Backend, paged: Paged, dtype: str) -> Any:
     v_head_dim = 0 if latent else spec.v_head_dim
     group = CacheGroup(spec.group, kind, LAYERS, spec.kv_heads, spec.head_dim, v_head_dim, spec.window)
     layout = backend.cache_layout(group, paged.page_size, paged.num_pages, dtype)
-    return {spec.group: {name: backend.runtime.put(_unwritten(array)) for name, array in layout.arrays}}
+    return {spec.group: {name: backend.runtime.put(unwritten(array)) for name, array in layout.arrays}}
 
 
 def fill(backend: Backend, ops: Ops, paged: Paged, cache: Any, dtype: str) -> Any:
@@ -208,7 +208,8 @@ def to_device(backend: Backend, step: Step) -> Step:
     return moved
 
 
-def _unwritten(spec: ArraySpec) -> A:
+def unwritten(spec: ArraySpec) -> A:
+    """A cache array in which nothing was written: NaN, or 0x7f where it holds integers."""
     dtype = numpy_dtype(spec.dtype)
     if spec.dtype.startswith(("float", "bfloat")):
         return np.full(spec.shape, np.nan).astype(dtype)

@@ -29,14 +29,10 @@ def run(
     name = f"{selection.plugin.name}:{selection.device.index}"
     if recorder.wants("hygiene"):
         check_plugin(selection, recorder)
-    if any(recorder.wants(section) for section in ("runtime", "executables", "ops")):
+    if any(recorder.wants(section) for section in ("runtime", "executables", "ops", "engine")):
         backend = selection.create_backend()
         added = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
         check_backend(backend, selection.plugin.info.profiles, recorder, extra_kernels=added)
-    if recorder.wants("engine"):
-        from zif.conformance.metamorphic import check_engine
-
-        check_engine(selection.plugin.info.profiles, name, device_opts, recorder)
     results = list(apply_waivers(recorder.results, waivers))
     return Report(name, str(selection.plugin.found), results)
 
@@ -44,7 +40,7 @@ def run(
 def check_backend(
     backend: Backend, profiles: tuple[str, ...], recorder: Recorder, extra_kernels: Sequence[KernelSet] = ()
 ) -> None:
-    """Run the sections that need a backend alone: ``runtime``, ``executables`` and ``ops``."""
+    """Run the sections that need a backend alone: ``runtime``, ``executables``, ``ops`` and ``engine``."""
     from zif.conformance.machinery import check_machinery
     from zif.conformance.opcheck import check_ops
 
@@ -56,3 +52,7 @@ def check_backend(
             recorder.add(section, "all", "", "skip", "the plugin claims no profile")
     if recorder.wants("ops"):
         check_ops(backend, providers, profiles, recorder)
+    if recorder.wants("engine"):
+        from zif.conformance.metamorphic import check_engine
+
+        check_engine(backend, profiles, recorder)
