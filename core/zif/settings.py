@@ -79,7 +79,6 @@ class Settings(BaseSettings):
         {}, "device", "op=name: the only kernel (or provider) that may serve an op; can be repeated"
     )
     tp_size: int = _setting(1, "device", "devices that share each layer (tensor parallelism)", ge=1)
-    disable_graphs: bool = _setting(False, "device", "run programs eagerly: slow, for finding faults")
 
     mem_fraction_static: float | None = _setting(
         None, "memory and scheduling", "share of the device's memory for weights and KV cache", gt=0, lt=1
