@@ -35,7 +35,11 @@ CHECKPOINTS: dict[str, tuple[str, Facts]] = {
     "llama-dynamic": ("LlamaConfig", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}),
     "llama-llama3": (
         "LlamaConfig",
-        {"rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0} | HALF},
+        {
+            "rope_parameters": {
+                "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, **HALF,
+            }
+        },
     ),
     "llama-yarn": ("LlamaConfig", {"rope_parameters": {"rope_type": "yarn", "factor": 8.0, "beta_fast": 4.0} | HALF}),
     "llama-longrope": (
@@ -52,7 +56,10 @@ CHECKPOINTS: dict[str, tuple[str, Facts]] = {
     "qwen2": ("Qwen2Config", {"tie_word_embeddings": True}),
     "qwen2-windows": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}),
     "qwen3": ("Qwen3Config", {"head_dim": 32}),
-    "gemma2": ("Gemma2Config", {"head_dim": 16, "query_pre_attn_scalar": 24, "num_hidden_layers": 5, "sliding_window": 8}),
+    "gemma2": (
+        "Gemma2Config",
+        {"head_dim": 16, "query_pre_attn_scalar": 24, "num_hidden_layers": 5, "sliding_window": 8},
+    ),
     "gemma3": (
         "Gemma3TextConfig",
         {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.cache import CacheGroup, CacheLayout
 from zif.contract.kernel import Kernel, KernelSet
-from zif.contract.ops import op_specs
+from zif.contract.ops import OpRequest, op_specs
+from zif.contract.optable import Ops
 from zif.contract.weights import EmbeddingSpec, LinearSpec, LoopStack, PackedWeight, VectorSpec
 
 Arrays = Sequence[np.ndarray[Any, Any]]
@@ -24,7 +26,11 @@ class Specifications(KernelSet):
 
     def kernels(self) -> Iterator[Kernel]:
         for spec in op_specs().values():
-            yield Kernel(spec.name, spec.name, self.provider, lambda _: None, lambda _, ops, fn=spec.reference: fn)
+            yield Kernel(spec.name, spec.name, self.provider, lambda _: None, partial(_made, spec.reference))
+
+
+def _made(reference: Callable[..., Any], request: OpRequest, ops: Ops) -> Callable[..., Any]:
+    return reference
 
 
 class Float64Packer:
@@ -34,10 +40,10 @@ class Float64Packer:
         arrays = {"w": np.concatenate(weights).astype(np.float64)}
         if biases:
             arrays["b"] = np.concatenate(biases).astype(np.float64)
-        return PackedWeight(arrays, "dense", (spec.rows, spec.in_features))  # type: ignore[arg-type]
+        return PackedWeight(arrays, "dense", (spec.rows, spec.in_features))
 
     def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
-        return PackedWeight({"w": table.astype(np.float64)}, "dense", table.shape)  # type: ignore[arg-type]
+        return PackedWeight({"w": table.astype(np.float64)}, "dense", (spec.vocab, spec.hidden))
 
     def tied(self, spec: LinearSpec, embedding: PackedWeight) -> PackedWeight:
         return embedding

@@ -17,9 +17,13 @@ FAMILIES = ("llama", "mistral", "qwen2-windows", "qwen3", "gemma2", "gemma3", "p
 OTHERS = tuple(name for name in CHECKPOINTS if name not in FAMILIES)
 LENGTHS = (31, 9, 1)
 NEW = 5
-CLOSE = {"rtol": 1e-4, "atol": 5e-5}
+
 
 Load = Callable[[str], Saved]
+
+
+def assert_close(found: HostArray, wanted: HostArray) -> None:
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=5e-5)
 
 
 def prompts() -> list[list[int]]:
@@ -42,7 +46,7 @@ def load(tmp_path_factory: pytest.TempPathFactory) -> Load:
 @pytest.fixture(scope="module")
 def expected(load: Load) -> Callable[[str], list[tuple[list[int], HostArray]]]:
     """(prompt and its greedy continuation, logits at each of them), a prompt each."""
-    made: dict[str, Any] = {}
+    made: dict[str, list[tuple[list[int], HostArray]]] = {}
 
     def expected(name: str) -> list[tuple[list[int], HostArray]]:
         if name not in made:
@@ -78,7 +82,7 @@ def serve(driver: Driver, chunk: int, pad: int = 0) -> list[tuple[list[int], Hos
 def check(found: list[tuple[list[int], HostArray]], wanted: list[tuple[list[int], HostArray]]) -> None:
     for (tokens, logits), (their_tokens, their_logits) in zip(found, wanted, strict=True):
         assert tokens == their_tokens
-        np.testing.assert_allclose(logits, their_logits, **CLOSE)
+        assert_close(logits, their_logits)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
@@ -124,7 +128,7 @@ def test_stages_add_up(name: str, load: Load, expected: Any) -> None:
         return x, cache
 
     tokens, logits = expected(name)[0]
-    np.testing.assert_allclose(driver.feed({0: tokens}, layers=in_stages)[0], logits, **CLOSE)
+    assert_close(driver.feed({0: tokens}, layers=in_stages)[0], logits)
 
 
 def test_a_family_in_bfloat16_stays_near(load: Load, expected: Any) -> None:
