@@ -99,6 +99,30 @@ def test_the_last_prompt_token_is_always_computed() -> None:
     assert request.cached_tokens == 12
 
 
+@pytest.mark.parametrize("count", range(20, 28))
+def test_the_next_turn_finds_the_window_of_the_last(count: int) -> None:
+    s = session(MIXED)
+    first = s.add(prompt(1, 30), max_tokens=count, ignore_eos=True)
+    s.run()
+    turn = s.add(first.prompt_ids + first.output_ids + [1, 2, 3], max_tokens=1)
+    s.run()
+    assert turn.cached_tokens == (30 + count - 1) // 4 * 4
+    s.check_drained()
+
+
+def test_a_prefix_is_not_evicted_under_a_step_in_flight() -> None:
+    s = session(pages=11)
+    s.add(prompt(1, 9), max_tokens=1)
+    s.run()
+    reader = s.add(prompt(1, 9), max_tokens=5)
+    s.step()
+    assert s.device.in_flight
+    s.abort(reader.id)
+    s.add(prompt(2, 38), max_tokens=1)
+    s.run()
+    s.check_drained()
+
+
 def test_requests_that_share_a_prefix_wait_for_the_first() -> None:
     s = session(max_running_requests=64, chunked_prefill_size=4096, context_length=1024, pages=2000)
     shared = prompt(0, 512)
