@@ -93,6 +93,13 @@ async def test_text_held_back_is_given_out_at_the_end() -> None:
     assert (completion.text, completion.choices[0].finish_reason) == ("abcabc", "length")
 
 
+@pytest.mark.parametrize("stop", [(), ("never",)])
+async def test_a_character_cut_by_max_tokens_shows_as_broken(stop: tuple[str, ...]) -> None:
+    engine = ScriptedEngine(lambda request: [TOKENIZER.backend.token_to_id(c) for c in "hðŁĻĤ"])
+    assert (await complete(engine, max_tokens=4, stop=stop)).text == "h\ufffd"
+    assert (await complete(engine, max_tokens=5, stop=stop)).text == "h🙂"
+
+
 async def test_stop_strings_count_only_after_min_tokens() -> None:
     text = "stop and go, stop and go"
     count = len(TOKENIZER.encode("stop and go,"))

@@ -8,6 +8,8 @@ import pytest
 from server.conftest import CONTEXT
 from server.scripted_engine import ScriptedEngine
 from server.sse import events
+from zif.frontend import ScoredToken, TokenScore
+from zif.server.routes.shapes import CompletionLogprobs
 from zif.tokenizer import Tokenizer
 
 URL = "/v1/completions"
@@ -68,6 +70,7 @@ async def test_log_probabilities_of_the_prompt_as_lm_eval_reads_them(
         assert logprobs["tokens"][0] == tokenizer.token_text(prompt[0])
         for token, offset in zip(logprobs["tokens"], logprobs["text_offset"], strict=True):
             assert choice["text"][offset:].startswith(token)
+        assert logprobs["text_offset"][-1] == len(tokenizer.decode(prompt))
     assert all(request.params.prompt_logprobs == 1 for request in engine.submitted)
 
 
@@ -93,6 +96,18 @@ async def test_logprobs_without_echo(client: httpx.AsyncClient, tokenizer: Token
 async def test_absurd_max_tokens_are_cut_to_the_context(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     answer = (await client.post(URL, json={"prompt": [5, 6], "max_tokens": 10**15})).json()
     assert answer["usage"]["total_tokens"] == CONTEXT
+
+
+def test_of_two_alternatives_with_one_spelling_the_likelier_is_kept() -> None:
+    alternatives = (TokenScore(1, b"x", -0.5), TokenScore(2, b"x", -3.0))
+    logprobs = CompletionLogprobs()
+    logprobs.add([ScoredToken(TokenScore(3, b"y", -9.0), rank=7, text_offset=2, top=alternatives)], 10)
+    assert logprobs.report() == {
+        "tokens": ["y"],
+        "token_logprobs": [-9.0],
+        "top_logprobs": [{"x": -0.5, "y": -9.0}],
+        "text_offset": [12],
+    }
 
 
 @pytest.mark.parametrize(

@@ -47,5 +47,8 @@ class EngineClient(Protocol):
         ...
 
     async def shutdown(self, drain_seconds: float) -> None:
-        """Let running requests end for at most ``drain_seconds``, then abort them and stop."""
+        """Let running requests end for at most ``drain_seconds``, then abort them and stop.
+
+        Safe at any time: on an engine that failed, is still starting, or never started, and once more.
+        """
         ...

@@ -28,8 +28,9 @@ _KEEP_ALIVE_SECONDS = 75
 
 
 def run_server(frontend: Frontend, options: ServerOptions, *, ready: Callable[[str], None] | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; see :func:`serve`."""
-    asyncio.run(serve(frontend, options, ready=ready))
+    """Serve until SIGINT or SIGTERM; see :func:`serve`. Runs on uvloop where that is installed."""
+    with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
+        runner.run(serve(frontend, options, ready=ready))
 
 
 async def serve(
@@ -49,8 +50,9 @@ async def serve(
     listener = _listen(options.host, options.port)
     stopper: asyncio.Task[None] | None = None
     try:
-        await _start_engine(frontend)
         try:
+            if not await _start_engine(frontend):
+                return
             server = _Server(create_app(frontend, options), options, listener, ready)
             if stop is not None:
                 stopper = asyncio.create_task(server.stop_on(stop))
@@ -63,18 +65,43 @@ async def serve(
         listener.close()
 
 
-async def _start_engine(frontend: Frontend) -> None:
-    """Start the engine; a SIGTERM meanwhile ends the start as Ctrl-C does."""
+async def _start_engine(frontend: Frontend) -> bool:
+    """Start the engine, which may take minutes; False if a signal ended that."""
     task = asyncio.current_task()
     assert task is not None
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        interrupted = True
+        task.cancel()
+
+    with _handling_signals(interrupt):
+        try:
+            await frontend.engine.start()
+        except asyncio.CancelledError:
+            if not interrupted:
+                raise
+            task.uncancel()
+            logger.warning("interrupted while the engine started")
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _handling_signals(handler: Callable[[], None]) -> Iterator[None]:
+    """Call ``handler`` on SIGINT and SIGTERM; outside the main thread signals are somebody else's."""
     loop = asyncio.get_running_loop()
-    with contextlib.suppress(RuntimeError, ValueError):  # not the main thread: signals are somebody else's
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        await frontend.engine.start()
-    finally:
+    installed = []
+    for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(RuntimeError, ValueError):
-            loop.remove_signal_handler(signal.SIGTERM)
+            loop.add_signal_handler(number, handler)
+            installed.append(number)
+    try:
+        yield
+    finally:
+        for number in installed:
+            loop.remove_signal_handler(number)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -119,17 +146,8 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """As uvicorn's, but a signal is not raised again afterwards: it would kill us before the engine is stopped."""
-        loop = asyncio.get_running_loop()
-        installed = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(RuntimeError, ValueError):  # not the main thread: signals are somebody else's
-                loop.add_signal_handler(number, self._on_signal)
-                installed.append(number)
-        try:
+        with _handling_signals(self._on_signal):
             yield
-        finally:
-            for number in installed:
-                loop.remove_signal_handler(number)
 
     async def stop_on(self, event: asyncio.Event) -> None:
         """Begin to shut down when ``event`` is set."""
