@@ -109,7 +109,9 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
     serving_all = [
         kernel
         for kernel in kernels
-        if kernel.op == spec.name and all(kernel.supports(request) is None for request in wanted)
+        if kernel.op == spec.name
+        and all(kernel.supports(request) is None for request in wanted)
+        and not (kernel.per_request and len(wanted) > 1)
     ]
     for request in wanted:
         choose(request, kernels, pin)  # the error that names the refusals, where one request has no kernel
@@ -118,7 +120,9 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
     for request in wanted:
         choice = choose(request, serving_all, pin)
         reasons = tuple(
-            Rejected(str(kernel), kernel.supports(request) or "does not serve all of the model's requests")
+            Rejected(
+                str(kernel), kernel.supports(request) or "one callable of it does not serve all of the model's calls"
+            )
             for kernel in refused
         )
         choices.append(Choice(request, choice.kernel, reasons))
@@ -126,8 +130,16 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
 
 
 def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops) -> Callable[..., Any]:
-    made = [choice.kernel.make(choice.request, ops) for choice in choices]
-    if spec.dispatch is None or all(fn == made[0] for fn in made):
+    shared: dict[str, Callable[..., Any]] = {}
+    made: list[Callable[..., Any]] = []
+    for request, kernel in ((choice.request, choice.kernel) for choice in choices):
+        if kernel.per_request:
+            made.append(kernel.make(request, ops))
+        else:
+            if str(kernel) not in shared:
+                shared[str(kernel)] = kernel.make(request, ops)
+            made.append(shared[str(kernel)])
+    if spec.dispatch is None or all(fn is made[0] for fn in made):
         return made[0]
     position = spec.parameters.index(spec.dispatch)
     table = {_dispatch_key(choice.request): fn for choice, fn in zip(choices, made, strict=True)}

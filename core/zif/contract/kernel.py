@@ -50,7 +50,8 @@ class Kernel:
 
     ``make(request, ops)`` gives the callable; it is called once, at load. ``capturable``: may run inside
     a captured graph (no host synchronisation, no allocation outside the graph's pool).
-    ``deterministic``: the same inputs give the same bits.
+    ``deterministic``: the same inputs give the same bits. ``per_request``: what ``make`` gives serves
+    its request alone; otherwise one callable serves every request that the kernel supports.
     """
 
     op: str
@@ -58,6 +59,7 @@ class Kernel:
     provider: str
     supports: Callable[[OpRequest], Refusal | None]
     make: Callable[[OpRequest, Ops], Callable[..., Any]]
+    per_request: bool = False
     capturable: bool = True
     deterministic: bool = True
     cost: Callable[[OpRequest], Cost] | None = None
@@ -133,7 +135,9 @@ class KernelSet:
             return made
 
         cost = None if mark.cost is None else (lambda request: mark.cost(self, request))  # type: ignore[misc]
-        return Kernel(mark.op, name, self.provider, supports, make, mark.capturable, mark.deterministic, cost)
+        return Kernel(
+            mark.op, name, self.provider, supports, make, mark.makes, mark.capturable, mark.deterministic, cost
+        )
 
 
 def dtypes(*names: str) -> When:

@@ -25,7 +25,10 @@ Inputs = dict[str, Any]
 
 @dataclass(frozen=True)
 class ProgramSpec:
-    """A program, what it is staged, what it puts out, and the residents that it consumes."""
+    """A program, what it is staged, what it puts out, and the residents that it reads and consumes.
+
+    It is run with exactly the residents named in ``reads`` and ``donate``.
+    """
 
     name: str
     fn: Program
@@ -33,6 +36,12 @@ class ProgramSpec:
     outputs: Specs
     donate: tuple[str, ...]
     static: Mapping[str, Any]
+    reads: tuple[str, ...] = ()
+
+    @property
+    def residents(self) -> tuple[str, ...]:
+        """Names of all residents it is run with."""
+        return (*self.reads, *self.donate)
 
 
 def admit(ops: Ops, table: TableShape, rows: int) -> ProgramSpec:
@@ -92,7 +101,7 @@ def forward(ops: Ops, model: Model, table: TableShape, shape: StepShape) -> Prog
 
     outputs = {"logits": ArraySpec((shape.logits, table.vocab), "float32")}
     inputs = _forward_specs(model.inputs, table, shape)
-    return ProgramSpec(_name("forward", shape), fn, inputs, outputs, ("table", "cache"), {"step": shape})
+    return ProgramSpec(_name("forward", shape), fn, inputs, outputs, ("table", "cache"), {"step": shape}, ("weights",))
 
 
 def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
@@ -133,7 +142,8 @@ def decode(ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler:
 
     inputs = _forward_specs(model.inputs, table, shape)
     static = {"step": shape, "sampler": sampler}
-    return ProgramSpec(_name("decode", shape), fn, inputs, _sampled_specs(sampler), ("table", "cache"), static)
+    outputs = _sampled_specs(sampler)
+    return ProgramSpec(_name("decode", shape), fn, inputs, outputs, ("table", "cache"), static, ("weights",))
 
 
 def _forward(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -79,6 +79,19 @@ class StepResult:
         )
 
 
+class Holder(Protocol):
+    """What holds one resident tree."""
+
+    arrays: Tree
+
+
+@dataclass(slots=True)
+class Holding:
+    """A resident that nothing changes."""
+
+    arrays: Tree
+
+
 class Runner:
     """Device programs of one model on one backend."""
 
@@ -97,18 +110,23 @@ class Runner:
         self.model = model
         self.cache = cache
         self.bound = bound
-        self._weights = weights
         self._ops = bound.ops
         self._limits = limits
         self._seed = seed
         groups = tuple(group.name for group in model.cache_groups)
         self.table = RequestTable(TableShape(limits.rows, limits.pages, groups, model.vocab_size), backend.runtime)
-        self._executables: dict[Hashable, Executable] = {}
+        self._holders: dict[str, Holder] = {
+            "weights": Holding(weights),
+            "cache": cache,
+            "table": self.table,
+            "adjustments": self.table.adjustments,
+        }
+        self._compiled: dict[Hashable, tuple[Executable, tuple[str, ...]]] = {}
 
     @property
     def programs(self) -> Sequence[Executable]:
         """Everything compiled so far."""
-        return tuple(self._executables.values())
+        return tuple(executable for executable, _ in self._compiled.values())
 
     def launch(self, batch: Batch) -> InFlight:
         """Launch a batch; returns before the device is done, where it works asynchronously."""
@@ -171,7 +189,7 @@ class Runner:
                 self._admit_adjusted(request)
 
     def _admit_adjusted(self, request: Request) -> None:
-        self.table.ensure_adjustments()
+        self.table.adjustments.ensure()
         bucket = self.backend.executables.bucket
         prompt, output = request.prompt, request.output_ids
         prompt_size = bucket("history", len(prompt), 1 << 30)
@@ -198,20 +216,21 @@ class Runner:
 
     def _run(self, key: Hashable, make: Callable[[], ProgramSpec], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the program of ``key``, compiled at its first use; the residents it consumed are put back."""
-        resident = {"weights": self._weights, "cache": self.cache.arrays, "table": self.table.arrays}
-        if self.table.adjustments is not None:
-            resident["adjustments"] = self.table.adjustments
-        executable = self._executables.get(key)
-        if executable is None:
+        compiled = self._compiled.get(key)
+        if compiled is None:
             spec = make()
-            executable = self._executables[key] = self.backend.executables.compile(
-                spec.name, spec.fn, spec.inputs, spec.outputs, resident, spec.donate, spec.static
+            executable = self.backend.executables.compile(
+                spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, spec.static
             )
-        outputs, updates = executable.run(executable.stage(inputs), resident)
-        self.cache.arrays = updates.get("cache", self.cache.arrays)
-        self.table.arrays = updates.get("table", self.table.arrays)
-        self.table.adjustments = updates.get("adjustments", self.table.adjustments)
+            compiled = self._compiled[key] = (executable, spec.residents)
+        executable, names = compiled
+        outputs, updates = executable.run(executable.stage(inputs), self._residents(names))
+        for name, tree in updates.items():
+            self._holders[name].arrays = tree
         return outputs
+
+    def _residents(self, names: Sequence[str]) -> dict[str, Tree]:
+        return {name: self._holders[name].arrays for name in names}
 
     def _seed_of(self, request: Request) -> int:
         """The request's own seed, or one that follows from the engine's and its place of arrival."""

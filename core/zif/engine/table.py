@@ -92,15 +92,23 @@ class RequestTable:
 
     def __init__(self, shape: TableShape, runtime: Runtime) -> None:
         self.shape = shape
-        self._runtime = runtime
         self.arrays: Tree = tree_map(runtime.zeros, shape.table())
-        self.adjustments: Tree = None
+        self.adjustments = Adjustments(shape, runtime)
 
-    def ensure_adjustments(self) -> None:
-        """Allocate the adjustments, once."""
-        if self.adjustments is None:
-            self.adjustments = tree_map(self._runtime.zeros, self.shape.adjustments())
-            self.adjustments["repetition"] = self._runtime.put(np.ones(self.shape.rows + 1, np.float32))
+
+class Adjustments:
+    """The only holder of the adjustments' arrays; there are none until :meth:`ensure`."""
+
+    def __init__(self, shape: TableShape, runtime: Runtime) -> None:
+        self._shape = shape
+        self._runtime = runtime
+        self.arrays: Tree = None
+
+    def ensure(self) -> None:
+        """Allocate them, once."""
+        if self.arrays is None:
+            self.arrays = tree_map(self._runtime.zeros, self._shape.adjustments())
+            self.arrays["repetition"] = self._runtime.put(np.ones(self._shape.rows + 1, np.float32))
 
 
 def admitted_row(params: SamplingParams, seed: int, kv_len: int) -> dict[str, Any]:

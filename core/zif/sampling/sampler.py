@@ -48,12 +48,13 @@ def draw(
     Returns (outputs, table, adjustments). Outputs: ``tokens`` [R] int32, and with ``top``:
     ``logprob`` [R], ``rank`` [R], ``top_ids`` [R, top], ``top_logprobs`` [R, top] of the model's own
     distribution, before any penalty or temperature. ``adjusted_rows`` [R] are the rows of
-    ``adjustments`` to go by, the scratch row for requests that have none. A row with ``targets`` >= 0 reports that token
-    (its table row is the scratch row, so that what was drawn goes nowhere).
+    ``adjustments`` to go by, the scratch row for requests that have none. A row with ``targets`` >= 0
+    reports that token (its table row is the scratch row, so that what was drawn goes nowhere).
     """
     position = table["kv_len"][rows]
     scores = logits
     if shape.adjusted:
+        assert adjusted_rows is not None, "an adjusting sampler is told the rows of its adjustments"
         scores = _adjust(ops, shape, scores, adjusted_rows, position, adjustments)
     temperature = table["temperature"][rows]
     if shape.filtered:
@@ -68,7 +69,7 @@ def draw(
         names = ("logprob", "rank", "top_ids", "top_logprobs")
         outputs |= zip(names, ops.logprobs(logits, reported, shape.top), strict=True)
     table = {**table, "last_token": ops.put(table["last_token"], (rows,), tokens)}
-    if shape.adjusted:
+    if adjusted_rows is not None:
         counts = ops.add_at(adjustments["output_counts"], (adjusted_rows, tokens), 1)
         adjustments = {**adjustments, "output_counts": counts}
     return outputs, table, adjustments
