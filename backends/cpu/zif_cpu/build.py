@@ -2,7 +2,7 @@
 
 The library is plain C ABI and needs no header of torch or Python, only a C++20 compiler. It is kept
 under the user's cache directory, under a key of everything that decides what is in it: sources,
-flags, compiler, the processor's features, and the OpenMP runtime it is linked to.
+flags, compiler, and the processor's features.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 SOURCES = Path(__file__).parent / "native"
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC",
-    "-fopenmp",
+    "-pthread",
 )  # fmt: skip
 COMPILERS = ("g++", "c++")
 TIMEOUT_SECONDS = 300
@@ -30,17 +30,12 @@ class BuildFailed(Exception):
     """The native kernels cannot be had on this machine; the message is one line, for users."""
 
 
-def library(openmp: Path | None) -> Path:
-    """Path of the compiled library, compiled now if it is not in the cache.
-
-    ``openmp`` is the OpenMP runtime that the process already has (torch's own): a second one would
-    bring a second pool of threads that fight for the same cores. None: the compiler's.
-    Raises BuildFailed.
-    """
+def library() -> Path:
+    """Path of the compiled library, compiled now if it is not in the cache. Raises BuildFailed."""
     compiler = find_compiler()
-    target = cache_directory() / f"zif_cpu-{_key(compiler, openmp)}.so"
+    target = cache_directory() / f"zif_cpu-{_key(compiler)}.so"
     if not target.exists():
-        _compile(compiler, openmp, target)
+        _compile(compiler, target)
     return target
 
 
@@ -67,12 +62,12 @@ def cache_directory() -> Path:
     return directory
 
 
-def _key(compiler: str, openmp: Path | None) -> str:
+def _key(compiler: str) -> str:
     digest = hashlib.sha256()
     for source in sorted(SOURCES.iterdir()):
         digest.update(source.read_bytes())
     status = os.stat(compiler)
-    digest.update(repr((FLAGS, os.path.realpath(compiler), status.st_size, status.st_mtime_ns, str(openmp))).encode())
+    digest.update(repr((FLAGS, os.path.realpath(compiler), status.st_size, status.st_mtime_ns)).encode())
     digest.update(_processor().encode())
     return digest.hexdigest()[:24]
 
@@ -87,14 +82,13 @@ def _processor() -> str:
     return platform.machine() + "".join(line for line in lines if line.split(":")[0].strip().lower() in wanted)
 
 
-def _compile(compiler: str, openmp: Path | None, target: Path) -> None:
+def _compile(compiler: str, target: Path) -> None:
     sources = sorted(SOURCES.glob("*.cpp"))
     with _work_directory(target.parent) as work:
         objects = [work / f"{source.stem}.o" for source in sources]
         _run([[compiler, *FLAGS, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)])
-        runtime = [str(openmp)] if openmp is not None else ["-fopenmp"]
         linked = work / target.name
-        _run([[compiler, "-shared", "-Wl,-z,defs", "-o", str(linked), *map(str, objects), *runtime]])
+        _run([[compiler, "-shared", "-pthread", "-Wl,-z,defs", "-o", str(linked), *map(str, objects)]])
         os.replace(linked, target)  # whole or not at all, whoever else compiles at the same time
 
 

@@ -8,17 +8,20 @@ from typing import Any
 
 import torch
 
-from zif.contract.attention import AttentionSpec
+from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.kernel import KernelSet, When, kernel
 from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
+from zif.reference.torch.runtime import torch_dtype
 from zif_cpu.native import DTYPES, LONG_ROWS, Native
 from zif_cpu.packing import FORMAT
 
 Tensor = torch.Tensor
 
+MAX_GROUP = 128
+"""Most query heads of a kv head that a tile takes (kTileRows in native/attention_tile.h)."""
 MAX_HEAD = 1024
 """Largest head that rope_and_cache keeps on its stack (native/elementwise.cpp)."""
 
@@ -45,6 +48,8 @@ def _plain_heads(request: OpRequest) -> str | None:
         return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_dtype']}"
     if request["head_dim"] != request["v_head_dim"]:
         return f"takes keys and values of one size, not {request['head_dim']} and {request['v_head_dim']}"
+    if request["q_heads"] > MAX_GROUP * request["kv_heads"]:
+        return f"takes up to {MAX_GROUP} query heads a kv head, not {request['q_heads'] // request['kv_heads']}"
     if request["head_dim"] % 2 or request["head_dim"] > MAX_HEAD:
         return f"takes an even head size up to {MAX_HEAD}, not {request['head_dim']}"
     return None
@@ -59,6 +64,7 @@ class NativeKernels(KernelSet):
         assert (native is None) == (missing is not None)
         self._native = native
         self.missing = missing
+        self._frequencies: dict[RopeSpec, Tensor] = {}
 
     @property
     def native(self) -> Native:
@@ -120,6 +126,27 @@ class NativeKernels(KernelSet):
         )  # fmt: skip
         return out
 
+    @kernel("cast", when=_native())
+    def cast(self, x: Tensor, dtype: str) -> Tensor:
+        if x.dtype is not torch.bfloat16 or dtype != "float32" or not x.is_contiguous():
+            return x.to(torch_dtype(dtype))
+        out = torch.empty(x.shape, dtype=torch.float32)  # logits: torch's own threads would be in the way of ours
+        self.native.widen(out.data_ptr(), x.data_ptr(), x.numel(), self.native.threads)
+        return out
+
+    @kernel("rope_angles", when=_native())
+    def rope_angles(self, positions: Tensor, rope: RopeSpec) -> Tensor:
+        frequencies = self._frequencies.get(rope)
+        if frequencies is None:
+            frequencies = self._frequencies[rope] = torch.tensor(rope.inv_freq, dtype=torch.float64)
+        tokens = positions.shape[0]
+        out = torch.empty((tokens, rope.rotary_dim), dtype=torch.float32)
+        self.native.angles(
+            out.data_ptr(), positions.data_ptr(), frequencies.data_ptr(), tokens, rope.rotary_dim // 2,
+            rope.attention_factor, self.native.threads,
+        )  # fmt: skip
+        return out
+
     @kernel("rope_and_cache", makes=True, when=_native(_plain_heads))
     def rope_and_cache(self, request: OpRequest, ops: Ops) -> Callable[..., tuple[Tensor, Any]]:
         spec: AttentionSpec = request["key"]
@@ -151,7 +178,7 @@ class NativeKernels(KernelSet):
             ]  # fmt: skip
             dims[:] = [
                 tokens, heads, kv_heads, dim, dim, rotary, interleaved, q.stride(0), k.stride(0), v.stride(0),
-                pages.shape[1], keys.shape[2], page, head, slot, page, head, slot,
+                pages.stride(0), keys.shape[2], page, head, slot, page, head, slot,
             ]  # fmt: skip
             native.rope_and_cache(pointers_at, dims_at, eps, spec.qk_norm_offset, is_bf16, native.threads)
             return out, cache
@@ -177,7 +204,7 @@ class NativeKernels(KernelSet):
             out = torch.empty((tokens, heads, dim), dtype=q.dtype)
             _, page, slot, head, _ = keys.stride()
             dims[:] = [
-                pages.shape[0], pages.shape[1], keys.shape[2], heads, kv_heads, dim, q.stride(0), page, head, slot,
+                pages.shape[0], pages.stride(0), keys.shape[2], heads, kv_heads, dim, q.stride(0), page, head, slot,
                 window, tokens,
             ]  # fmt: skip
             call = native.attention if tokens < LONG_ROWS else native.attention_released

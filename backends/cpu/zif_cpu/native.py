@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from ctypes import c_float, c_int, c_int64, c_void_p
-from pathlib import Path
+from ctypes import c_double, c_float, c_int, c_int64, c_void_p
 from typing import Any
 
 import torch
@@ -33,17 +32,12 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "zif_linear": (c_void_p,) * 4 + (c_int64,) * 5 + (c_int, c_int),
     "zif_norm": (c_void_p,) * 5 + (c_int64,) * 3 + (c_float, c_float, c_int, c_int),
     "zif_gated": (c_void_p, c_void_p, c_int64, c_int64, c_int64, c_int, c_int, c_int),
+    "zif_widen": (c_void_p, c_void_p, c_int64, c_int),
+    "zif_angles": (c_void_p, c_void_p, c_void_p, c_int64, c_int64, c_double, c_int),
     "zif_rope_and_cache": (c_void_p, c_void_p, c_float, c_float, c_int, c_int),
     "zif_attention": (c_void_p,) * 8 + (c_float, c_float, c_int, c_int),
     "zif_sample": (c_void_p,) * 5 + (c_int64,) * 3 + (c_int,),
 }
-
-
-def torch_openmp() -> Path | None:
-    """The OpenMP runtime that torch ships and has loaded, if it ships one."""
-    base = Path(torch.__file__).parent
-    found = [path for folder in (base / "lib", base.parent / "torch.libs") for path in sorted(folder.glob("libgomp*"))]
-    return found[0] if found else None
 
 
 class Native:
@@ -53,7 +47,7 @@ class Native:
     """
 
     def __init__(self, threads: int) -> None:
-        path = library(torch_openmp())
+        path = library()
         try:
             held, released = ctypes.PyDLL(str(path)), ctypes.CDLL(str(path))
         except OSError as error:
@@ -64,6 +58,8 @@ class Native:
         self._linear_released = _typed(released, "zif_linear")
         self.norm = self._functions["zif_norm"]
         self.gated = self._functions["zif_gated"]
+        self.widen = self._functions["zif_widen"]
+        self.angles = self._functions["zif_angles"]
         self.rope_and_cache = self._functions["zif_rope_and_cache"]
         self.attention = self._functions["zif_attention"]
         self.attention_released = _typed(released, "zif_attention")

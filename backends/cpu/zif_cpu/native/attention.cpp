@@ -1,11 +1,9 @@
 // Ragged attention over a paged cache: cuts a batch into units of work and runs them on all threads.
-#include <omp.h>
-
-#include <atomic>
 #include <vector>
 
 #include "attention_rows.h"
 #include "attention_tile.h"
+#include "pool.h"
 
 namespace zif {
 namespace {
@@ -96,22 +94,13 @@ void attend(const Attention<T>& call, int threads) {
     const Plan<T> plan(call);
     float* partial = (float*)partials.reserve(plan.partial_floats * 4);
     const size_t bytes = std::max(tile_scratch(call), rows_scratch(call, plan.few_rows));
-    const int64_t count = plan.units.size();
-    std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads) if (count > 1)
-    {
-        char* own = scratch.reserve(bytes);
-        for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < count;) {
-            const Unit& unit = plan.units[i];
-            float* rows = unit.partial >= 0 ? partial + unit.partial : nullptr;
-            if (unit.tiled) attend_tile(call, unit, own, rows);
-            else attend_rows(call, unit, own, rows);
-        }
-    }
-    if (!plan.merges.empty()) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-        for (size_t i = 0; i < plan.merges.size(); ++i) merge(call, plan.merges[i], partial);
-    }
+    parallel(threads, plan.units.size(), [&](int64_t i) {
+        const Unit& unit = plan.units[i];
+        float* rows = unit.partial >= 0 ? partial + unit.partial : nullptr;
+        if (unit.tiled) attend_tile(call, unit, scratch.reserve(bytes), rows);
+        else attend_rows(call, unit, scratch.reserve(bytes), rows);
+    });
+    parallel(threads, plan.merges.size(), [&](int64_t i) { merge(call, plan.merges[i], partial); });
 }
 
 }  // namespace

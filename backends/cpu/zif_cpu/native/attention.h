@@ -17,7 +17,7 @@ struct Attention {
     const T* v;
     const int32_t* row_starts;  // [batch + 1]
     const int32_t* kv_lens;     // [batch]: cached tokens, this step's included; 0: a padding row
-    const int32_t* pages;       // [batch, page_columns]
+    const int32_t* pages;       // [batch, columns], rows page_columns apart
     int64_t batch, page_columns, page_size;
     int64_t q_heads, kv_heads, dim;
     int64_t q_stride, page_stride, head_stride, token_stride;

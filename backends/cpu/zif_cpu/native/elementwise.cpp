@@ -1,14 +1,22 @@
 // Norms, gated activations, rotary embedding with the cache write: one pass over their rows each.
-#include <omp.h>
-
 #include <algorithm>
 
+#include "pool.h"
 #include "simd.h"
 
 namespace zif {
 namespace {
 
-constexpr int64_t kSerialElements = 16384;  // less work than this does not repay waking a thread
+constexpr int64_t kPieceElements = 8192;  // less work than this does not repay calling another thread
+
+// body(row) for rows of `size` elements.
+template <typename Body>
+inline void rows_parallel(int threads, int64_t rows, int64_t size, Body&& body) {
+    parallel_ranges(threads, rows, std::max<int64_t>(1, kPieceElements / std::max<int64_t>(1, size)),
+                    [&](int64_t begin, int64_t end) {
+                        for (int64_t r = begin; r < end; ++r) body(r);
+                    });
+}
 
 // body(vector of lanes' first index, how many lanes) over [0, size).
 template <typename Body>
@@ -39,8 +47,7 @@ inline float inverse_rms(const T* x, int64_t size, float eps) {
 template <typename T, typename W>
 void norm(T* out, T* total, const T* x, const T* residual, const W* weight, int64_t rows, int64_t size, int64_t stride,
           float eps, float offset, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (rows * size > kSerialElements)
-    for (int64_t r = 0; r < rows; ++r) {
+    rows_parallel(threads, rows, size, [&](int64_t r) {
         const T* from = x + r * stride;
         if (residual) {
             T* kept = total + r * size;
@@ -51,13 +58,12 @@ void norm(T* out, T* total, const T* x, const T* residual, const W* weight, int6
         for_lanes(size, [&](int64_t i, int n) {
             set(out + r * size + i, get(from + i, n) * scale * (splat(offset) + get(weight + i, n)), n);
         });
-    }
+    });
 }
 
 template <typename T>
 void gated(T* out, const T* x, int64_t rows, int64_t size, int64_t stride, bool silu, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (rows * size > kSerialElements)
-    for (int64_t r = 0; r < rows; ++r)
+    rows_parallel(threads, rows, size, [&](int64_t r) {
         for_lanes(size, [&](int64_t i, int n) {
             const vf gate = get(x + r * stride + i, n), up = get(x + r * stride + size + i, n);
             vf active;
@@ -68,6 +74,7 @@ void gated(T* out, const T* x, int64_t rows, int64_t size, int64_t stride, bool 
             }
             set(out + r * size + i, active * up, n);
         });
+    });
 }
 
 template <typename T>
@@ -118,8 +125,7 @@ struct RopeAndCache {
     void run(int threads) const {
         const int64_t count = std::min<int64_t>(tokens, *real_tokens);
         std::memset((void*)(q_out + count * q_heads * dim), 0, (tokens - count) * q_heads * dim * sizeof(T));
-#pragma omp parallel for num_threads(threads) schedule(static) if (count * (q_heads + kv_heads) * dim > kSerialElements)
-        for (int64_t t = 0; t < count; ++t) {
+        rows_parallel(threads, count, (q_heads + kv_heads) * dim, [&](int64_t t) {
             float row[1024];
             const float* angle = angles ? angles + t * rotary : nullptr;
             const int64_t page = pages[sequences[t] * page_columns + positions[t] / page_size];
@@ -131,9 +137,27 @@ struct RopeAndCache {
                 std::memcpy((void*)(v_cache + page * v_page + slot * v_token + h * v_head), v + t * v_stride + h * v_dim,
                             v_dim * sizeof(T));
             }
-        }
+        });
     }
 };
+
+void widen(float* out, const bf16* x, int64_t count, int threads) {
+    parallel_ranges(threads, count, 8 * kPieceElements, [&](int64_t begin, int64_t end) {
+        for_lanes(end - begin, [&](int64_t i, int n) { set(out + begin + i, get(x + begin + i, n), n); });
+    });
+}
+
+// [cos | sin] of position * frequency; in double, as float32 has no digits left at large positions.
+void angles(float* out, const int32_t* positions, const double* frequencies, int64_t tokens, int64_t half, double factor,
+            int threads) {
+    rows_parallel(threads, tokens, 8 * half, [&](int64_t t) {
+        for (int64_t i = 0; i < half; ++i) {
+            const double angle = positions[t] * frequencies[i];
+            out[2 * half * t + i] = float(std::cos(angle) * factor);
+            out[2 * half * t + half + i] = float(std::sin(angle) * factor);
+        }
+    });
+}
 
 }  // namespace
 }  // namespace zif
@@ -157,6 +181,13 @@ void zif_norm(void* out, void* total, const void* x, const void* residual, const
 void zif_gated(void* out, const void* x, int64_t rows, int64_t size, int64_t stride, int silu, int is_bf16, int threads) {
     if (is_bf16) gated((bf16*)out, (const bf16*)x, rows, size, stride, silu, threads);
     else gated((float*)out, (const float*)x, rows, size, stride, silu, threads);
+}
+
+void zif_widen(float* out, const void* x, int64_t count, int threads) { widen(out, (const bf16*)x, count, threads); }
+
+void zif_angles(float* out, const int32_t* positions, const double* frequencies, int64_t tokens, int64_t half,
+                double factor, int threads) {
+    angles(out, positions, frequencies, tokens, half, factor, threads);
 }
 
 // pointers and dims: the members of RopeAndCache in their order.

@@ -1,10 +1,8 @@
 // y = x W^T (+ bias) on a packed weight; packing; rows of a packed weight as an embedding table.
-#include <omp.h>
-
 #include <algorithm>
-#include <atomic>
 
 #include "gemm.h"
+#include "pool.h"
 
 namespace zif {
 namespace {
@@ -14,8 +12,8 @@ namespace {
 template <typename T>
 void pack(T* out, const T* w, int64_t first, int64_t rows, int64_t k_size, int threads) {
     const int64_t begin = first / kPanel, end = (first + rows + kPanel - 1) / kPanel;
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t p = begin; p < end; ++p)
+    parallel(threads, end - begin, [&](int64_t i) {
+        const int64_t p = begin + i;
         for (int64_t n = 0; n < kPanel; ++n) {
             const int64_t row = p * kPanel + n - first;
             if (row < 0 || row >= rows) continue;
@@ -23,17 +21,17 @@ void pack(T* out, const T* w, int64_t first, int64_t rows, int64_t k_size, int t
             const T* from = w + row * k_size;
             for (int64_t k = 0; k < k_size; k += kStep<T>, to += kPanel * 4) std::memcpy(to, from + k, 4);
         }
+    });
 }
 
 template <typename T>
 void embed(T* out, const T* packed, const int32_t* ids, int64_t rows, int64_t k_size, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static) if (rows > 8)
-    for (int64_t r = 0; r < rows; ++r) {
+    parallel(rows > 8 ? threads : 1, rows, [&](int64_t r) {
         const T* panel = packed + ids[r] / kPanel * kPanel * k_size;
         const int64_t n = ids[r] % kPanel;
         for (int64_t k = 0; k < k_size; k += kStep<T>)
             std::memcpy(out + r * k_size + k, panel + (k / kStep<T> * kPanel + n) * kStep<T>, 4);
-    }
+    });
 }
 
 template <typename T>
@@ -78,11 +76,8 @@ struct Problem {
 
     void run(int threads) const {
         const int64_t count = (n + kPanel - 1) / kPanel;
-        const int64_t chunk = std::max<int64_t>(m == 1 ? kMaxRows / 3 : 1, count / (threads * 8));
-        std::atomic<int64_t> next{0};
-#pragma omp parallel num_threads(threads)
-        for (int64_t begin; (begin = next.fetch_add(chunk, std::memory_order_relaxed)) < count;)
-            panels(begin, std::min(begin + chunk, count));
+        const int64_t piece = m == 1 ? kMaxRows / 3 : 1;
+        parallel_ranges(threads, count, piece, [&](int64_t begin, int64_t end) { panels(begin, end); });
     }
 };
 

@@ -1,8 +1,7 @@
 // argmax, and the Gumbel-max draw on Threefry bits, over rows of float32 logits.
-#include <omp.h>
-
 #include <algorithm>
 
+#include "pool.h"
 #include "simd.h"
 
 namespace zif {
@@ -102,12 +101,11 @@ extern "C" void zif_sample(int32_t* out, const float* logits, const float* tempe
     using namespace zif;
     const int64_t pieces = (vocab + kPiece - 1) / kPiece;
     Best* found = new Best[rows * pieces];
-#pragma omp parallel for num_threads(threads) schedule(static) if (rows * pieces > 4)
-    for (int64_t i = 0; i < rows * pieces; ++i) {
+    parallel(rows * pieces > 4 ? threads : 1, rows * pieces, [&](int64_t i) {
         const int64_t r = i / pieces, begin = i % pieces * kPiece;
         found[i] = best_of(logits + r * stride, begin, std::min(begin + kPiece, vocab), temperature ? temperature[r] : 0.f,
                            seed ? seed[2 * r] : 0, seed ? seed[2 * r + 1] : 0, position ? position[r] : 0);
-    }
+    });
     for (int64_t r = 0; r < rows; ++r) {
         Best best;
         for (int64_t p = 0; p < pieces; ++p) best.take(found[r * pieces + p].value, found[r * pieces + p].index);
