@@ -82,7 +82,12 @@ class Config:
 
     def context_length(self) -> int:
         """Tokens in the longest sequence that will be served."""
-        return self.integer("served_context_length", self.integer("max_position_embeddings"))
+        longest = self.integer("max_position_embeddings")
+        rope = self.get("rope_scaling") or self.get("rope_parameters") or {}
+        trained = rope.get("original_max_position_embeddings")
+        if "yarn" in (rope.get("rope_type"), rope.get("type")) and trained and rope.get("factor"):
+            longest = max(longest, int(trained * rope["factor"]))  # Qwen's stay at what they were trained with
+        return self.integer("served_context_length", longest)
 
     def window(self) -> int | None:
         """The sliding window; None where there is none, or no sequence is longer than it."""

@@ -112,5 +112,7 @@ class Driver:
 
 
 def to_host(array: Any) -> HostArray:
-    """A host copy of a torch or numpy array."""
-    return array if isinstance(array, np.ndarray) else to_numpy(array)
+    """A host copy of an array, whichever framework's."""
+    import torch
+
+    return to_numpy(array) if isinstance(array, torch.Tensor) else np.array(array)

@@ -168,6 +168,13 @@ def test_config_leaves_out_what_gemma3_has_by_default() -> None:
     assert overall.inv_freq[1] == pytest.approx(1_000_000 ** (-2 / 256) / 8)
 
 
+def test_yarn_extends_the_context_that_is_served() -> None:
+    yarn = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    assert model_of(LLAMA).context_length == 128
+    assert model_of({**LLAMA, "rope_scaling": yarn}).context_length == 512
+    assert model_of({**LLAMA, "rope_scaling": yarn}, context_length=200).context_length == 200
+
+
 def test_window_longer_than_the_served_context_is_no_window() -> None:
     config = {**LLAMA, "architectures": ["MistralForCausalLM"], "sliding_window": 64}
     assert [group.kind for group in model_of(config).cache_groups] == ["window"]

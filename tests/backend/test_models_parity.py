@@ -116,6 +116,24 @@ def test_models_need_no_tensor_library(name: str, load: Load, expected: Any) -> 
     check(serve(driver, chunk=20), expected(name))
 
 
+@pytest.mark.parametrize(
+    "name", [name if name == "gemma3" else pytest.param(name, marks=pytest.mark.slow) for name in CHECKPOINTS]
+)
+def test_the_same_model_runs_on_jax(name: str, load: Load, expected: Any) -> None:
+    """Where a repeat is a scan, so that a layer's number is traced."""
+    jax = pytest.importorskip("jax")
+    from zif.reference.jax import JaxBackend, JaxRuntime
+
+    backend = JaxBackend(JaxRuntime(jax.devices("cpu")[0]))
+    driver = Driver(Checkpoint(load(name).path), backend=backend, context_length=SERVED.get(name))
+    wanted = expected(name)
+    before = {row: tokens[:-1] for row, (tokens, _) in enumerate(wanted)}
+    last = {row: tokens[-1:] for row, (tokens, _) in enumerate(wanted)}
+    for found, part in ((driver.feed(before), slice(None, -1)), (driver.feed(last), slice(-1, None))):
+        for row, (_, logits) in enumerate(wanted):
+            assert_close(found[row], logits[part])
+
+
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_stages_add_up(name: str, load: Load, expected: Any) -> None:
     """Layers cut anywhere, through a repeating block too, compute what they do together."""
