@@ -20,10 +20,10 @@ class JaxBackend:
     name = "jax"
     capabilities = Capabilities(dtypes=("bfloat16", "float32"))
 
-    def __init__(self, runtime: JaxRuntime) -> None:
+    def __init__(self, runtime: JaxRuntime, compiler_options: Mapping[str, Any] | None = None) -> None:
         self.runtime = runtime
         self.packer = JaxPacker(runtime)
-        self.executables = JaxExecutables(runtime)
+        self.executables = JaxExecutables(runtime, compiler_options)
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         return ()

@@ -35,6 +35,7 @@ class JaxExecutable:
         resident: Mapping[str, Tree],
         donate: tuple[str, ...],
         runtime: JaxRuntime,
+        compiler_options: Mapping[str, Any],
     ) -> None:
         register_trees()
         missing = sorted(set(donate) - set(resident))
@@ -49,7 +50,8 @@ class JaxExecutable:
             put_out, updates = fn(inputs, {**donated, **kept})
             _check_outputs(name, put_out, outputs)
             _check_updates(name, updates, donated)
-            return put_out, updates
+            # updates first: JAX hands a donated buffer to the first result of its shape and dtype
+            return updates, put_out
 
         sharding = jax.sharding.SingleDeviceSharding(runtime.device)
         staged = {
@@ -58,7 +60,7 @@ class JaxExecutable:
         }
         traced = jax.jit(program, donate_argnums=1).trace(staged, *self._split(resident))
         self.jaxpr = traced.jaxpr
-        self.compiled = traced.lower().compile()
+        self.compiled = traced.lower().compile(compiler_options=dict(compiler_options))
 
     @property
     def memory_bytes(self) -> int:
@@ -87,7 +89,7 @@ class JaxExecutable:
         staged, slot.inputs = slot.inputs, None
         if staged is None:
             raise ValueError(f"{self.name}: a slot is run once: stage anew")
-        outputs, updates = self.compiled(staged, *self._split(resident))
+        updates, outputs = self.compiled(staged, *self._split(resident))
         return outputs, updates
 
     def _split(self, resident: Mapping[str, Tree]) -> tuple[dict[str, Tree], dict[str, Tree]]:
@@ -96,10 +98,11 @@ class JaxExecutable:
 
 
 class JaxExecutables:
-    """``jax.jit`` over shapes padded to powers of two."""
+    """``jax.jit`` over shapes padded to powers of two. ``compiler_options`` are XLA's."""
 
-    def __init__(self, runtime: JaxRuntime) -> None:
+    def __init__(self, runtime: JaxRuntime, compiler_options: Mapping[str, Any] | None = None) -> None:
         self._runtime = runtime
+        self._compiler_options = compiler_options or {}
 
     def bucket(self, axis: str, size: int, limit: int) -> int:
         return min(max(8, 1 << max(0, size - 1).bit_length()), limit)
@@ -114,7 +117,7 @@ class JaxExecutables:
         donate: tuple[str, ...] = (),
         static: Mapping[str, Any] | None = None,
     ) -> JaxExecutable:
-        return JaxExecutable(name, fn, inputs, outputs, resident, donate, self._runtime)
+        return JaxExecutable(name, fn, inputs, outputs, resident, donate, self._runtime, self._compiler_options)
 
 
 def _check_outputs(name: str, outputs: Mapping[str, Any], declared: Mapping[str, ArraySpec]) -> None:
