@@ -9,6 +9,7 @@ from typing import Any
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.engine.runner import InFlight, Runner, StepResult
+from zif.sampling.params import SCORED
 from zif.scheduler.batch import Update
 from zif.scheduler.request import Request
 from zif.scheduler.scheduler import Scheduler
@@ -29,7 +30,7 @@ class Engine:
         self._in_flight: InFlight | None = None
         self._scored: dict[str, list[TokenLogprob | None]] = {}
         self._started = time.monotonic()
-        self._last_step_ms = 0.0
+        self._last_step_ms = self._last_launch_ms = 0.0
 
     def add(self, request: EngineRequest) -> EngineOutput | None:
         """Queue a request. The output is there where it cannot be served, and says why."""
@@ -61,6 +62,7 @@ class Engine:
         batch = self.scheduler.schedule()
         if batch is not None:
             self._in_flight = self.runner.launch(batch)
+            self._last_launch_ms = (time.perf_counter() - begin) * 1e3
         if not self.scheduler.config.overlap:
             before, self._in_flight = self._in_flight, None
         outputs = self._commit(before) if before is not None else []
@@ -76,6 +78,7 @@ class Engine:
         return {
             **self.scheduler.stats(),
             "last_step_ms": self._last_step_ms,
+            "last_launch_ms": self._last_launch_ms,
             "uptime_s": time.monotonic() - self._started,
             **self._facts,
         }
@@ -90,6 +93,9 @@ class Engine:
 
     def _output(self, update: Update, result: StepResult | None) -> EngineOutput:
         request = update.request
+        if update.finish_reason is None and not request.params.needs & SCORED and len(request.output_ids) > 1:
+            assert update.token is not None
+            return EngineOutput(request.id, [update.token])
         output = EngineOutput(request.id, finish_reason=update.finish_reason, stop_reason=update.stop_reason)
         if update.finish_reason is not None or len(request.output_ids) == 1:  # said once at each end
             output.cached_tokens = request.cached_tokens

@@ -10,6 +10,7 @@ import numpy as np
 
 from zif.contract.step import StepShape
 from zif.engine.table import SCRATCH
+from zif.sampling.params import ADJUSTED, FILTERED, RANDOM, SCORED
 from zif.sampling.sampler import SamplerShape
 from zif.scheduler.batch import Batch
 
@@ -34,6 +35,7 @@ class LogitsPlan:
     ``at`` [R] token indices; ``rows`` [R] table rows, the scratch row where a prompt is only
     scored; ``targets`` [R] the prompt token to score, -1 to draw one. ``sampled`` has the place in
     R of each entry of ``batch.sampling``; ``scored`` (entry, first place, count) of scored prompts.
+    Where nothing is scored, ``targets`` mean nothing.
     """
 
     at: IntArray
@@ -45,12 +47,15 @@ class LogitsPlan:
 
 def plan_logits(batch: Batch) -> LogitsPlan:
     """Logits of the last position of every entry that samples, and of all positions of scored prompts."""
+    if batch.decode_only:
+        every = np.arange(len(batch.requests), dtype=np.int32)
+        return LogitsPlan(every, batch.rows, every, every, [])
     ends = np.cumsum(batch.counts, dtype=np.int32)
     if not batch.all_logits.any():
         entries = np.flatnonzero(batch.samples)
         count = len(entries)
-        unscored = np.full(count, -1, np.int32)
-        return LogitsPlan(ends[entries] - 1, batch.rows[entries], unscored, np.arange(count, dtype=np.int32), [])
+        every = np.arange(count, dtype=np.int32)
+        return LogitsPlan(ends[entries] - 1, batch.rows[entries], every, every, [])
     at: list[int] = []
     rows: list[int] = []
     targets: list[int] = []
@@ -111,15 +116,18 @@ def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str
 
 def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
     """The least sampler that serves every request of a batch."""
-    asked = [request.params.logprobs for request in batch.sampling]
-    asked += [batch.requests[entry].params.prompt_logprobs for entry, _, _ in plan.scored]
+    needs = 0
+    for request in batch.sampling:
+        needs |= request.params.needs
+    asked = [batch.requests[entry].params.prompt_logprobs for entry, _, _ in plan.scored]
+    if needs & SCORED:
+        asked += [request.params.logprobs for request in batch.sampling]
     top = [count for count in asked if count is not None]
-    params = [request.params for request in batch.sampling]
     return SamplerShape(
         rows=rows,
-        random=any(not p.greedy for p in params),
-        filtered=any(p.filtered for p in params),
-        adjusted=any(p.adjusted for p in params),
+        random=bool(needs & RANDOM),
+        filtered=bool(needs & FILTERED),
+        adjusted=bool(needs & ADJUSTED),
         top=_top_bucket(max(top)) if top else None,
         targets=bool(plan.scored),
     )

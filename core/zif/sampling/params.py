@@ -13,6 +13,7 @@ MAX_LOGIT_BIAS = 300
 MAX_STOP = 16
 MAX_STOP_TOKEN_IDS = 56
 MAX_N = 128
+RANDOM, FILTERED, ADJUSTED, SCORED = 1, 2, 4, 8
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -46,6 +47,8 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     n: int = 1
+    needs: int = field(init=False, repr=False, compare=False, default=0)
+    """What its sampler has to do: RANDOM, FILTERED, ADJUSTED, SCORED or-ed, as a batch's requests' are in turn."""
 
     def __post_init__(self) -> None:
         if self.top_k == -1:
@@ -81,6 +84,11 @@ class SamplingParams:
             raise InvalidRequest(f"stop_token_ids takes up to {MAX_STOP_TOKEN_IDS} ids", "stop_token_ids")
         if len(self.stop) > MAX_STOP or any(not text for text in self.stop):
             raise InvalidRequest(f"stop takes up to {MAX_STOP} non-empty strings", "stop")
+        needs = 0 if self.greedy else RANDOM
+        needs |= FILTERED if self.filtered else 0
+        needs |= ADJUSTED if self.adjusted else 0
+        needs |= SCORED if self.logprobs is not None else 0
+        object.__setattr__(self, "needs", needs)
 
     @property
     def greedy(self) -> bool:
