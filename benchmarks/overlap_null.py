@@ -15,6 +15,7 @@ import logging
 import statistics
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def measure(args: argparse.Namespace, *, overlap: bool) -> float:
     while engine.has_work:
         engine.step()
         moments.append(time.perf_counter())
-    steps = [(after - before) * 1e3 for before, after in zip(moments[5:-5], moments[6:-4], strict=True)]
+    steps = [(after - before) * 1e3 for before, after in pairwise(moments[5:-5])]
     return round(statistics.median(steps), 3)
 
 
