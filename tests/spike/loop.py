@@ -95,11 +95,12 @@ class Loop:
         columns.append(pending.pop().wait()["tokens"])
         for group, pages in taken.items():
             self._free[group][:0] = pages
-        return np.stack(columns)[:, : len(rows)].T.tolist()  # type: ignore[no-any-return]
+        return np.stack(columns)[:, : len(rows)].T.tolist()
 
     def run(self, spec: ProgramSpec, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Compile (once) and run a program on the residents that it needs."""
-        resident = {"weights": self.weights, "cache": self.store.arrays, "table": self.table.arrays}
+        held = {"weights": self.weights, "cache": self.store.arrays, "table": self.table.arrays}
+        resident = {name: held[name] for name in spec.residents}
         key = (spec.name, *spec.static.items())
         if key not in self.compiled:
             self.compiled[key] = self.backend.executables.compile(

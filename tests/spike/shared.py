@@ -12,9 +12,9 @@ from spike.deepseek2_shaped import DeepSeek2Shaped
 from spike.frameworks import BOTH, ORACLE, Framework
 from spike.gemma3_shaped import Gemma3Shaped
 from spike.loop import GREEDY, Loop, Sequences
-from zif.contract.model import Model
 from zif.sampling.params import SamplingParams
 
+Shaped = Gemma3Shaped | DeepSeek2Shaped
 GEMMA, DEEPSEEK = Gemma3Shaped(), DeepSeek2Shaped()
 MODELS = pytest.mark.parametrize("model", [GEMMA, DEEPSEEK], ids=lambda model: type(model).__name__)
 FRAMEWORKS = pytest.mark.parametrize("framework", BOTH, ids=lambda framework: framework.name)
@@ -26,13 +26,13 @@ COUNT = 8
 
 
 @cache
-def loop(framework: Framework, model: Model) -> Loop:
+def loop(framework: Framework, model: Shaped) -> Loop:
     """The model with dense weights. Compiled programs are shared by the tests; stale pages are too."""
     return Loop(framework, model)
 
 
 @cache
-def expected(model: Model) -> tuple[list[list[int]], list[Any]]:
+def expected(model: Shaped) -> tuple[list[list[int]], list[Any]]:
     """(tokens, logits of each step) of the specifications."""
     oracle = Loop(ORACLE, model)
     return oracle.generate(WORK, COUNT, fuse=False), [np.asarray(logits) for logits in oracle.logits]

@@ -14,14 +14,14 @@ from spike.deepseek2_shaped import DeepSeek2Shaped
 from spike.formats import Int8, Int8Packer, Lora, LoraPacker
 from spike.frameworks import BOTH, ORACLE, TORCH, Framework
 from spike.loop import Loop, Sequences
-from spike.shared import COUNT, DEEPSEEK, DRAWN, FRAMEWORKS, GEMMA, MODELS, PROMPTS, WORK, expected, loop
+from spike.shared import COUNT, DEEPSEEK, DRAWN, FRAMEWORKS, GEMMA, MODELS, PROMPTS, WORK, Shaped, expected, loop
 from zif.contract.arrays import tree_leaves
-from zif.contract.model import InputSpec, Model
+from zif.contract.model import InputSpec
 
 
 @MODELS
 @FRAMEWORKS
-def test_tokens_and_logits_are_those_of_the_specification(framework: Framework, model: Model) -> None:
+def test_tokens_and_logits_are_those_of_the_specification(framework: Framework, model: Shaped) -> None:
     """Sampling an executable of its own, fed with logits that the forward program left on the device."""
     split = loop(framework, model)
     tokens, logits = expected(model)
@@ -32,7 +32,7 @@ def test_tokens_and_logits_are_those_of_the_specification(framework: Framework, 
 
 
 @MODELS
-def test_the_case_is_one_that_a_wrong_page_or_position_would_change(model: Model) -> None:
+def test_the_case_is_one_that_a_wrong_page_or_position_would_change(model: Shaped) -> None:
     """The sequences draw different tokens, and none of them the same one over and over."""
     tokens, _ = expected(model)
     assert len({tuple(row) for row in tokens}) == len(tokens)
@@ -41,20 +41,20 @@ def test_the_case_is_one_that_a_wrong_page_or_position_would_change(model: Model
 
 @MODELS
 @FRAMEWORKS
-def test_sampling_within_the_decode_program_draws_the_same(framework: Framework, model: Model) -> None:
+def test_sampling_within_the_decode_program_draws_the_same(framework: Framework, model: Shaped) -> None:
     assert loop(framework, model).generate(WORK, COUNT, fuse=True) == expected(model)[0]
 
 
 @MODELS
 @FRAMEWORKS
-def test_a_step_launched_before_the_one_before_is_read_draws_the_same(framework: Framework, model: Model) -> None:
+def test_a_step_launched_before_the_one_before_is_read_draws_the_same(framework: Framework, model: Shaped) -> None:
     """The token comes from the request table: the host does not know it yet."""
     assert loop(framework, model).generate(WORK, COUNT, fuse=True, overlap=True) == expected(model)[0]
 
 
 @MODELS
 @FRAMEWORKS
-def test_a_request_alone_draws_what_it_draws_in_a_batch(framework: Framework, model: Model) -> None:
+def test_a_request_alone_draws_what_it_draws_in_a_batch(framework: Framework, model: Shaped) -> None:
     """Its random bits are its own, and so are its pages, in each group."""
     shared = loop(framework, model)
     swapped = Sequences([PROMPTS[2], PROMPTS[0], PROMPTS[1]], [DRAWN[2], DRAWN[0], DRAWN[1]], [-1] * 3)
@@ -174,7 +174,7 @@ def test_a_planted_bug_changes_what_is_drawn(framework: Framework, plant: Callab
 
 
 @MODELS
-def test_every_leaf_of_the_weights_is_the_framework_s_own(model: Model) -> None:
+def test_every_leaf_of_the_weights_is_the_framework_s_own(model: Shaped) -> None:
     for framework in BOTH:
         kinds = {type(leaf).__module__.split(".")[0] for leaf in tree_leaves(loop(framework, model).weights)}
         assert kinds == ({"torch"} if framework is TORCH else {"jaxlib"})

@@ -9,10 +9,9 @@ import pytest
 
 from spike.frameworks import JAX, TORCH, Framework
 from spike.loop import Loop, Sequences
-from spike.shared import FRAMEWORKS, MODELS, WORK, loop
+from spike.shared import FRAMEWORKS, MODELS, WORK, Shaped, loop
 from zif.contract.arrays import ArraySpec, tree_leaves
 from zif.contract.backend import Backend
-from zif.contract.model import Model
 from zif.null.backend import NullBackend, NullOptions
 from zif.null.device import NullArray
 
@@ -57,7 +56,7 @@ def test_jax_gives_a_donated_buffer_to_the_update_and_deletes_the_array() -> Non
 
 @FRAMEWORKS
 @MODELS
-def test_a_model_s_cache_stays_where_it_is_from_step_to_step(framework: Framework, model: Model) -> None:
+def test_a_model_s_cache_stays_where_it_is_from_step_to_step(framework: Framework, model: Shaped) -> None:
     """In place on torch, by donation on JAX: no second copy of it."""
     of = loop(framework, model)
     cache = list(tree_leaves(of.store.arrays))
@@ -145,7 +144,7 @@ def test_jax_refuses_a_slot_that_was_run_and_arrays_that_were_not_declared() -> 
 
 @MODELS
 @pytest.mark.parametrize("overlap", [False, True], ids=["read at once", "overlapped"])
-def test_the_loop_breaks_no_rule_of_the_null_device(model: Model, overlap: bool) -> None:
+def test_the_loop_breaks_no_rule_of_the_null_device(model: Shaped, overlap: bool) -> None:
     """It checks every resident, donation and slot, and poisons the slots of runs that have ended."""
     of = Loop(TORCH, model, backend=NullBackend(NullOptions(token=5)))
     for fuse in (True, False):
