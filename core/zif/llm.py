@@ -43,7 +43,7 @@ class LLM:
         self._thread.start()
         self._closed = False
         try:
-            self._wait(self._engine.start())
+            self._wait(self.frontend.start())
         except BaseException:
             self._stop_loop()
             raise

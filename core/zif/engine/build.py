@@ -83,6 +83,7 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
         "device": backend.name,
         "vocab_size": model.vocab_size,
         **cache_report(plan, num_pages, cache.nbytes),
+        "context_length": scheduler.max_length,
     }
     return Engine(scheduler, runner, facts)
 

@@ -96,15 +96,21 @@ class Client(ABC):
         return dict(await self._ask("stats"))
 
     async def shutdown(self, drain_seconds: float) -> None:
-        """Let running requests end for at most ``drain_seconds``, abort the rest, and stop the engine."""
+        """Let running requests end for at most ``drain_seconds``, abort the rest, and stop the engine.
+
+        Safe at any time: before, during or after a start, failed or not, and twice.
+        """
         self._stopping = True
+        if self._ready is None:
+            return
         deadline = time.monotonic() + drain_seconds
         while self._queues and self._failure is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self._failure is None:
             self._post(Abort(None))
             self._post(Stop())
-        await asyncio.to_thread(self._join)
+        patience = STOP_SECONDS if self._ready.done() and not self._ready.cancelled() else 0.0
+        await asyncio.to_thread(self._join, patience)
 
     @abstractmethod
     def _launch(self) -> None:
@@ -115,8 +121,8 @@ class Client(ABC):
         """Send a command, without blocking."""
 
     @abstractmethod
-    def _join(self) -> None:
-        """Wait until the engine has stopped."""
+    def _join(self, patience: float) -> None:
+        """Wait ``patience`` seconds for the engine to stop; then end it, if that can be done."""
 
     async def _ask(self, question: Question) -> Any:
         if self._failure is not None:
@@ -151,7 +157,8 @@ class Client(ABC):
                     answer.set_result(value)
             case Ready(facts):
                 assert self._ready is not None
-                self._ready.set_result(facts)
+                if not self._ready.done():  # whoever waited may have given up
+                    self._ready.set_result(facts)
             case Failed(kind, text):
                 self._fail(kind, text)
 
@@ -209,9 +216,9 @@ class ThreadClient(Client):
     def _post(self, command: Command) -> None:
         self._commands.put(command)
 
-    def _join(self) -> None:
+    def _join(self, patience: float) -> None:
         if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+            self._thread.join(patience)
 
 
 class ProcessClient(Client):
@@ -264,10 +271,11 @@ class ProcessClient(Client):
         said = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
         self._deliver_soon(Failed("", f"the engine process ended {said}"))
 
-    def _join(self) -> None:
-        self._process.join(STOP_SECONDS)
+    def _join(self, patience: float) -> None:
+        self._process.join(patience)
         if self._process.is_alive():
-            logger.warning("the engine process did not stop within %g s; it is killed", STOP_SECONDS)
+            if patience:
+                logger.warning("the engine process did not stop within %g s; it is killed", patience)
             self._process.kill()
             self._process.join()
 

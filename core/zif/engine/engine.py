@@ -71,6 +71,9 @@ class Engine:
 
     def flush_cache(self) -> bool:
         """Forget cached prefixes; False while requests run."""
+        if self._in_flight is not None and not self.scheduler.request_ids():
+            outputs = self.step()  # what is in flight serves nobody any more: wait for it
+            assert not outputs
         return self.scheduler.flush_cache()
 
     def stats(self) -> dict[str, Any]:

@@ -118,7 +118,6 @@ def cache_report(plan: EnginePlan, num_pages: int, nbytes: int) -> dict[str, Any
         "dtype": plan.dtype,
         "kv_cache_dtype": plan.kv_cache_dtype,
         "page_size": plan.page_size,
-        "context_length": plan.context_length,
         "max_running_requests": plan.max_running_requests,
         "chunked_prefill_size": plan.chunked_prefill_size,
         "overlap": plan.overlap,

@@ -55,6 +55,12 @@ class Frontend:
         self._live: dict[str, list[str]] = {}
         self._errands: set[asyncio.Task[None]] = set()
 
+    async def start(self) -> None:
+        """Start the engine, and take over the context length that its memory allows."""
+        await self.engine.start()
+        longest = (await self.engine.stats()).get("context_length", self.model.context_length)
+        self.model = replace(self.model, context_length=min(self.model.context_length, longest))
+
     # --- prompts ------------------------------------------------------------------------------
 
     async def encode(self, prompt: str | Sequence[int], *, add_special_tokens: bool = True) -> list[int]:

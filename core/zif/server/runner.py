@@ -78,7 +78,7 @@ async def _start_engine(frontend: Frontend) -> bool:
 
     with _handling_signals(interrupt):
         try:
-            await frontend.engine.start()
+            await frontend.start()
         except asyncio.CancelledError:
             if not interrupted:
                 raise

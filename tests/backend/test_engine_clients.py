@@ -1,0 +1,160 @@
+"""Clients of an engine: what they deliver, and what they say when the engine fails, dies or is stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from backend.checkpoints import save
+from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, WeightsError
+from zif.engine.build import build_engine
+from zif.engine.client import Client, ProcessClient, ThreadClient
+from zif.engine.messages import EngineOutput, EngineRequest
+from zif.sampling.params import SamplingParams
+from zif.settings import Settings
+
+LONG = SamplingParams(temperature=0, max_tokens=90)
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save("llama", tmp_path_factory.mktemp("llama")).path
+
+
+def settings_of(path: Path, *options: str, **values: object) -> Settings:
+    """The null device: these tests are about lines and processes, not about tokens."""
+    values = {"max_total_tokens": 1024, **values}
+    return Settings(model=str(path), device="null", device_opt=options, load_format="dummy", **values)
+
+
+def thread_client(path: Path, *options: str, **values: object) -> ThreadClient:
+    return ThreadClient(lambda: build_engine(settings_of(path, *options, **values), progress=False))
+
+
+@pytest.fixture(params=["thread", "process"])
+async def client(request: pytest.FixtureRequest, path: Path) -> AsyncIterator[Client]:
+    made: Client = (
+        thread_client(path, "null.step_ms=5")
+        if request.param == "thread"
+        else ProcessClient(settings_of(path, "null.step_ms=5"))
+    )
+    await made.start()
+    yield made
+    await made.shutdown(0)
+    await made.shutdown(0)
+
+
+async def collect(client: Client, request: EngineRequest) -> list[EngineOutput]:
+    return [output async for output in client.submit(request)]
+
+
+async def test_requests_get_their_own_tokens_in_order(client: Client) -> None:
+    params = [SamplingParams(temperature=0, max_tokens=n, logprobs=1 if n == 3 else None) for n in (1, 3, 7)]
+    requests = [EngineRequest(str(i), [1, 2, 3], own) for i, own in enumerate(params)]
+    answers = await asyncio.gather(*(collect(client, request) for request in requests))
+    assert [sum(len(output.token_ids) for output in answer) for answer in answers] == [1, 3, 7]
+    assert [answer[-1].finish_reason for answer in answers] == ["length"] * 3
+    assert all(output.finish_reason is None for answer in answers for output in answer[:-1])
+    assert [len(output.logprobs or []) for output in answers[1]] == [1, 1, 1]
+    stats = await client.stats()
+    assert stats["requests_total"] == 3
+    assert stats["pages_free"] == stats["pages_total"]  # three tokens fill no page that could be kept
+
+
+async def test_abort_ends_a_request_and_frees_its_pages(client: Client) -> None:
+    outputs = client.submit(EngineRequest("a", [1, 2, 3], LONG))
+    await anext(outputs)
+    assert not await client.flush_cache()
+    await client.abort(["a", "nobody"])
+    assert [output.finish_reason async for output in outputs][-1] == "abort"
+    while (await client.stats())["num_running"]:
+        await asyncio.sleep(0.01)
+    assert await client.flush_cache()
+    stats = await client.stats()
+    assert stats["pages_free"] == stats["pages_total"]
+
+
+async def test_refusals_reach_the_caller(client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="128"):
+        await collect(client, EngineRequest("a", [1] * 200, LONG))
+
+
+async def test_overload_is_told_from_a_wrong_request(path: Path) -> None:
+    client = thread_client(path, "null.step_ms=20", max_queued_requests=1, max_running_requests=1)
+    await client.start()
+    outcomes = await asyncio.gather(
+        *(collect(client, EngineRequest(str(i), [1], SamplingParams(max_tokens=3))) for i in range(5)),
+        return_exceptions=True,
+    )
+    await client.shutdown(0)
+    assert {type(outcome) for outcome in outcomes} == {list, Overloaded}
+
+
+async def test_a_device_that_breaks_ends_requests_with_the_reason(path: Path) -> None:
+    client = thread_client(path, "null.fail_at=4")
+    await client.start()
+    with pytest.raises(EngineDead, match="null"):
+        await collect(client, EngineRequest("a", [1, 2, 3], LONG))
+    assert client.failure is not None
+    with pytest.raises(EngineDead):
+        await collect(client, EngineRequest("b", [1], LONG))
+    with pytest.raises(EngineDead):
+        await client.stats()
+    await client.shutdown(0)
+
+
+async def test_a_killed_engine_is_reported_at_once(path: Path) -> None:
+    client = ProcessClient(settings_of(path, "null.step_ms=5"))
+    await client.start()
+    outputs = client.submit(EngineRequest("a", [1, 2, 3], LONG))
+    await anext(outputs)
+    assert client.pid is not None
+    os.kill(client.pid, signal.SIGKILL)
+    killed = time.monotonic()
+    with pytest.raises(EngineDead, match="signal 9"):
+        async for _ in outputs:
+            pass
+    assert time.monotonic() - killed < 2  # the promise that README makes
+    assert "signal 9" in str(client.failure)
+    await client.shutdown(0)
+
+
+async def test_a_start_that_fails_raises_what_failed(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    for client in (
+        ProcessClient(Settings(model=str(tmp_path), device="null")),
+        ThreadClient(lambda: build_engine(Settings(model=str(tmp_path), device="null"), progress=False)),
+    ):
+        with pytest.raises(WeightsError, match=r"config\.json"):
+            await client.start()
+        assert client.failure is not None
+        await client.shutdown(0)
+
+
+async def test_shutdown_drains_then_aborts(path: Path) -> None:
+    client = thread_client(path, "null.step_ms=5")
+    await client.start()
+    short = asyncio.create_task(collect(client, EngineRequest("a", [1], SamplingParams(max_tokens=4))))
+    await asyncio.sleep(0)
+    await client.shutdown(drain_seconds=10)
+    assert (await short)[-1].finish_reason == "length"
+    with pytest.raises(EngineDead, match="shut"):
+        await collect(client, EngineRequest("b", [1], LONG))
+
+
+async def test_shutdown_is_safe_without_a_start(path: Path) -> None:
+    await thread_client(path).shutdown(0)
+    process = ProcessClient(settings_of(path))
+    await process.shutdown(0)
+    starting = asyncio.create_task(process.start())
+    await asyncio.sleep(0.05)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    await process.shutdown(0)
