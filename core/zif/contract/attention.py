@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -19,9 +19,15 @@ class RopeSpec:
     inv_freq: tuple[float, ...]
     attention_factor: float = 1.0
     interleaved: bool = False
+    _hash: int = field(init=False, repr=False, compare=False, default=0)
 
     def __post_init__(self) -> None:
         assert len(self.inv_freq) == self.rotary_dim // 2
+        values = (self.rotary_dim, self.inv_freq, self.attention_factor, self.interleaved)
+        object.__setattr__(self, "_hash", hash(values))
+
+    def __hash__(self) -> int:
+        return self._hash  # specs key the tables of bound kernels: hashing dozens of floats a layer would show
 
 
 @dataclass(frozen=True, slots=True)

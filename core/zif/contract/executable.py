@@ -28,8 +28,8 @@ Staged = Mapping[str, Any]
 """Host arrays, or Arrays that an executable of the same backend put out."""
 
 
-class Slot(Protocol):
-    """Inputs of one run, staged; opaque to core. It is retired when its run has completed."""
+Slot = Any
+"""Inputs of one run, staged; opaque to core. It is retired when its run has completed."""
 
 
 class Executable(Protocol):
@@ -76,7 +76,8 @@ class Executables(Protocol):
     def bucket(self, axis: str, size: int, limit: int) -> int:
         """The padded extent, >= ``size`` and <= ``limit``, that ``axis`` is compiled for; pure.
 
-        ``axis`` is ``tokens``, ``seqs``, ``decode_seqs``, ``pages``, ``logits`` or ``rows``.
+        ``axis`` is ``tokens``, ``seqs``, ``decode_seqs``, ``pages`` or ``logits`` of a step, ``rows`` admitted
+        at once, ``assignments`` of pages, or the ``history`` of a request that is admitted.
         """
         ...
 

@@ -73,5 +73,9 @@ class ModelFamily(Protocol):
     """A module of model definitions: builds a :class:`Model` from a Hugging Face config."""
 
     def build(self, config: Mapping[str, Any]) -> Model:
-        """Raises UnsupportedModel for a feature of the config that it does not have."""
+        """The model of a ``config.json``.
+
+        Where sequences are served that are shorter or longer than the checkpoint's own limit, core adds
+        ``served_context_length``. Raises UnsupportedModel for a feature of the config that it does not have.
+        """
         ...

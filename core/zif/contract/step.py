@@ -43,8 +43,8 @@ class Step:
 
     Padding tokens have position 0 and sequence B-1; what they compute is never read, and their
     keys and values go to page 0. In a decode step, where token i is sequence i's, a padding sequence
-    has a padding token and a length of 0 instead of being empty. Fields are Arrays of the framework at hand (typed Any, so that a
-    kernel sees its own tensors without casts).
+    has a padding token and a length of 0 instead of being empty. Fields are Arrays of the framework at
+    hand (typed Any, so that a kernel sees its own tensors without casts).
     """
 
     tokens: Any

@@ -52,7 +52,7 @@ class EagerExecutable:
         self._next = (self._next + 1) % RING
         return slot
 
-    def run(self, slot: EagerSlot, resident: Mapping[str, Tree]) -> tuple[dict[str, Any], dict[str, Tree]]:
+    def run(self, slot: Any, resident: Mapping[str, Tree]) -> tuple[dict[str, Any], dict[str, Tree]]:
         with torch.inference_mode():
             result = self._fn(slot.inputs, dict(resident))
         slot.busy = False

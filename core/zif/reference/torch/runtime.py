@@ -86,7 +86,7 @@ class TorchRuntime:
     def zeros(self, spec: ArraySpec) -> torch.Tensor:
         return torch.zeros(spec.shape, dtype=torch_dtype(spec.dtype), device=self.device)
 
-    def fetch(self, arrays: Mapping[str, torch.Tensor]) -> _Arrived:
+    def fetch(self, arrays: Mapping[str, Any]) -> _Arrived:
         return _Arrived({name: to_numpy(array) for name, array in arrays.items()})
 
     def memory(self) -> MemoryInfo:
