@@ -1,0 +1,182 @@
+"""What README promises of ``zif serve``, asked of the command itself by the clients that people use."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from system.conftest import Served, serve
+
+MODEL = "zif-pocket"
+TURN: Any = [{"role": "user", "content": "What is 3 + 4?"}]
+
+
+def client_of(served: Served) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+
+
+def idle(served: Served) -> dict[str, int]:
+    """Wait until the engine runs nothing; its stats then."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        stats = served.stats()
+        if not stats["num_running"] and not stats["num_waiting"]:
+            return stats
+        time.sleep(0.05)
+    raise AssertionError(f"the engine is still busy: {stats}")
+
+
+def test_it_talks(served: Served) -> None:
+    with client_of(served) as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
+        answer = client.chat.completions.create(
+            model=MODEL, messages=TURN, temperature=0, logprobs=True, top_logprobs=2
+        )
+        choice = answer.choices[0]
+        assert "7" in (choice.message.content or "")
+        assert choice.finish_reason == "stop"
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert all(token.logprob <= 0 and len(token.top_logprobs) == 2 for token in choice.logprobs.content)
+
+        stream = client.chat.completions.create(
+            model=MODEL, messages=TURN, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = list(stream)
+        assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == choice.message.content
+        assert chunks[-1].usage == answer.usage or chunks[-1].usage is not None
+
+
+def test_the_second_time_its_prefix_is_cached(served: Served) -> None:
+    text = "The quick brown fox jumps over the lazy dog. " * 12
+    with client_of(served) as client:
+        cold, warm = (
+            client.completions.create(model=MODEL, prompt=text, max_tokens=8, temperature=0) for _ in range(2)
+        )
+    assert cold.choices[0].text == warm.choices[0].text
+    assert warm.usage is not None
+    assert warm.usage.prompt_tokens_details is not None
+    assert (warm.usage.prompt_tokens_details.cached_tokens or 0) > warm.usage.prompt_tokens // 2
+
+
+def test_echo_scores_a_prompt_as_lm_eval_asks(served: Served) -> None:
+    ids = served.get("/health") and httpx.post(
+        f"{served.url}/tokenize", json={"prompt": "Two and two make four."}
+    ).json()["tokens"]
+    body = {"model": MODEL, "prompt": ids, "max_tokens": 1, "logprobs": 1, "echo": True, "seed": 1234, "temperature": 0}
+    answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).json()["choices"][0]
+    scores = answer["logprobs"]["token_logprobs"]
+    assert len(scores) == len(ids) + 1
+    assert scores[0] is None
+    assert all(score <= 0 for score in scores[1:])
+
+
+async def test_two_hundred_streams_and_clients_that_leave(served: Served) -> None:
+    idle(served)
+    dice = random.Random(5)
+    limits = httpx.Limits(max_connections=200)
+
+    async def request(client: httpx.AsyncClient, number: int) -> str:
+        patience = dice.choice([None, None, 0, 1, 4, 9])
+        body = {
+            "model": MODEL,
+            "prompt": f"Story {number % 20}. Once upon a time there was a small " + "very " * dice.randrange(40),
+            "max_tokens": dice.randrange(1, 24),
+            "temperature": dice.choice([0, 1.0]),
+            "stream": True,
+            "ignore_eos": True,
+            "frequency_penalty": dice.choice([0, 0, 0.5]),
+            "logprobs": dice.choice([None, None, 2]),
+        }
+        seen = 0
+        async with client.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == 200, await response.aread()
+            async for line in response.aiter_lines():
+                seen += line.startswith("data: {")
+                if patience is not None and seen > patience:
+                    return "left"
+                if line == "data: [DONE]":
+                    return "done"
+        return "cut"
+
+    async with httpx.AsyncClient(base_url=served.url, limits=limits, timeout=100) as client:
+        outcomes = await asyncio.gather(*(request(client, number) for number in range(200)))
+    assert set(outcomes) == {"left", "done"}
+    idle(served)
+    assert httpx.post(f"{served.url}/flush_cache", timeout=30).status_code == 200
+    stats = idle(served)
+    assert stats["pages_free"] == stats["pages_total"]
+
+
+GARBAGE: list[tuple[str, bytes | dict[str, Any]]] = [
+    ("/v1/chat/completions", b"{not json"),
+    ("/v1/chat/completions", b'{"messages": [{"role": "user", "content": "\xff\xfe"}]}'),
+    ("/v1/chat/completions", b""),
+    ("/v1/chat/completions", {"messages": []}),
+    ("/v1/chat/completions", {"messages": "hello"}),
+    ("/v1/chat/completions", {"messages": TURN, "model": "nobody"}),
+    ("/v1/chat/completions", {"messages": TURN, "temperature": "hot"}),
+    ("/v1/chat/completions", {"messages": TURN, "max_tokens": -1}),
+    ("/v1/completions", {"prompt": ""}),
+    ("/v1/completions", {"prompt": []}),
+    ("/v1/completions", {"prompt": [2**40]}),
+    ("/v1/completions", {"prompt": [-1]}),
+    ("/v1/completions", {"prompt": "word " * 9000}),
+    ("/v1/completions", {"prompt": "a", "n": 10**9}),
+    ("/v1/completions", {"prompt": "a", "logit_bias": {"99999999": 1}}),
+    ("/v1/completions", {"prompt": "a", "top_p": float("1e308"), "stop": [1]}),
+    ("/generate", {"text": 5}),
+    ("/tokenize", {"tokens": 1}),
+    ("/detokenize", {"tokens": [10**12]}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), GARBAGE, ids=lambda value: str(value)[:50])
+def test_garbage_is_explained(served: Served, path: str, body: bytes | dict[str, Any]) -> None:
+    data: dict[str, Any] = {"content": body} if isinstance(body, bytes) else {"json": body}
+    answer = httpx.post(served.url + path, timeout=30, **data)
+    assert 400 <= answer.status_code < 500
+    assert len(answer.json()["error"]["message"]) > 10
+
+
+def test_absurd_max_tokens_is_cut_to_the_context(served: Served) -> None:
+    with client_of(served) as client:
+        answer = client.chat.completions.create(model=MODEL, messages=TURN, temperature=0, max_tokens=10**15)
+    assert answer.choices[0].finish_reason in ("stop", "length")
+
+
+def test_a_port_in_use_is_one_readable_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with (
+            pytest.raises(AssertionError, match=r"error: cannot listen on 127\.0\.0\.1"),
+            serve(tmp_path / "log", "--port", str(taken.getsockname()[1])),
+        ):
+            pass
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_a_killed_engine_is_reported_and_the_server_stops_well(tmp_path: Path) -> None:
+    with serve(tmp_path / "log", "--device", "null") as served:
+        body = {"prompt": "hello", "max_tokens": 5}
+        assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).status_code == 200
+        os.kill(served.engine_pid, signal.SIGKILL)
+        killed = time.monotonic()
+        while (health := served.get("/health")).status_code == 200:
+            assert time.monotonic() - killed < 2
+        assert health.status_code == 503
+        assert "signal 9" in health.json()["error"]["message"]
+        assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).status_code == 503
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(20) == 0
