@@ -3,9 +3,9 @@
     python benchmarks/cpu_vs_hf.py --threads 2
 
 Both run one model with the same random weights (bfloat16, the shape of Qwen3-0.6B unless told
-otherwise) on the same number of threads. Prefill is a prompt of 512 tokens and one token out; decode
-is the time between the first token and the last, of batches of 1 and 8. The best of each side's
-rounds counts, since what else a machine does can only make a round slower; and the memory's read
+otherwise) on the same number of threads. Prefill is the time to the first token of a prompt of 512;
+decode the time from token to token, at batches of 1 and 8. The best of each side's tries is given as
+well as the median, since what else a machine does can only make one slower; and the memory's read
 bandwidth is taken beside every round, since that is what bounds decoding.
 """
 
@@ -17,8 +17,10 @@ import json
 import platform
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -41,13 +43,14 @@ COMMON = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-Generate = Callable[[list[list[int]], int], list[list[int]]]
+Generate = Callable[[list[list[int]], int], tuple[list[list[int]], list[float]]]
+"""(prompts of one length, new tokens) -> (tokens of each, seconds from the start to each token)."""
 
 
 def hugging_face(config_path: Path) -> tuple[Generate, int]:
     """(generate, parameters) of the transformers model, with the weights that zif draws for the same config."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, StoppingCriteria
 
     from zif.weights.dummy import DummyTensors
 
@@ -58,14 +61,21 @@ def hugging_face(config_path: Path) -> tuple[Generate, int]:
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.from_numpy(drawn.read(name, tuple(parameter.shape))))
 
-    def generate(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    def generate(prompts: list[list[int]], new_tokens: int) -> tuple[list[list[int]], list[float]]:
         ids = torch.tensor(prompts)
-        with torch.inference_mode():
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
-                do_sample=False, pad_token_id=0,
-            )  # fmt: skip
-        return [row[len(prompts[0]) :] for row in out.tolist()]
+        moments: list[float] = []
+
+        class Clock(StoppingCriteria):
+            def __call__(self, tokens: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+                moments.append(time.perf_counter() - start)
+                return torch.zeros(len(tokens), dtype=torch.bool)
+
+        start = time.perf_counter()
+        out = model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=new_tokens, min_new_tokens=new_tokens,
+            do_sample=False, pad_token_id=0, stopping_criteria=[Clock()],
+        )  # fmt: skip
+        return [row[len(prompts[0]) :] for row in out.tolist()], moments
 
     return generate, sum(p.numel() for p in model.parameters())
 
@@ -84,7 +94,8 @@ def zif_engine(config_path: Path, threads: int) -> Generate:
     engine = build_engine(settings, progress=False)
     numbers = itertools.count()
 
-    def generate(prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    def generate(prompts: list[list[int]], new_tokens: int) -> tuple[list[list[int]], list[float]]:
+        start = time.perf_counter()
         params = SamplingParams(max_tokens=new_tokens, temperature=0.0, ignore_eos=True)
         tokens: dict[str, list[int]] = {}
         for prompt in prompts:
@@ -92,18 +103,14 @@ def zif_engine(config_path: Path, threads: int) -> Generate:
             tokens[name] = []
             refused = engine.add(EngineRequest(name, prompt, params))
             assert refused is None, refused
+        moments = []
         while engine.has_work:
             for output in engine.step():
                 tokens[output.request_id] += output.token_ids
-        return list(tokens.values())
+            moments.append(time.perf_counter() - start)
+        return list(tokens.values()), moments[-new_tokens:]
 
     return generate
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
 
 
 def read_bandwidth() -> float:
@@ -111,36 +118,41 @@ def read_bandwidth() -> float:
     import torch
 
     buffer = torch.ones(64 << 20)
-    return buffer.nbytes / min(seconds(buffer.sum) for _ in range(5)) / 1e9
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        buffer.sum()
+        times.append(time.perf_counter() - start)
+    return buffer.nbytes / min(times) / 1e9
 
 
 def measure(engines: dict[str, Generate], args: argparse.Namespace, vocab: int) -> dict[str, Any]:
-    """Best times of each engine, taken in turns, in tokens a second."""
+    """Tokens a second of each engine, best and median, the engines taken in turns."""
 
     def prompts(count: int, length: int) -> list[list[int]]:
         return [[3 + (row * 7919 + i * 104729) % (vocab - 3) for i in range(length)] for row in range(count)]
 
-    best: dict[tuple[str, str], float] = {}
+    times: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in engines}
     bandwidth = []
-    for round_number in range(args.rounds + 1):  # the first only warms up
+    for round_number in range(args.rounds + 1):
         for name, generate in engines.items():
             bandwidth.append(read_bandwidth())
-            times = {"prefill": seconds(lambda g=generate: g(prompts(1, args.prefill), 1)) / args.prefill}
+            taken = times[name] if round_number else defaultdict(list)  # the first round only warms up
+            taken["prefill"].append(generate(prompts(1, args.prefill), 1)[1][0] / args.prefill)
             for batch in (1, 8):
-                one = seconds(lambda g=generate, n=batch: g(prompts(n, 32), 1))
-                all_ = seconds(lambda g=generate, n=batch: g(prompts(n, 32), 1 + args.new_tokens))
-                times[f"decode batch {batch}"] = (all_ - one) / (args.new_tokens * batch)
-            if round_number:
-                for what, took in times.items():
-                    best[name, what] = min(took, best.get((name, what), took))
-    rates: dict[str, Any] = {name: {what: 1 / best[name, what] for what in times} for name in engines}
-    return {"tokens_per_second": rates, "read_gb_per_second": [min(bandwidth), max(bandwidth)]}
+                _, moments = generate(prompts(batch, 32), 1 + args.new_tokens)
+                taken[f"decode batch {batch}"] += [(b - a) / batch for a, b in itertools.pairwise(moments)]
+    return {
+        "best": {name: {what: 1 / min(values) for what, values in taken.items()} for name, taken in times.items()},
+        "median": {name: {what: 1 / median(values) for what, values in taken.items()} for name, taken in times.items()},
+        "read_gb_per_second": [min(bandwidth), max(bandwidth)],
+    }
 
 
 def agreement(engines: dict[str, Generate], vocab: int) -> float:
     """Share of 32 prompts whose first token is the same in both: the two do compute one model."""
     lines = [[3 + (row * 613 + i * 7) % (vocab - 3) for i in range(24)] for row in range(32)]
-    ours, theirs = (engines[name](lines, 1) for name in ("zif", "hugging face"))
+    ours, theirs = (engines[name](lines, 1)[0] for name in ("zif", "hugging face"))
     return sum(a == b for a, b in zip(ours, theirs, strict=True)) / len(lines)
 
 
@@ -175,14 +187,14 @@ def main() -> None:
     if args.json:
         print(json.dumps(report, indent=2))
         return
-    rates = report["tokens_per_second"]
     print(f"{args.shape}, {parameters / 1e6:.0f} M parameters, bfloat16, {args.threads} threads; "
           f"read bandwidth {report['read_gb_per_second'][0]:.0f} to {report['read_gb_per_second'][1]:.0f} GB/s; "
           f"same first token in {report['same_first_token']:.0%} of prompts")  # fmt: skip
-    print(f"{'tokens/s':16}{'zif':>10}{'hugging face':>15}{'ratio':>8}")
-    for what in rates["zif"]:
-        mine, other = rates["zif"][what], rates["hugging face"][what]
-        print(f"{what:16}{mine:10.1f}{other:15.1f}{mine / other:8.2f}")
+    for kind in ("best", "median"):
+        print(f"\n{kind + ', tokens/s':18}{'zif':>10}{'hugging face':>15}{'ratio':>8}")
+        for what, mine in report[kind]["zif"].items():
+            other = report[kind]["hugging face"][what]
+            print(f"{what:18}{mine:10.1f}{other:15.1f}{mine / other:8.2f}")
 
 
 if __name__ == "__main__":

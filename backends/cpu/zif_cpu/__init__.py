@@ -1,1 +1,1 @@
-"""zif's cpu backend: torch, oneDNN-packed weights, and kernels of its own where they pay."""
+"""zif's cpu backend: torch, with packed weights and kernels that are compiled for the machine at first use."""

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def zif_backend_info() -> BackendInfo:
-    """The cpu, through torch and oneDNN."""
+    """The cpu: torch, and kernels compiled for it at first use."""
     return BackendInfo(
         name="cpu",
-        summary="any CPU that torch runs on; oneDNN-packed weights",
+        summary="any CPU that torch runs on; kernels compiled for it at first use",
         api=(1, 1),
         framework="torch",
         verified_on="x86-64 with AVX-512",
@@ -31,8 +31,14 @@ def zif_backend_info() -> BackendInfo:
 
 @hookimpl
 def zif_cli_options() -> Sequence[DeviceOption]:
-    """``cpu.threads``."""
-    return [DeviceOption(name="threads", summary="threads of a step; 0: one for each usable core", default="0")]
+    """``cpu.threads`` and ``cpu.native``."""
+    return [
+        DeviceOption(name="threads", summary="threads of a step; 0: one for each usable core", default="0"),
+        DeviceOption(
+            name="native", summary="off: torch's kernels alone, nothing is compiled", default="auto",
+            choices=("auto", "off"),
+        ),
+    ]  # fmt: skip
 
 
 @hookimpl
@@ -44,7 +50,7 @@ def zif_probe() -> ProbeResult:
     cores = len(os.sched_getaffinity(0))
     features = [name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if name in flags]
     detail = ", ".join([model, f"{cores} usable core{'s' if cores != 1 else ''}", *features])
-    notes = () if features else ("no vector extension that oneDNN has fast bf16 kernels for",)
+    notes = () if features else ("no vector extension that the kernels have a fast path for",)
     return Available((Device(name="cpu", memory_bytes=_memory_bytes(), detail=detail),), notes)
 
 
