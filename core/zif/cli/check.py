@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from zif.cli.output import configure_logging, print_json, print_table
 
@@ -11,7 +12,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the backend, and which checks to run on it."""
     parser.add_argument("--device", default="auto", help="backend to check, as `zif devices` lists them")
     parser.add_argument("--device-opt", action="append", default=[], help="backend.key=value: an option of its own")
-    parser.add_argument("--only", action="append", metavar="SECTION", help="run this section alone; can be repeated")
+    parser.add_argument(
+        "--only", action="append", metavar="NAME",
+        help="run this section (hygiene, runtime, executables, ops, engine) or check alone; globs; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--waivers", type=Path, metavar="FILE", help="TOML file of failures that are known, each with the reason"
+    )
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
 
 
@@ -19,8 +26,10 @@ def run(args: argparse.Namespace) -> int:
     """Print the report; the exit code is 1 if a check failed."""
     configure_logging(args.log_level or "warning")
     from zif.conformance import run as run_checks
+    from zif.conformance.waivers import read_waivers
 
-    report = run_checks(args.device, args.device_opt, only=args.only)
+    waivers = read_waivers(args.waivers) if args.waivers is not None else ()
+    report = run_checks(args.device, args.device_opt, only=args.only, waivers=waivers)
     if args.json:
         print_json(report.as_json())
     else:

@@ -10,22 +10,28 @@ import numpy as np
 
 from zif.contract.arrays import ArraySpec, tree_leaves, tree_map
 from zif.contract.backend import Backend
+from zif.contract.executable import Executable
 
 A = np.ndarray[Any, Any]
 CONSUMED = "target"
 """The parameter of ``put`` and ``add_at`` that they consume: a resident that is donated."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Call:
-    """A kernel and its arguments: host arrays in their final dtypes, weights packed, the cache filled."""
+    """A kernel and its arguments: host arrays in their final dtypes, weights packed.
+
+    ``new_cache`` gives a filled cache for each call, or None to an op that takes none. ``executable``
+    is there once the call was compiled, and serves the calls after it.
+    """
 
     backend: Backend
     name: str
     fn: Callable[..., Any]
     arguments: Mapping[str, Any]
-    cache: Any
+    new_cache: Callable[[], Any]
     results: Sequence[tuple[tuple[int, ...], str]]
+    executable: Executable | None = None
 
 
 def call_eager(call: Call) -> tuple[list[A], Any]:
@@ -35,9 +41,10 @@ def call_eager(call: Call) -> tuple[list[A], Any]:
         name: value if _resident(value) else tree_map(lambda leaf: _put(put, leaf), value)
         for name, value in call.arguments.items()
     }
-    if call.cache is not None:
-        arguments["cache"] = call.cache
-    arrays, cache = _split(call, call.fn(**arguments))
+    cache = call.new_cache()
+    if cache is not None:
+        arguments["cache"] = cache
+    arrays, cache = _split(call, call.fn(**arguments), has_cache=cache is not None)
     fetched = call.backend.runtime.fetch({str(i): array for i, array in enumerate(arrays)}).wait()
     return [fetched[str(i)] for i in range(len(arrays))], cache
 
@@ -52,13 +59,14 @@ def call_compiled(call: Call) -> tuple[list[A], Any]:
         elif name not in resident:
             staged |= {f"{name}.{i}": leaf for i, leaf in enumerate(_arrays(value))}
     donate = [CONSUMED] if CONSUMED in resident else []
-    if call.cache is not None:
-        resident["cache"] = call.cache
+    filled = call.new_cache()
+    if filled is not None:
+        resident["cache"] = filled
         donate.append("cache")
 
     def program(inputs: dict[str, Any], residents: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         arguments = {name: _rebuilt(name, value, inputs) for name, value in call.arguments.items()} | residents
-        arrays, cache = _split(call, call.fn(**arguments))
+        arrays, cache = _split(call, call.fn(**arguments), has_cache=filled is not None)
         updates: dict[str, Any] = {}
         if "cache" in residents:
             updates["cache"] = cache if cache is not None else residents["cache"]
@@ -67,22 +75,23 @@ def call_compiled(call: Call) -> tuple[list[A], Any]:
             arrays = [arrays[0] * 1]
         return {str(i): array for i, array in enumerate(arrays)}, updates
 
-    executable = call.backend.executables.compile(
-        call.name,
-        program,
-        {key: ArraySpec(host.shape, host.dtype.name) for key, host in staged.items()},
-        {str(i): ArraySpec(shape, dtype) for i, (shape, dtype) in enumerate(call.results)},
-        resident,
-        tuple(donate),
-    )
-    outputs, updates = executable.run(executable.stage(staged), resident)
+    if call.executable is None:
+        call.executable = call.backend.executables.compile(
+            call.name,
+            program,
+            {key: ArraySpec(host.shape, host.dtype.name) for key, host in staged.items()},
+            {str(i): ArraySpec(shape, dtype) for i, (shape, dtype) in enumerate(call.results)},
+            resident,
+            tuple(donate),
+        )
+    outputs, updates = call.executable.run(call.executable.stage(staged), resident)
     fetched = call.backend.runtime.fetch(outputs).wait()
     return [fetched[str(i)] for i in range(len(outputs))], updates.get("cache")
 
 
-def _split(call: Call, result: Any) -> tuple[list[Any], Any]:
+def _split(call: Call, result: Any, *, has_cache: bool) -> tuple[list[Any], Any]:
     """(the result's arrays, the cache among them)."""
-    if call.cache is None or (call.results and not isinstance(result, tuple)):
+    if not has_cache or (call.results and not isinstance(result, tuple)):
         return list(tree_leaves(result)), None
     if not call.results:
         return [], result

@@ -136,7 +136,7 @@ class Subject:
         """One kernel's call of the case."""
         arguments = {name: self._typed(name, value) for name, value in self.arguments.items() if name != "cache"}
         fn = kernel.make(self.request, self.ops)
-        return Call(self.backend, f"{self.spec.name}-{kernel.name}", fn, arguments, self.cache(), self._result_specs())
+        return Call(self.backend, f"{self.spec.name}-{kernel.name}", fn, arguments, self.cache, self._result_specs())
 
     def _typed(self, name: str, value: Any) -> Any:
         """Host arrays in the dtype that the op takes them in; what is packed already stays."""
@@ -178,39 +178,54 @@ def _check_case(backend: Backend, make: Callable[..., Subject], label: str, reco
             return
         for kernel in subject.kernels:
             case = f"{label}/{kernel}/{way}"
-            if recorder.check(SECTION, subject.spec.name, case, partial(_compare, subject, kernel, run)):
-                name = f"{label}/{kernel}/{way}, same bits"
+            trial = Trial(subject, kernel, run)
+            if recorder.check(SECTION, subject.spec.name, case, trial.compare):
                 if not kernel.deterministic:
-                    recorder.add(SECTION, subject.spec.name, name, "skip", f"{kernel} says it is not deterministic")
+                    said = f"{kernel} says it is not deterministic"
+                    recorder.add(SECTION, subject.spec.name, f"{case}, same bits", "skip", said)
                 else:
-                    recorder.check(SECTION, subject.spec.name, name, partial(_repeatable, subject, kernel, run))
+                    recorder.check(SECTION, subject.spec.name, f"{case}, same bits", trial.repeat)
 
 
 Run = Callable[[Call], tuple[list[np.ndarray[Any, Any]], Any]]
 
 
-def _compare(subject: Subject, kernel: Kernel, run: Run) -> str | None:
-    results, cache = run(subject.call(kernel))
-    tolerance = subject.tolerance()
-    wanted = subject.expected_arrays()
-    if len(results) != len(wanted):
-        return f"{len(results)} results, expected {len(wanted)}"
-    for index, (got, expected) in enumerate(zip(results, wanted, strict=True)):
+class Trial:
+    """One kernel on one case, called in one way: once against the reference, once more against itself."""
+
+    def __init__(self, subject: Subject, kernel: Kernel, run: Run) -> None:
+        self._subject = subject
+        self._kernel = kernel
+        self._run = run
+        self._call: Call | None = None
+        self._first: list[np.ndarray[Any, Any]] = []
+
+    def compare(self) -> str | None:
+        """Against the reference."""
+        subject = self._subject
+        self._call = subject.call(self._kernel)
+        results, cache = self._run(self._call)
+        self._first = [result.copy() for result in results]
+        wanted = subject.expected_arrays()
+        if len(results) != len(wanted):
+            return f"{len(results)} results, expected {len(wanted)}"
         floats = result_dtype(subject.spec, subject.dtype)
-        dtype = floats if expected.dtype.kind == "f" else expected.dtype.name
-        if got.dtype.name != dtype:
-            return f"result {index} is {got.dtype.name}, expected {dtype}"
-        if fault := difference(_real(subject, got), _real(subject, expected), tolerance):
-            return f"result {index}: {fault}"
-    return _read_back(subject, cache) if _writes(subject.spec) else None
+        for index, (got, expected) in enumerate(zip(results, wanted, strict=True)):
+            dtype = floats if expected.dtype.kind == "f" else expected.dtype.name
+            if got.dtype.name != dtype:
+                return f"result {index} is {got.dtype.name}, expected {dtype}"
+            if fault := difference(_real(subject, got), _real(subject, expected), subject.tolerance()):
+                return f"result {index}: {fault}"
+        return _read_back(subject, cache) if _writes(subject.spec) else None
 
-
-def _repeatable(subject: Subject, kernel: Kernel, run: Run) -> str | None:
-    (first, _), (second, _) = run(subject.call(kernel)), run(subject.call(kernel))
-    for one, other in zip(first, second, strict=True):
-        if not same_bits(_real(subject, one), _real(subject, other)):
-            return "two calls with the same arguments differ; a kernel that may do so says deterministic=False"
-    return None
+    def repeat(self) -> str | None:
+        """Against what it gave first."""
+        assert self._call is not None
+        second, _ = self._run(self._call)
+        for one, other in zip(self._first, second, strict=True):
+            if not same_bits(_real(self._subject, one), _real(self._subject, other)):
+                return "two calls with the same arguments differ; a kernel that may do so says deterministic=False"
+        return None
 
 
 def _read_back(subject: Subject, cache: Any) -> str | None:

@@ -75,11 +75,15 @@ class NullPacker:
         """One array."""
         return self._array(f"vector {spec.name}", spec.shape, spec.dtype or dtype)
 
-    def experts(self, spec: ExpertsSpec, weights: Sequence[HostTensors], dtype: str) -> PackedWeight:
-        """One array [experts, out, in]."""
-        rows = sum(spec.out_features)
-        array = self._array(f"experts {spec.names}", (spec.experts, rows, spec.in_features), dtype)
-        return PackedWeight({"w": array}, "dense", (spec.experts, rows, spec.in_features))
+    def experts(
+        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
+    ) -> PackedWeight:
+        """Two arrays, [experts, 2 size, hidden] and [experts, hidden, size]."""
+        arrays = {
+            "gate_up": self._array(f"experts {spec.gate}", (spec.experts, 2 * spec.size, spec.hidden), dtype),
+            "down": self._array(f"experts {spec.down}", (spec.experts, spec.hidden, spec.size), dtype),
+        }
+        return PackedWeight(arrays, "dense", spec.shape)
 
     def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
         """One array [heads, out, in]."""

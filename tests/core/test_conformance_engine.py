@@ -1,0 +1,112 @@
+"""Planted bugs that no single op shows, or that show only between steps: the engine's laws catch them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from core.mutants import ORIGINAL, Mutated, report_on
+from core.test_conformance_mutants import reads_beyond_the_length
+from zif.conformance.metamorphic import Answer, compare
+from zif.engine.messages import TokenLogprob
+from zif.reference.torch.executables import EagerExecutables
+
+
+def caught(backend: Any, law: str) -> bool:
+    report = report_on(backend, f"engine/{law}")
+    assert report.results, "there is no such law"
+    return bool(report.failures())
+
+
+class KeepsFirstPages(EagerExecutables):
+    """A graph with pages captured in it: those that are staged for later runs do not reach it."""
+
+    def compile(self, name: str, *arguments: Any, **named: Any) -> Any:
+        executable: Any = super().compile(name, *arguments, **named)
+        stage, first = executable.stage, {}
+
+        def stage_once(inputs: Any) -> Any:
+            slot = stage(inputs)
+            for key in slot.inputs:
+                if key.startswith("page"):
+                    slot.inputs[key].copy_(first.setdefault(key, slot.inputs[key].clone()))
+            return slot
+
+        executable.stage = stage_once
+        return executable
+
+
+def mixes_the_batch(x: Any, weight: Any, eps: Any, offset: Any) -> Any:
+    """A norm whose scale depends, slightly, on the other rows."""
+    y = ORIGINAL["rms_norm"](x, weight, eps, offset)
+    return y * (1 + 0.05 * torch.tanh(x.float().mean())).to(y.dtype)
+
+
+def forgets_the_past_of_a_chunk(q: Any, cache: Any, layer: Any, step: Any, spec: Any) -> Any:
+    """A prefill kernel that takes every prompt to begin in its own step."""
+    starts = step.query_starts
+    new = starts[1:] - starts[:-1]
+    prefill = new > 1
+    shifted = torch.where(prefill, new, step.kv_lens)
+    return ORIGINAL["paged_attention"](q, cache, layer, replace(step, kv_lens=shifted), spec)
+
+
+def draws_by_row(logits: Any, temperature: Any, seed: Any, position: Any) -> Any:
+    """Random bits that depend on where in the batch a request is."""
+    row = torch.arange(len(seed), dtype=seed.dtype)
+    return ORIGINAL["sample"](logits, temperature, seed + row[:, None], position)
+
+
+def contiguous(k: Any, v: Any, cache: Any, layer: Any, step: Any, spec: Any) -> Any:
+    """Writes to the page after the last one, instead of the one that was assigned."""
+    table = step.pages[spec.group]
+    width = torch.arange(table.shape[1], dtype=table.dtype)
+    astray = torch.where(table > 0, (table[:, :1] + width) % cache[spec.group]["k"].shape[1], table)
+    return ORIGINAL["kv_write"](k, v, cache, layer, replace(step, pages={spec.group: astray}), spec)
+
+
+@pytest.mark.parametrize(
+    ("op", "mutant", "law"),
+    [
+        ("rms_norm", mixes_the_batch, "together = alone"),
+        ("rms_norm", mixes_the_batch, "chunked prefill = whole"),
+        ("paged_attention", forgets_the_past_of_a_chunk, "chunked prefill = whole"),
+        ("paged_attention", forgets_the_past_of_a_chunk, "cache hit = cold"),
+        ("paged_attention", reads_beyond_the_length, "NaN in unused pages"),
+        ("sample", draws_by_row, "seeded draws, together = alone"),
+        ("kv_write", contiguous, "other pages"),
+    ],
+)
+def test_a_planted_bug_breaks_a_law(op: str, mutant: Any, law: str) -> None:
+    assert caught(Mutated(op, mutant), law)
+
+
+def test_a_graph_that_does_not_see_its_inputs_breaks_a_law() -> None:
+    backend = Mutated()
+    backend.executables = KeepsFirstPages(backend.runtime.device)
+    assert caught(backend, "compiled = eager")
+
+
+@pytest.mark.parametrize("law", ["chunked prefill = whole", "other pages", "seeded draws, together = alone"])
+def test_without_a_bug_no_law_is_broken(law: str) -> None:
+    assert not caught(Mutated(), law)
+
+
+def answer(tokens: list[int], gap: float = 1.0, at: float = -1.0, prompt: tuple[float, ...] = ()) -> Answer:
+    scored = [TokenLogprob(token, at, 1, [(token, at), (0, at - gap)]) for token in tokens]
+    return Answer(tokens=tokens, logprobs=scored, prompt=list(prompt))
+
+
+def test_runs_are_compared_until_rounding_could_decide() -> None:
+    one = [answer([1, 2, 3])]
+    assert compare(one, [answer([1, 2, 3])], 1e-3) is None
+    assert "output 1: token 2 and 9" in str(compare(one, [answer([1, 9, 3])], 1e-3))
+    assert compare([answer([1, 2, 3], gap=1e-4)], [answer([1, 9, 4])], 1e-3) is None
+    assert "token 2 and 9" in str(compare([answer([1, 2, 3], gap=1e-4)], [answer([1, 9, 4])], 1e-3, drawn=True))
+    assert "log-probability -1 and -1.1" in str(compare(one, [answer([1, 2, 3], at=-1.1)], 1e-3))
+    assert "log-probability -1 and nan" in str(compare(one, [answer([1, 2, 3], at=float("nan"))], 1e-3))
+    assert "3 tokens and 2" in str(compare(one, [answer([1, 2])], 1e-3))
+    assert "token 2 is off by 1" in str(compare([answer([], prompt=(0.0, 1.0))], [answer([], prompt=(0.0, 2.0))], 1e-3))
