@@ -94,10 +94,7 @@ class Settings(BaseSettings):
         None, "memory and scheduling", "requests that may wait; beyond it they are refused with 429", gt=0
     )
     chunked_prefill_size: int | None = _setting(
-        None, "memory and scheduling", "tokens of one prompt in a step; -1: whole prompts", ge=-1
-    )
-    max_prefill_tokens: int | None = _setting(
-        None, "memory and scheduling", "prompt tokens of all requests in a step", gt=0
+        None, "memory and scheduling", "prompt tokens in a step, of all requests; -1: up to a whole context", ge=-1
     )
     schedule_policy: Literal["lpm", "fcfs"] = _setting(
         "lpm",

@@ -25,7 +25,6 @@ def sessions(draw: st.DrawFn) -> Session:
         context_length=draw(st.integers(8, 80)),
         max_running_requests=draw(st.integers(1, 6)),
         chunked_prefill_size=draw(st.integers(1, 48)),
-        max_prefill_tokens=draw(st.integers(1, 48)),
         overlap=draw(st.booleans()),
         radix_cache=draw(st.booleans()),
         policy=draw(st.sampled_from(["lpm", "fcfs"])),

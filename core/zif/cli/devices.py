@@ -27,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the table; the exit code is 1 if no backend is available."""
+    """Print the table; the exit code is 1 if `--device auto` would find none."""
     if args.ops is not None:
         from zif.cli.kernels import print_kernels
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         print_json([_as_json(entry) for entry in entries])
     else:
         _print(entries)
-    return 0 if any(entry.verdict == "available" for entry in entries) else 1
+    return 0 if any(entry.taken_by_auto for entry in entries) else 1
 
 
 def _print(entries: tuple[Considered, ...]) -> None:

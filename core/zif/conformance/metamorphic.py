@@ -115,7 +115,7 @@ class Bench:
 
     def chunked(self) -> str | None:
         """Prompts in pieces, beside sequences that decode."""
-        engine = self.engine(chunked_prefill_size=16, max_running_requests=8)
+        engine = self.engine(chunked_prefill_size=16)
         answers = generate(engine, self.prompts, GREEDY)
         steps, pieces = engine.stats()["steps_total"], sum(LENGTHS) // 16
         if steps < pieces:

@@ -60,7 +60,6 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
             context_length=plan.context_length,
             max_running_requests=plan.max_running_requests,
             chunked_prefill_size=plan.chunked_prefill_size,
-            max_prefill_tokens=plan.max_prefill_tokens,
             overlap=plan.overlap,
             radix_cache=not settings.disable_radix_cache,
             policy=settings.schedule_policy,

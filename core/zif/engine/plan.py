@@ -25,7 +25,6 @@ class EnginePlan:
     context_length: int
     max_running_requests: int
     chunked_prefill_size: int
-    max_prefill_tokens: int
     mem_fraction_static: float
     max_total_tokens: int | None
     overlap: bool
@@ -59,7 +58,6 @@ def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, 
         context_length=context_length,
         max_running_requests=settings.max_running_requests or capabilities.max_running_requests,
         chunked_prefill_size=chunk,
-        max_prefill_tokens=settings.max_prefill_tokens or max(chunk, 16384),
         mem_fraction_static=settings.mem_fraction_static or capabilities.mem_fraction_static,
         max_total_tokens=settings.max_total_tokens,
         overlap=capabilities.asynchronous and not settings.disable_overlap_schedule,

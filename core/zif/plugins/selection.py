@@ -46,6 +46,11 @@ class Considered:
         """The plugin's declared preference; 0 if it could not say."""
         return self.info.preference if self.info is not None else 0
 
+    @property
+    def taken_by_auto(self) -> bool:
+        """Whether ``--device auto`` may choose it."""
+        return self.verdict == "available" and self.preference >= 0
+
     def __str__(self) -> str:
         line = f"{self.name} ({self.distribution}): {self.verdict}"
         line += f": {self.reason}" if self.reason else ""
@@ -99,7 +104,7 @@ def select(device: str = AUTO, device_opts: Sequence[str] = ()) -> Selection:
     if colon:
         raise InvalidSettings(f"--device {device}: a device's number needs the plugin's name before it")
     trace = survey(given)
-    usable = [entry for entry in trace if entry.verdict == "available" and entry.preference >= 0]
+    usable = [entry for entry in trace if entry.taken_by_auto]
     if not usable:
         found = "\n".join(f"  {entry}" for entry in trace) or "  no plugin is installed"
         raise NoUsableDevice(f"--device auto: no plugin can run here\n{found}")

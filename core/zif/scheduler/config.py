@@ -12,9 +12,7 @@ from zif.scheduler.policy import Policy
 class SchedulerConfig:
     """What the scheduler is told once.
 
-    ``chunked_prefill_size``  tokens a step, decodes first. A step of decodes alone may have more: every running
-                              request decodes in every step.
-    ``max_prefill_tokens``    at most so many of them are prefill.
+    ``chunked_prefill_size``  prompt tokens a step, of all requests; what decodes comes on top.
     ``overlap``               ``schedule`` is called for step N+1 before ``commit`` of step N.
     ``radix_cache``           keep KV for later requests with the same prefix.
     ``max_queued``            waiting requests beyond which ``add`` raises Overloaded; None: no limit.
@@ -25,7 +23,6 @@ class SchedulerConfig:
     context_length: int
     max_running_requests: int
     chunked_prefill_size: int = 8192
-    max_prefill_tokens: int = 16384
     overlap: bool = True
     radix_cache: bool = True
     policy: Policy = "lpm"
@@ -33,12 +30,6 @@ class SchedulerConfig:
     conservativeness: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "page_size",
-            "context_length",
-            "max_running_requests",
-            "chunked_prefill_size",
-            "max_prefill_tokens",
-        ):
+        for name in ("page_size", "context_length", "max_running_requests", "chunked_prefill_size"):
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -57,7 +57,7 @@ class Scheduler:
         )
         self.max_length = self.memory.max_length
         """Tokens a sequence can have: the context length, or what the cache holds where that is less."""
-        self.max_step_tokens = max(config.chunked_prefill_size, config.max_running_requests)
+        self.max_step_tokens = config.chunked_prefill_size + config.max_running_requests
         """No step has more tokens."""
         self._requests: dict[str, Request] = {}
         self._waiting: list[Request] = []
@@ -163,7 +163,7 @@ class Scheduler:
             return None
         decodes, rows, starts, fresh = room
         changes = [memory.extend_decodes(rows, starts, fresh)] if decodes else []
-        chunks, new = self._prefill(self.max_step_tokens - len(decodes), changes)
+        chunks, new = self._prefill(self.config.chunked_prefill_size, changes)
         if decodes or chunks:
             return self._launch(decodes, rows, starts, chunks, new, changes)
         if self._in_flight or not self._requests:
@@ -202,7 +202,6 @@ class Scheduler:
 
     def _prefill(self, budget: int, changes: list[PageChanges]) -> tuple[list[Chunk], list[Request]]:
         """Chunks of running prefills, then of newly admitted requests (returned second), up to ``budget`` tokens."""
-        budget = min(budget, self.config.max_prefill_tokens)
         chunks: list[Chunk] = []
         stalled = False
         for request in self._prefilling:
