@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from zif.contract import hookspecs
 from zif.contract.errors import IncompatiblePlugin, InvalidSettings, NoUsableDevice, PluginError
 from zif.contract.version import API_VERSION, OLDEST_API_VERSION, negotiate
 from zif.plugins import extensions, installed, load, select, survey
+from zif.plugins.discovery import installable
 
 GOOD = """
 from zif.contract.hookspecs import hookimpl
@@ -36,6 +38,18 @@ def zif_create_backend(options, device):
 """
 
 Install = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def without_siblings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What these tests see does not depend on which of our other distributions are installed."""
+    siblings = set(installable().values())
+    every = importlib.metadata.entry_points
+
+    def entry_points(**selected: str) -> list[importlib.metadata.EntryPoint]:
+        return [found for found in every(**selected) if found.dist is None or found.dist.name not in siblings]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
 
 
 @pytest.fixture
