@@ -16,9 +16,9 @@ from spike.frameworks import JAX
 from spike.gemma3_shaped import Gemma3Shaped
 from spike.loop import Loop
 from zif.contract.step import StepShape
-from zif.contract.weights import LoopStack
+from zif.contract.weights import LoopStack, PackedWeight
 from zif.engine import programs
-from zif.reference.jax import JaxReference, Runs
+from zif.reference.jax import JaxReference, Runs, register_trees
 from zif.reference.torch import TorchReference
 
 SHAPE = StepShape(2, 2, 2, 2, decode=True)
@@ -120,3 +120,15 @@ def test_layers_packed_alike_are_stacked_and_their_own_arrays_given_back() -> No
     assert [stack["w"].shape for stack in stacked.stacks] == [(3, 2), (1, 3), (1, 2)]
     assert np.asarray(stacked.stacks[0]["w"])[:, 0].tolist() == [0, 1, 2]
     assert all(layer["w"].is_deleted() for layer in layers)
+
+
+def test_a_weight_that_was_traced_goes_by_the_key_that_it_was_bound_by() -> None:
+    """JAX gives dicts back with their keys in order."""
+    register_trees()
+    base = PackedWeight({"w": jnp.ones((3, 2)), "b": jnp.ones(3)}, "dense", (3, 2))
+    outer = PackedWeight({"base": base, "a": jnp.ones(1)}, "lora", (3, 2))
+    for weight in (base, outer):
+        seen: list[Any] = []
+        jax.jit(lambda w: seen.append(w.dispatch_key))(weight)  # noqa: B023
+        assert seen == [weight.dispatch_key]
+    assert outer.dispatch_key != PackedWeight({"base": outer, "a": jnp.ones(1)}, "lora", (3, 2)).dispatch_key
