@@ -1,0 +1,101 @@
+"""The tpu backend: the JAX reference, Pallas kernels before it on a TPU, and few executables."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.errors import NoUsableDevice
+from zif.contract.info import Device
+from zif.contract.kernel import KernelSet
+from zif.reference.jax import JaxBackend, JaxReference, JaxRuntime
+from zif_tpu import buckets
+from zif_tpu.executables import TpuExecutables
+
+logger = logging.getLogger(__name__)
+
+PAGE_SIZES = (64, 16, 32, 128, 256)
+"""On a TPU: a page is one transfer, so that large ones keep the memory busy."""
+
+TABLE_ENTRIES = 1 << 17
+"""Page table entries of a step: kernels read them from scalar memory, 1 MiB on every generation."""
+
+
+class TpuBackend(JaxBackend):
+    """One JAX device. Without a TPU it is the reference on whatever platform JAX has."""
+
+    name = "tpu"
+
+    def __init__(self, runtime: JaxRuntime, pallas: Sequence[KernelSet] = ()) -> None:
+        super().__init__(runtime)
+        self.executables: TpuExecutables = TpuExecutables(runtime)
+        self._pallas = tuple(pallas)
+        self.capabilities = _capabilities(runtime.device.platform)
+
+    def kernels(self) -> Sequence[KernelSet]:
+        return (*self._pallas, JaxReference())
+
+    def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
+        """Fewer requests at once where their page tables would not fit in scalar memory."""
+        pages = -(-config["context_length"] // config["page_size"])
+        rows, changes = config["max_running_requests"], []
+        if self._pallas and rows * pages > TABLE_ENTRIES:
+            rows = max(1, TABLE_ENTRIES // pages)
+            reason = f"page tables of {pages} pages a request fit in a TPU's scalar memory {rows} times"
+            changes.append(ConfigChange("max_running_requests", rows, reason))
+        shapes = buckets.model_shapes(max(config["chunked_prefill_size"], rows), rows, pages)
+        logger.info(
+            "at most %d executables of the model, compiled at first use, as tokens x sequences x pages x logits: %s",
+            len(shapes), ", ".join("x".join(map(str, shape)) for shape in shapes),
+        )  # fmt: skip
+        return changes
+
+
+def _capabilities(platform: str) -> Capabilities:
+    """Sampling is a program of its own: fused, every kind of sampling would compile the whole model again."""
+    own = Capabilities(dtypes=("bfloat16", "float32"), fuse_sampling=False)
+    if platform == "tpu":
+        return replace(own, page_sizes=PAGE_SIZES)
+    return replace(own, max_running_requests=32, chunked_prefill_size=512) if platform == "cpu" else own
+
+
+def create(options: Mapping[str, str], device: Device) -> TpuBackend:
+    """The backend on the platform of ``tpu.platform``. Raises NoUsableDevice where JAX does not find it."""
+    asked = options.get("platform", "auto")
+    platform = "tpu" if asked == "auto" else asked
+    try:
+        found = jax.devices(platform)
+    except RuntimeError as error:
+        line = str(error).splitlines()[0]
+        raise NoUsableDevice(
+            f"JAX finds no {platform} device: {line}. Is another process using it, or JAX_PLATFORMS set to another?"
+        ) from error
+    if device.index >= len(found):
+        raise NoUsableDevice(f"JAX has {len(found)} {platform} devices; there is no number {device.index}")
+    _keep_compiled(options.get("compilation_cache", ""))
+    return TpuBackend(JaxRuntime(found[device.index]), _pallas(options.get("pallas", "auto"), platform))
+
+
+def _pallas(asked: str, platform: str) -> Sequence[KernelSet]:
+    if asked == "off" or (asked == "auto" and platform != "tpu"):
+        return ()
+    from zif_tpu.kernels import PallasKernels
+
+    return (PallasKernels(interpret=asked == "interpret"),)
+
+
+def _keep_compiled(asked: str) -> None:
+    """Have JAX keep compiled programs on disk, unless the user has told it where by JAX's own means."""
+    if asked == "off" or jax.config.jax_compilation_cache_dir is not None:
+        return
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    directory = Path(asked) if asked else base / "zif" / "tpu"
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,69 @@
+"""``jax.jit`` over few buckets, each compilation told in the log."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from zif.contract.arrays import ArraySpec, Tree
+from zif.contract.errors import OutOfMemory
+from zif.contract.executable import Program
+from zif.reference.jax import JaxExecutable, JaxExecutables, JaxRuntime
+from zif_tpu import buckets
+
+logger = logging.getLogger(__name__)
+
+
+class TpuExecutables(JaxExecutables):
+    """Programs are compiled at their first use, which the log warns of: the request waits for it."""
+
+    def __init__(self, runtime: JaxRuntime) -> None:
+        super().__init__(runtime)
+        self.models = 0
+        """Executables so far that contain a model."""
+
+    def bucket(self, axis: str, size: int, limit: int) -> int:
+        return buckets.bucket(axis, size, limit)
+
+    def compile(
+        self,
+        name: str,
+        fn: Program,
+        inputs: Mapping[str, ArraySpec],
+        outputs: Mapping[str, ArraySpec],
+        resident: Mapping[str, Tree],
+        donate: tuple[str, ...] = (),
+        static: Mapping[str, Any] | None = None,
+    ) -> JaxExecutable:
+        """Raises OutOfMemory for a bucket that the device has no room for."""
+        start = time.monotonic()
+        try:
+            executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
+        except jax.errors.JaxRuntimeError as error:
+            raise no_room(name, error) from error
+        seconds = time.monotonic() - start
+        if "step" in (static or {}):
+            self.models += 1
+            logger.warning(
+                "compiled %s in %.1f s while requests wait (executable %d of the model, of at most %d)",
+                name, seconds, self.models, buckets.AT_MOST,
+            )  # fmt: skip
+        else:
+            logger.info("compiled %s in %.1f s", name, seconds)
+        return executable
+
+
+def no_room(name: str, error: Exception) -> Exception:
+    """The compiler's error, as OutOfMemory with the way out where it is that."""
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
+        return error
+    first = text.strip().splitlines()[0]
+    return OutOfMemory(
+        f"{name} does not fit in the device's memory: {first}. Lower --chunked-prefill-size, "
+        "--max-running-requests or --mem-fraction-static"
+    )
