@@ -14,6 +14,7 @@ from zif.contract.errors import InvalidSettings, KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import OpRequest, OpSpec, op_specs
 from zif.contract.optable import Ops
+from zif.contract.step import HostStep
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,19 @@ class Choice:
 
 @dataclass(frozen=True)
 class Bound:
-    """The ops a model and core's programs call, and how each came to be chosen."""
+    """The ops a model and core's programs call, how each came to be chosen, and who plans steps.
+
+    ``plans`` are called with each step before it is launched.
+    """
 
     ops: Ops
     choices: tuple[Choice, ...]
+    plans: tuple[Callable[[HostStep], None], ...] = ()
+
+    @property
+    def capturable(self) -> bool:
+        """Whether every chosen kernel may run inside a captured graph."""
+        return all(choice.kernel.capturable for choice in self.choices)
 
 
 def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None) -> Choice:
@@ -91,6 +101,7 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
         if request not in wanted:
             wanted.append(request)
     choices = []
+    plans: list[Callable[[HostStep], None]] = []
     for name, spec in op_specs().items():
         wanted = by_op.get(name, [])
         if not wanted:
@@ -98,8 +109,8 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
             continue
         chosen = _choose_all(spec, wanted, kernels, pins.get(name))
         choices += chosen
-        setattr(ops, name, _callable(spec, chosen, ops))
-    return Bound(ops, tuple(choices))
+        setattr(ops, name, _callable(spec, chosen, ops, plans))
+    return Bound(ops, tuple(choices), tuple(plans))
 
 
 def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None) -> list[Choice]:
@@ -129,12 +140,16 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
     return choices
 
 
-def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops) -> Callable[..., Any]:
+def _callable(
+    spec: OpSpec, choices: Sequence[Choice], ops: Ops, plans: list[Callable[[HostStep], None]]
+) -> Callable[..., Any]:
     shared: dict[str, Callable[..., Any]] = {}
     made: list[Callable[..., Any]] = []
     for request, kernel in ((choice.request, choice.kernel) for choice in choices):
         if kernel.per_request:
             made.append(kernel.make(request, ops))
+            if kernel.planned:
+                plans.append(made[-1].plan)  # type: ignore[attr-defined]
         else:
             if str(kernel) not in shared:
                 shared[str(kernel)] = kernel.make(request, ops)

@@ -92,6 +92,6 @@ class Executables(Protocol):
         static: Mapping[str, Any] | None = None,
     ) -> Executable:
         """``resident`` holds the trees that it will be run with, for their shapes and, where memory is
-        captured, their addresses. ``static`` holds hashable facts of the program (its step shape),
-        for keys and reports."""
+        captured, their addresses. ``static`` holds hashable facts of the program, for keys and reports: its
+        step shape (``step``), and whether every kernel may run inside a captured graph (``capturable``)."""
         ...

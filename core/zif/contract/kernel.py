@@ -18,6 +18,11 @@ An author writes a class::
 ``ops`` are the ops bound together with this one, for kernels that build on others; they are complete
 only once binding is over, so look them up in the call (``ops.linear``), not before. Names and
 parameters are checked when the class is defined.
+
+A kernel that is ``planned`` makes callables with a method ``plan(step: HostStep)``. Core calls it before
+each run of a program with that step's shape, in the order of launching: it lays out on the host what the
+kernel then reads besides its arguments. It must not wait for the device. A callable that meets a
+step which nobody planned has to do so itself, whatever that costs.
 """
 
 from __future__ import annotations
@@ -52,6 +57,7 @@ class Kernel:
     a captured graph (no host synchronisation, no allocation outside the graph's pool).
     ``deterministic``: the same inputs give the same bits. ``per_request``: what ``make`` gives serves
     its request alone; otherwise one callable serves every request that the kernel supports.
+    ``planned``: what ``make`` gives has a method ``plan``.
     """
 
     op: str
@@ -63,6 +69,7 @@ class Kernel:
     capturable: bool = True
     deterministic: bool = True
     cost: Callable[[OpRequest], Cost] | None = None
+    planned: bool = False
 
     def __str__(self) -> str:
         return f"{self.provider}.{self.name}"
@@ -76,6 +83,7 @@ class _Mark:
     capturable: bool
     deterministic: bool
     cost: Callable[[Any, OpRequest], Cost] | None
+    planned: bool
 
 
 def kernel(
@@ -86,15 +94,17 @@ def kernel(
     capturable: bool = True,
     deterministic: bool = True,
     cost: Callable[[Any, OpRequest], Cost] | None = None,
+    planned: bool = False,
 ) -> Callable[[F], F]:
     """Mark a method of a :class:`KernelSet` as a kernel of ``op``.
 
     The method has the op's own parameters; with ``makes`` it has ``request`` and ``ops``, and returns
-    a callable that has the op's.
+    a callable that has the op's. Only what ``makes`` can be ``planned``.
     """
+    assert makes or not planned, f"a kernel of {op} that plans must make its callables"
 
     def mark(method: F) -> F:
-        method.__zif_kernel__ = _Mark(op, when, makes, capturable, deterministic, cost)  # type: ignore[attr-defined]
+        method.__zif_kernel__ = _Mark(op, when, makes, capturable, deterministic, cost, planned)  # type: ignore[attr-defined]
         return method
 
     return mark
@@ -136,8 +146,9 @@ class KernelSet:
 
         cost = None if mark.cost is None else (lambda request: mark.cost(self, request))  # type: ignore[misc]
         return Kernel(
-            mark.op, name, self.provider, supports, make, mark.makes, mark.capturable, mark.deterministic, cost
-        )
+            mark.op, name, self.provider, supports, make, mark.makes, mark.capturable, mark.deterministic, cost,
+            mark.planned,
+        )  # fmt: skip
 
 
 def dtypes(*names: str) -> When:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from zif.contract.arrays import tree
 
 
@@ -22,6 +24,18 @@ class StepShape:
     pages: int
     logits: int
     decode: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HostStep:
+    """What the host knows of a step before it is launched; kernels that plan are told it.
+
+    ``query_starts`` [n+1] int32 and ``kv_lens`` [n] int32 as in :class:`Step`, of the n real sequences.
+    """
+
+    shape: StepShape
+    query_starts: np.ndarray[Any, np.dtype[np.int32]]
+    kv_lens: np.ndarray[Any, np.dtype[np.int32]]
 
 
 @tree(static=("shape",))

@@ -26,6 +26,7 @@ from zif.engine.staging import (
     LogitsPlan,
     assignment_inputs,
     forward_inputs,
+    host_step,
     padded,
     plan_logits,
     sampler_shape,
@@ -137,6 +138,10 @@ class Runner:
         inline = shape.decode and len(batch.page_rows) <= shape.seqs
         if not inline and len(batch.page_rows):
             self._assign(batch)
+        if self.bound.plans:
+            step = host_step(batch, shape)
+            for prepare in self.bound.plans:
+                prepare(step)
         inputs: dict[str, Any] = dict(forward_inputs(batch, plan, shape))
         if shape.decode:
             pages = (batch.page_rows, batch.page_indices, batch.page_ids)
@@ -219,8 +224,9 @@ class Runner:
         compiled = self._compiled.get(key)
         if compiled is None:
             spec = make()
+            static = {**spec.static, "capturable": self.bound.capturable}
             executable = self.backend.executables.compile(
-                spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, spec.static
+                spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, static
             )
             compiled = self._compiled[key] = (executable, spec.residents)
         executable, names = compiled

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.step import StepShape
+from zif.contract.step import HostStep, StepShape
 from zif.engine.table import SCRATCH
 from zif.sampling.params import ADJUSTED, FILTERED, RANDOM, SCORED
 from zif.sampling.sampler import SamplerShape
@@ -112,6 +112,13 @@ def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str
         seqs[:total] = np.repeat(np.arange(size, dtype=np.int32), batch.counts)
         inputs |= {"query_starts": starts, "seqs": seqs, "logits_at": padded(plan.at, shape.logits, 0)}
     return inputs
+
+
+def host_step(batch: Batch, shape: StepShape) -> HostStep:
+    """What kernels that plan are told of a batch."""
+    starts = np.zeros(len(batch.counts) + 1, np.int32)
+    np.cumsum(batch.counts, out=starts[1:])
+    return HostStep(shape, starts, batch.starts + batch.counts)
 
 
 def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
