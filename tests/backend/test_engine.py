@@ -270,3 +270,12 @@ def test_what_cannot_be_served_is_refused_and_says_why(llama: Saved) -> None:
     refused = engine.add(EngineRequest("b", [1, 2], GREEDY))
     assert refused is not None
     assert refused.overloaded
+
+
+def test_warming_up_changes_nothing_that_a_request_sees(llama: Saved) -> None:
+    engine = engine_of(llama, max_running_requests=3)
+    compiled = engine.runner.warm_up()
+    answers = run(engine, PROMPTS[:3], GREEDY)
+    assert tokens_of(answers) == [llama.continue_greedily(prompt, 10) for prompt in PROMPTS[:3]]
+    new = {program.name for program in engine.runner.programs[compiled:]}
+    assert not any(name.startswith("decode") for name in new), new

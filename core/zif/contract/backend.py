@@ -23,14 +23,16 @@ class Capabilities:
 
     ``dtypes``: activation dtypes, best first. ``page_sizes``: those the kernels take, best first;
     empty for any. ``asynchronous``: launches return before the device is done, so that overlap
-    pays. ``fuse_sampling``: sampling may be compiled into the decode program. The rest are defaults of
-    the settings of the same names.
+    pays. ``fuse_sampling``: sampling may be compiled into the decode program. ``warm_up``: decode
+    programs are to be compiled and run before the first request. The rest are defaults of the settings
+    of the same names.
     """
 
     dtypes: tuple[str, ...]
     page_sizes: tuple[int, ...] = ()
     asynchronous: bool = True
     fuse_sampling: bool = True
+    warm_up: bool = False
     max_running_requests: int = 256
     chunked_prefill_size: int = 2048
     mem_fraction_static: float = 0.88

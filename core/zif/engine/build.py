@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import time
 from typing import TYPE_CHECKING, Any
 
 import zif_models
@@ -77,6 +78,10 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)
     runner = Runner(backend, model, weights, bound, cache, limits=limits, seed=seed)
+    if backend.capabilities.warm_up:
+        begin = time.monotonic()
+        count = runner.warm_up()
+        logger.info("%d programs compiled in %.1f s", count, time.monotonic() - begin)
     facts: dict[str, Any] = {
         "model": served_name(settings),
         "device": backend.name,

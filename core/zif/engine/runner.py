@@ -7,6 +7,7 @@ nothing of what requests want; the scheduler is the other way round.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,6 +19,7 @@ from zif.contract.backend import Backend
 from zif.contract.bind import Bound
 from zif.contract.executable import Executable, Fetch
 from zif.contract.model import Model
+from zif.contract.step import HostStep, StepShape
 from zif.engine import programs
 from zif.engine.messages import TokenLogprob
 from zif.engine.programs import ProgramSpec
@@ -139,9 +141,7 @@ class Runner:
         if not inline and len(batch.page_rows):
             self._assign(batch)
         if self.bound.plans:
-            step = host_step(batch, shape)
-            for prepare in self.bound.plans:
-                prepare(step)
+            self._prepare(host_step(batch, shape))
         inputs: dict[str, Any] = dict(forward_inputs(batch, plan, shape))
         if shape.decode:
             pages = (batch.page_rows, batch.page_indices, batch.page_ids)
@@ -149,22 +149,54 @@ class Runner:
                 pages = (_NO_PAGES, _NO_PAGES, np.zeros((len(self.table.shape.groups), 0), np.int32))
             inputs |= assignment_inputs(*pages, self.table.shape.groups, shape.seqs)
         sampler = sampler_shape(batch, plan, shape.logits)
-        ops, model, table = self._ops, self.model, self.table.shape
         if shape.decode and sampler.plain and self.backend.capabilities.fuse_sampling:
-            key = ("decode", shape, sampler)
-            outputs = self._run(key, lambda: programs.decode(ops, model, table, shape, sampler), inputs)
-            return InFlight(batch, plan, self.backend.runtime.fetch(outputs))
-        forward = self._run(("forward", shape), lambda: programs.forward(ops, model, table, shape), inputs)
-        if not len(plan.at):
-            return InFlight(batch, plan, self.backend.runtime.fetch({}))
-        sampled = self._sample(sampler, batch, plan, forward["logits"])
-        return InFlight(batch, plan, self.backend.runtime.fetch(sampled))
+            outputs = self._decode(shape, sampler, inputs)
+        else:
+            logits = self._forward(shape, inputs)
+            outputs = self._sample(sampler, batch, plan, logits) if len(plan.at) else {}
+        return InFlight(batch, plan, self.backend.runtime.fetch(outputs))
+
+    def warm_up(self) -> int:
+        """Compile the decode programs of every bucket, and run each twice; returns how many there are.
+
+        They run over the scratch row alone: nothing that a request will see changes.
+        """
+        bucket, limits, groups = self.backend.executables.bucket, self._limits, self.table.shape.groups
+        sizes = {bucket("decode_seqs", size, limits.rows) for size in range(1, limits.rows + 1)}
+        widths = {bucket("pages", width, limits.pages) for width in range(1, limits.pages + 1)}
+        for size, width, random in itertools.product(sorted(sizes, reverse=True), sorted(widths), (False, True)):
+            shape = StepShape(size, size, width, size, decode=True)
+            inputs: dict[str, Any] = {name: np.zeros(size, np.int32) for name in ("rows", "tokens")}
+            inputs["num_tokens"] = np.zeros(1, np.int32)
+            inputs |= assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, size)
+            for _ in range(2):
+                self._prepare(HostStep(shape, np.zeros(1, np.int32), _NO_PAGES))
+                if self.backend.capabilities.fuse_sampling:
+                    self._decode(shape, SamplerShape(size, random), inputs)
+                else:
+                    self._forward(shape, inputs)
+        self.backend.runtime.synchronize()
+        return len(self._compiled)
 
     def collect(self, launched: InFlight) -> StepResult:
         """Wait for a launched batch and read what it drew. Raises what the device raised."""
         arrays = launched.fetch.wait()
         tokens = arrays["tokens"][launched.plan.sampled] if arrays else np.zeros(0, np.int32)
         return StepResult(tokens, arrays, launched.plan)
+
+    def _prepare(self, step: HostStep) -> None:
+        """Let kernels that plan on the host do so, for the step that is launched next."""
+        for prepare in self.bound.plans:
+            prepare(step)
+
+    def _decode(self, shape: StepShape, sampler: SamplerShape, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        ops, model, table = self._ops, self.model, self.table.shape
+        return self._run(("decode", shape, sampler), lambda: programs.decode(ops, model, table, shape, sampler), inputs)
+
+    def _forward(self, shape: StepShape, inputs: Mapping[str, Any]) -> Any:
+        """Logits, on the device."""
+        ops, model, table = self._ops, self.model, self.table.shape
+        return self._run(("forward", shape), lambda: programs.forward(ops, model, table, shape), inputs)["logits"]
 
     def _sample(self, shape: SamplerShape, batch: Batch, plan: LogitsPlan, logits: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = {"rows": padded(plan.rows, shape.rows, SCRATCH), "logits": logits}
