@@ -1,0 +1,79 @@
+"""One GPU as the backend uses it: memory, events and graphs of the stream that everything is launched on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from zif.contract.backend import MemoryInfo
+
+T = TypeVar("T")
+
+
+class Facts(NamedTuple):
+    """What kernels are tuned by. ``shared_bytes``: the most shared memory that one thread block can have."""
+
+    capability: tuple[int, int]
+    processors: int
+    shared_bytes: int
+
+
+class CudaDevice:
+    """The GPU that torch numbers ``index``; its current stream is the one of all work."""
+
+    def __init__(self, index: int) -> None:
+        self.torch = torch.device("cuda", index)
+        torch.cuda.set_device(self.torch)
+        self._pool: Any = None
+        self._capturing: Any = None
+
+    def facts(self) -> Facts:
+        """Of this GPU."""
+        properties: Any = torch.cuda.get_device_properties(self.torch)
+        capability = (properties.major, properties.minor)
+        return Facts(capability, properties.multi_processor_count, properties.shared_memory_per_block_optin)
+
+    def empty(self, nbytes: int) -> torch.Tensor:
+        """Device memory, [nbytes] uint8."""
+        return torch.empty(nbytes, dtype=torch.uint8, device=self.torch)
+
+    def pinned(self, nbytes: int) -> torch.Tensor:
+        """Page-locked host memory, [nbytes] uint8."""
+        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    def event(self) -> Any:
+        """An event of the current stream."""
+        return torch.cuda.Event()  # type: ignore[no-untyped-call]
+
+    def used(self) -> int:
+        """Bytes that torch holds of the device's memory."""
+        return torch.cuda.memory_reserved(self.torch)
+
+    def memory(self) -> MemoryInfo:
+        """What torch holds but does not use counts as free."""
+        free, total = torch.cuda.mem_get_info(self.torch)
+        idle = torch.cuda.memory_reserved(self.torch) - torch.cuda.memory_allocated(self.torch)
+        return MemoryInfo(total, free + idle)
+
+    def capture(self, fn: Callable[[], T]) -> tuple[Any, T]:
+        """(graph, what ``fn`` returned) of the work that ``fn`` launches; none of it is done yet.
+
+        ``torch.cuda.graph`` would collect garbage and empty the allocator's cache each time, which
+        costs more than the capture.
+        """
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+            self._capturing = torch.cuda.Stream(self.torch)  # type: ignore[no-untyped-call]
+        graph = torch.cuda.CUDAGraph()
+        current = torch.cuda.current_stream(self.torch)
+        self._capturing.wait_stream(current)
+        with torch.cuda.stream(self._capturing):
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                result = fn()
+            finally:
+                graph.capture_end()
+        current.wait_stream(self._capturing)
+        return graph, result

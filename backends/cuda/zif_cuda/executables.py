@@ -1,0 +1,198 @@
+"""Executables: decode steps as captured CUDA graphs, everything else launched op by op.
+
+A program that is captured has its inputs at fixed addresses. Its first run is launched op by op: it
+loads modules, tunes and compiles what a capture cannot. The second run records the graph, on a stream
+of its own, and replays it; recording runs nothing, so each run still happens once. All graphs share one memory
+pool, which is sound because no two of them run at the same time.
+
+Everything is launched on one stream, in order, the transfer of a run's inputs right before it. So a
+buffer on the device is overwritten only after its reader, and what has to be guarded is host memory alone
+(:mod:`zif_cuda.staging`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from zif.contract.arrays import ArraySpec, Tree, tree_leaves
+from zif.contract.executable import Program, Staged
+from zif_cuda.device import CudaDevice
+from zif_cuda.staging import Chunk, Layout, Rings
+
+logger = logging.getLogger(__name__)
+
+Outputs = dict[str, Any]
+
+
+@dataclass
+class CudaSlot:
+    """Inputs of one run: those from the host in a chunk of pinned memory, those from the device as they are."""
+
+    chunk: Chunk | None
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    used: bool = False
+
+
+class CudaExecutable:
+    """A program launched op by op; its inputs get memory for each run, so that it holds none."""
+
+    def __init__(self, name: str, fn: Program, inputs: Mapping[str, ArraySpec], shared: Shared) -> None:
+        self.name = name
+        self._fn = fn
+        self._inputs = dict(inputs)
+        self._shared = shared
+        self._layouts: dict[frozenset[str], Layout] = {}
+        self._views: dict[tuple[int, frozenset[str]], dict[str, np.ndarray[Any, Any]]] = {}
+
+    @property
+    def memory_bytes(self) -> int:
+        return 0
+
+    def stage(self, inputs: Staged) -> CudaSlot:
+        assert inputs.keys() == self._inputs.keys(), f"{self.name} takes {sorted(self._inputs)}, got {sorted(inputs)}"
+        tensors = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        names = frozenset(inputs.keys() - tensors.keys())
+        layout = self._layout(names)
+        chunk = self._shared.rings.claim(layout.nbytes) if names else None
+        if chunk is not None:
+            views = self._views.get((id(chunk), names))
+            if views is None:
+                views = self._views[id(chunk), names] = layout.arrays(chunk.host)
+            for key in names:
+                assert inputs[key].shape == views[key].shape, f"{self.name}: {key} is {inputs[key].shape}"
+                views[key][...] = inputs[key]
+        return CudaSlot(chunk, {key: self._kept(value) for key, value in tensors.items()})
+
+    def run(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
+        staged = self._send(slot, None)
+        with torch.inference_mode():
+            return self._fn(staged | slot.tensors, dict(resident))
+
+    def _layout(self, names: frozenset[str]) -> Layout:
+        layout = self._layouts.get(names)
+        if layout is None:
+            layout = self._layouts[names] = Layout({key: spec for key, spec in self._inputs.items() if key in names})
+        return layout
+
+    def _kept(self, value: torch.Tensor) -> torch.Tensor:
+        """``value`` as it is now: graphs write their outputs where they wrote the last ones."""
+        return value.clone() if value.untyped_storage().data_ptr() in self._shared.overwritten else value
+
+    def _send(self, slot: CudaSlot, block: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """Launch the transfer of a slot's host inputs into ``block``, or into memory of this run's own."""
+        assert not slot.used, f"{self.name}: a slot is run once"
+        slot.used = True
+        if slot.chunk is None:
+            return {}
+        layout = self._layout(frozenset(self._inputs.keys() - slot.tensors.keys()))
+        if block is None:
+            block = self._shared.device.empty(layout.nbytes)
+        block.copy_(slot.chunk.memory[: layout.nbytes], non_blocking=True)
+        slot.chunk.sent()
+        return layout.tensors(block)
+
+
+class GraphExecutable(CudaExecutable):
+    """A program that is captured at its second run; all its inputs come from the host.
+
+    ``residents`` keep their addresses: what is donated is written in place.
+    """
+
+    def __init__(self, name: str, fn: Program, inputs: Mapping[str, ArraySpec], shared: Shared) -> None:
+        super().__init__(name, fn, inputs, shared)
+        layout = self._layout(frozenset(inputs))
+        self._block = shared.device.empty(layout.nbytes)
+        self._staged = layout.tensors(self._block)
+        self._warm = False
+        self._graph: Any = None
+        self._results: tuple[Outputs, dict[str, Tree]] = ({}, {})
+        self._graph_bytes = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        return self._block.numel() + self._graph_bytes
+
+    def run(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
+        assert not slot.tensors, f"{self.name}: inputs of a captured program come from the host"
+        self._send(slot, self._block)
+        if not self._warm:
+            self._warm = True
+            with torch.inference_mode():
+                return self._fn(self._staged, dict(resident))
+        if self._graph is None:
+            self._capture(resident)
+        self._graph.replay()
+        outputs, updates = self._results
+        return dict(outputs), dict(updates)
+
+    def _capture(self, resident: Mapping[str, Tree]) -> None:
+        before = self._shared.device.used()
+        with torch.inference_mode():
+            self._graph, self._results = self._shared.device.capture(lambda: self._fn(self._staged, dict(resident)))
+        self._graph_bytes = max(self._shared.device.used() - before, 0)
+        outputs, updates = self._results
+        for name, tree in updates.items():
+            moved = [
+                leaf
+                for leaf, given in zip(tree_leaves(tree), tree_leaves(resident[name]), strict=True)
+                if leaf.data_ptr() != given.data_ptr()
+            ]
+            assert not moved, f"{self.name}: {len(moved)} arrays of {name!r} are not updated in place"
+        self._shared.overwritten |= {leaf.untyped_storage().data_ptr() for leaf in tree_leaves(outputs)}
+        logger.debug("captured %s: %.1f MiB", self.name, self._graph_bytes / 2**20)
+
+
+@dataclass
+class Shared:
+    """What the executables of one backend have in common. ``overwritten``: storages of graphs' outputs."""
+
+    device: CudaDevice
+    rings: Rings
+    overwritten: set[int] = field(default_factory=set)
+
+
+class CudaExecutables:
+    """Decode programs become graphs, unless ``graphs`` is False or one of their kernels cannot be captured."""
+
+    def __init__(self, device: CudaDevice, *, graphs: bool) -> None:
+        self._shared = Shared(device, Rings(device.pinned, device.event))
+        self._graphs = graphs
+
+    def bucket(self, axis: str, size: int, limit: int) -> int:
+        """Few decode sizes, because each is a graph; prefill is launched op by op and padded but little.
+
+        Page tables are as wide as they get: kernels go by lengths, and one width means fewer graphs.
+        """
+        if axis == "pages":
+            return limit
+        if axis == "decode_seqs":
+            step = 1 if size <= 2 else 4 if size <= 8 else 8 if size <= 64 else 16 if size <= 256 else 64
+        elif axis == "tokens":
+            step = 8 if size <= 256 else 64
+        elif axis == "logits":
+            step = 1 if size <= 2 else 8 if size <= 256 else 64
+        else:
+            return min(1 << (size - 1).bit_length() if size > 1 else 1, limit)
+        return min(-(-size // step) * step, limit)
+
+    def compile(
+        self,
+        name: str,
+        fn: Program,
+        inputs: Mapping[str, ArraySpec],
+        outputs: Mapping[str, ArraySpec],
+        resident: Mapping[str, Tree],
+        donate: tuple[str, ...] = (),
+        static: Mapping[str, Any] | None = None,
+    ) -> CudaExecutable:
+        facts = static or {}
+        step = facts.get("step")
+        captured = self._graphs and step is not None and step.decode and facts.get("capturable", True)
+        kind = GraphExecutable if captured else CudaExecutable
+        return kind(name, fn, inputs, self._shared)

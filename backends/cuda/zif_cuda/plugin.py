@@ -1,0 +1,62 @@
+"""The cuda backend's hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from zif.contract.hookspecs import hookimpl
+from zif.contract.info import BackendInfo, Device, DeviceOption, ProbeResult
+
+if TYPE_CHECKING:
+    from zif.contract.backend import Backend
+
+
+@hookimpl
+def zif_backend_info() -> BackendInfo:
+    """NVIDIA GPUs, through torch."""
+    return BackendInfo(
+        name="cuda",
+        summary="NVIDIA GPUs of compute capability 8.0 and later; cuBLAS, Triton, flashinfer, CUDA graphs",
+        api=(1, 1),
+        framework="torch",
+        verified_on="one H200",
+        preference=100,
+    )
+
+
+@hookimpl
+def zif_cli_options() -> Sequence[DeviceOption]:
+    """``cuda.graphs`` and ``cuda.flashinfer``."""
+    return [
+        DeviceOption(
+            name="graphs", summary="decode steps as captured CUDA graphs, or op by op", default="on",
+            choices=("on", "off"),
+        ),
+        DeviceOption(
+            name="flashinfer", summary="its attention where it is installed, or none of it", default="auto",
+            choices=("auto", "off"),
+        ),
+    ]  # fmt: skip
+
+
+@hookimpl
+def zif_environment() -> Mapping[str, str]:
+    """GPUs are numbered as NVML and nvidia-smi number them, not by speed."""
+    return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+@hookimpl
+def zif_probe() -> ProbeResult:
+    """Ask the driver; no CUDA context is made."""
+    from zif_cuda.probe import probe
+
+    return probe()
+
+
+@hookimpl
+def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:
+    """The backend; torch is imported from here on."""
+    from zif_cuda.backend import create
+
+    return create(options, device)
