@@ -1,0 +1,1 @@
+"""Kernels that several vendors' compilers take; a backend lists those it wants among its providers."""

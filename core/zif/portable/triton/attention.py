@@ -1,0 +1,165 @@
+"""Launchers of attention over pages: which tiles, and how many shares of the history."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from zif.contract.arrays import dtype_bytes
+from zif.contract.attention import AttentionSpec
+from zif.contract.ops import OpRequest
+from zif.contract.step import Step
+from zif.portable.triton.device import attention as device
+from zif.portable.triton.launching import FLOATS, Launch, Machine, ceil_div, power_of_two
+from zif.portable.triton.layers import dense_rows
+
+Tensor = torch.Tensor
+MAX_HEAD = 256
+"""Longest head that fits in a tile."""
+MAX_GROUP = 64
+"""Most query heads of a kv head that a tile takes."""
+MAX_SPLITS = 64
+MIN_DOT = 16
+"""Least extent of a tile that is multiplied."""
+
+
+def attention_fits(kernels: Any, request: OpRequest) -> str | None:
+    """``when=`` of paged_attention: a reason against it, or None."""
+    known = {request.dtype, *kernels.machine.cache_dtypes}
+    if request.dtype not in FLOATS:
+        return f"takes {', '.join(FLOATS)}, not {request.dtype}"
+    if request["cache_dtype"] not in known:
+        return f"reads a cache of {', '.join(sorted(known))}, not {request['cache_dtype']}"
+    if max(request["head_dim"], request["v_head_dim"]) > MAX_HEAD:
+        return f"takes heads of up to {MAX_HEAD}, not {request['head_dim']} and {request['v_head_dim']}"
+    if request["q_heads"] > MAX_GROUP * request["kv_heads"]:
+        return f"takes up to {MAX_GROUP} query heads a kv head, not {request['q_heads'] // request['kv_heads']}"
+    smallest = _Tiles(request, MIN_DOT, 1)
+    if smallest.nbytes > kernels.machine.shared_bytes:
+        return f"needs tiles of {smallest.nbytes} bytes, more than {kernels.machine.shared_bytes} that the device has"
+    return None
+
+
+class _Tiles:
+    """Tiles of keys and values for a request: BLOCK_N positions, ``stages`` of them on their way at once."""
+
+    def __init__(self, request: OpRequest, block: int, stages: int) -> None:
+        self.block_n, self.stages = block, stages
+        self.block_d = max(power_of_two(request["head_dim"]), MIN_DOT)
+        self.block_v = max(power_of_two(request["v_head_dim"]), MIN_DOT)
+        self.nbytes = stages * block * (self.block_d + self.block_v) * dtype_bytes(request.dtype)
+
+
+def _tiles(request: OpRequest, budget: int) -> _Tiles:
+    """The largest tiles that fit ``budget`` bytes, or else the smallest there are."""
+    for block, stages in ((64, 3), (64, 2), (32, 3), (32, 2), (32, 1)):
+        tiles = _Tiles(request, block, stages)
+        if tiles.nbytes <= budget:
+            return tiles
+    return _Tiles(request, MIN_DOT, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PagedAttention:
+    """Attention as one request has it: all that is chosen, is chosen from sizes known at load.
+
+    A decode step's history is cut into shares by its :class:`StepShape` alone, so that a captured
+    launch serves any lengths of that shape.
+    """
+
+    launch: Launch
+    machine: Machine
+    group: int
+    decode_tiles: _Tiles
+    ragged_tiles: _Tiles
+    ragged_rows: int
+
+    @classmethod
+    def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
+        """What serves ``request`` on ``machine``."""
+        group = request["q_heads"] // request["kv_heads"]
+        # two programs to a processor hide each other's waiting
+        decode_tiles = _tiles(request, machine.shared_bytes // 2)
+        rows = 128
+        while rows > MAX_GROUP and rows * decode_tiles.block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
+            rows //= 2
+        q_bytes = rows * decode_tiles.block_d * dtype_bytes(request.dtype)
+        return cls(launch, machine, group, decode_tiles, _tiles(request, machine.shared_bytes - q_bytes), rows)
+
+    def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
+        """As the op ``paged_attention``."""
+        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
+        group = cache[spec.group]
+        keys, values = group["k"][layer], group["v"][layer]
+        out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
+        run = self._decode if step.shape.decode else self._ragged
+        strides = (q.stride(0), q.stride(1), *keys.stride()[:3], *values.stride()[:3], pages.stride(0))
+        run(out, q, keys, values, pages, step, spec, strides)
+        return out
+
+    def splits(self, step: Step, spec: AttentionSpec, page_size: int) -> int:
+        """Shares of a history: a power of two that gives each processor about four programs to choose from."""
+        longest = step.shape.pages * page_size
+        if spec.window is not None:
+            longest = min(longest, spec.window)
+        wanted = 4 * self.machine.processors // (step.shape.seqs * spec.kv_heads)
+        return min(power_of_two(wanted + 1) // 2 or 1, power_of_two(ceil_div(longest, 64)), MAX_SPLITS)
+
+    def _decode(
+        self, out: Tensor, q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, step: Step, spec: AttentionSpec,
+        strides: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        seqs, page_size = q.shape[0], keys.shape[1]
+        splits = self.splits(step, spec, page_size)
+        partial = top = out
+        if splits > 1:
+            lines = (seqs, spec.q_heads, splits)
+            partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
+            top = torch.empty(lines, dtype=torch.float32, device=q.device)
+        self.launch(
+            device.decode,
+            (spec.kv_heads, seqs, splits),
+            *(out, partial, top, q, keys, values, pages, step.kv_lens, *strides, spec.scale),
+            SPLITS=splits,
+            BLOCK_G=max(power_of_two(self.group), MIN_DOT),
+            num_warps=4,
+            **self._constants(spec, page_size, self.decode_tiles),
+        )
+        if splits > 1:
+            constants = {"BLOCK_S": splits, "BLOCK_V": power_of_two(spec.v_head_dim), "num_warps": 4}
+            grid = (seqs * spec.q_heads,)
+            self.launch(device.combine, grid, out, partial, top, SPLITS=splits, V_HEAD_DIM=spec.v_head_dim, **constants)
+
+    def _ragged(
+        self, out: Tensor, q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, step: Step, spec: AttentionSpec,
+        strides: tuple[int, ...],
+    ) -> None:  # fmt: skip
+        tokens, seqs = q.shape[0], step.kv_lens.shape[0]
+        rows = min(self.ragged_rows, max(power_of_two(tokens * self.group), MIN_DOT))
+        queries = rows // self.group
+        self.launch(
+            device.ragged,
+            (tokens // queries + seqs, spec.kv_heads),
+            *(out, q, keys, values, pages, step.query_starts, step.kv_lens, seqs, *strides, spec.scale),
+            BLOCK_Q=queries,
+            BLOCK_M=rows,
+            num_warps=8 if rows > 64 else 4,
+            **self._constants(spec, keys.shape[1], self.ragged_tiles),
+        )
+
+    def _constants(self, spec: AttentionSpec, page_size: int, tiles: _Tiles) -> Mapping[str, Any]:
+        return {
+            "GROUP": self.group,
+            "CAP": spec.softcap or 0.0,
+            "WINDOW": spec.window or 0,
+            "HEAD_DIM": spec.head_dim,
+            "V_HEAD_DIM": spec.v_head_dim,
+            "PAGE_SIZE": page_size,
+            "BLOCK_N": tiles.block_n,
+            "BLOCK_D": tiles.block_d,
+            "BLOCK_V": tiles.block_v,
+            "num_stages": tiles.stages,
+        }

@@ -1,0 +1,235 @@
+"""Attention over pages: one token a sequence, split along the history; and ragged, in blocks of queries.
+
+Online softmax (Milakov and Gimelshein 2018) in tiles (Dao 2023); the split for short batches is that
+of flash-decoding (Dao, Haziza, Massa, Sizov 2023). The query heads that share a kv head are rows of
+one tile, so that its keys and values are read once for all of them.
+"""
+
+import triton
+import triton.language as tl
+
+from zif.portable.triton.device.numbers import LOG2_E, tanh
+
+NOTHING = tl.constexpr(-1.0e30)
+"""Less than any score: where a row's running maximum starts. Finite, so that differences are numbers."""
+
+
+@triton.jit
+def _attend(
+    q, acc, top, total, position, begin, end, low, high, k_cache, v_cache, table, k_page, k_slot, v_page, v_slot,
+    scale, CAP: tl.constexpr, WINDOW: tl.constexpr, BOUNDED: tl.constexpr, CAUSAL: tl.constexpr,
+    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """Take positions [begin, end) into the running softmax of the rows ``q`` [M, BLOCK_D].
+
+    BOUNDED: only [low, high) of them is read. CAUSAL: a row sees no further than its ``position``, nor
+    back beyond its window. ``k_cache`` and ``v_cache`` point to the kv head.
+    """
+    n = tl.arange(0, BLOCK_N)
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
+    for start in range(begin, end, BLOCK_N):
+        at = start + n
+        if BOUNDED:
+            live = (at >= low) & (at < high)
+            page = tl.load(table + at // PAGE_SIZE, mask=live, other=0).to(tl.int64)
+        else:
+            page = tl.load(table + at // PAGE_SIZE).to(tl.int64)
+        slot = at % PAGE_SIZE
+        k_at = k_cache + (page * k_page + slot * k_slot)[None, :] + d[:, None]
+        v_at = v_cache + (page * v_page + slot * v_slot)[:, None] + e[None, :]
+        if BOUNDED:
+            k = tl.load(k_at, mask=live[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
+            v = tl.load(v_at, mask=live[:, None] & (e < V_HEAD_DIM)[None, :], other=0.0)
+        else:
+            k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
+            v = tl.load(v_at, mask=(e < V_HEAD_DIM)[None, :], other=0.0)
+        score = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
+        if CAP > 0:
+            score = CAP * tanh(score / CAP)
+        score *= LOG2_E
+        if BOUNDED:
+            score = tl.where(live[None, :], score, float("-inf"))
+        if CAUSAL:
+            seen = at[None, :] <= position[:, None]
+            if WINDOW > 0:
+                seen = seen & (at[None, :] > position[:, None] - WINDOW)
+            score = tl.where(seen, score, float("-inf"))
+        higher = tl.maximum(top, tl.max(score, 1))
+        weight = tl.exp2(score - higher[:, None])
+        shrink = tl.exp2(top - higher)
+        total = total * shrink + tl.sum(weight, 1)
+        acc = acc * shrink[:, None]
+        acc = tl.dot(weight.to(q.dtype), v.to(q.dtype), acc, input_precision="ieee")
+        top = higher
+    return acc, top, total
+
+
+@triton.jit
+def decode(
+    out, partial, partial_top, q, k_cache, v_cache, pages, kv_lens, q_row, q_head,
+    k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, scale,
+    GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr,
+    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
+
+    ``k_cache`` [pages, PAGE_SIZE, kv_heads, HEAD_DIM], ``v_cache`` likewise; ``pages`` [seqs, .] int32;
+    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0. With SPLITS > 1 each program takes a
+    share of the history and leaves ``partial`` [seqs, heads, SPLITS, V_HEAD_DIM] float32, normalised,
+    and the base-2 logarithm of its weight in ``partial_top`` [seqs, heads, SPLITS] (-inf: nothing);
+    ``combine`` joins them; ``out`` is then any pointer, and ``partial`` and its top are with SPLITS = 1.
+
+    Grid (kv_heads * ceil(GROUP / BLOCK_G), seqs, SPLITS). BLOCK_G >= 16 and the others are powers of two,
+    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM. CAP and WINDOW are 0 for none.
+    """
+    blocks: tl.constexpr = (GROUP + BLOCK_G - 1) // BLOCK_G
+    kv_head = tl.program_id(0) // blocks
+    member = (tl.program_id(0) % blocks) * BLOCK_G + tl.arange(0, BLOCK_G)
+    sequence = tl.program_id(1).to(tl.int64)
+    split = tl.program_id(2)
+    heads = tl.num_programs(0) // blocks * GROUP
+    head = kv_head * GROUP + member
+    real = member < GROUP
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
+    high = tl.load(kv_lens + sequence)
+    low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
+    first = low // BLOCK_N
+    share = tl.cdiv(tl.cdiv(high, BLOCK_N) - first, SPLITS)
+    begin = (first + split * share) * BLOCK_N
+    end = tl.minimum(begin + share * BLOCK_N, high)
+    rows = tl.load(
+        q + sequence * q_row + head[:, None] * q_head + d[None, :],
+        mask=real[:, None] & (d < HEAD_DIM)[None, :],
+        other=0.0,
+    )
+    acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+    top = tl.full((BLOCK_G,), NOTHING, tl.float32)
+    total = tl.zeros((BLOCK_G,), tl.float32)
+    acc, top, total = _attend(
+        rows, acc, top, total, member, begin, end, low, high,
+        k_cache + kv_head * k_head, v_cache + kv_head * v_head, pages + sequence * pages_row,
+        k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True, False,
+        HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
+    )  # fmt: skip
+    mean = acc / tl.where(total > 0, total, 1.0)[:, None]
+    inside = real[:, None] & (e < V_HEAD_DIM)[None, :]
+    line = sequence * heads + head
+    if SPLITS == 1:
+        tl.store(out + line[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
+    else:
+        line = line * SPLITS + split
+        logarithm = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+        tl.store(partial + line[:, None] * V_HEAD_DIM + e[None, :], mean, mask=inside)
+        tl.store(partial_top + line, logarithm, mask=real)
+
+
+@triton.jit
+def combine(
+    out, partial, partial_top, SPLITS: tl.constexpr, V_HEAD_DIM: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """Join the shares of ``decode`` into ``out`` [seqs * heads, V_HEAD_DIM]. Grid (seqs * heads).
+
+    BLOCK_S and BLOCK_V are powers of two >= SPLITS and V_HEAD_DIM.
+    """
+    line = tl.program_id(0).to(tl.int64)
+    s = tl.arange(0, BLOCK_S)
+    e = tl.arange(0, BLOCK_V)
+    tops = tl.load(partial_top + line * SPLITS + s, mask=s < SPLITS, other=float("-inf"))
+    weight = tl.exp2(tops - tl.maximum(tl.max(tops, 0), NOTHING))
+    shares = tl.load(
+        partial + (line * SPLITS + s)[:, None] * V_HEAD_DIM + e[None, :],
+        mask=(s < SPLITS)[:, None] & (e < V_HEAD_DIM)[None, :],
+        other=0.0,
+    )
+    total = tl.sum(weight, 0)
+    mean = tl.sum(shares * weight[:, None], 0) / tl.where(total > 0, total, 1.0)
+    tl.store(out + line * V_HEAD_DIM + e, mean.to(out.dtype.element_ty), mask=e < V_HEAD_DIM)
+
+
+@triton.jit
+def _sequence_of(query_starts, seqs, block, BLOCK_Q: tl.constexpr):
+    """The sequence that a block of queries belongs to: the last whose own first block is not after it.
+
+    Sequence i begins at block query_starts[i] // BLOCK_Q + i, which leaves each enough of them.
+    """
+    left: tl.int32 = 0
+    right = seqs
+    while left < right:
+        middle = (left + right) // 2
+        if tl.load(query_starts + middle) // BLOCK_Q + middle <= block:
+            left = middle + 1
+        else:
+            right = middle
+    return left - 1
+
+
+@triton.jit(do_not_specialize=["seqs"])
+def ragged(
+    out, q, k_cache, v_cache, pages, query_starts, kv_lens, seqs, q_row, q_head,
+    k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, scale,
+    GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_Q: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """Causal attention of new tokens of several sequences: ``q`` [tokens, kv_heads * GROUP, HEAD_DIM] -> ``out``.
+
+    ``query_starts`` [seqs + 1] int32 bounds each sequence's tokens, the last of ``kv_lens`` [seqs] positions;
+    the cache as in ``decode``. Rows beyond the last sequence are not written.
+
+    Grid (tokens // BLOCK_Q + seqs, kv_heads). A tile has BLOCK_Q queries of GROUP heads: BLOCK_M is a
+    power of two >= BLOCK_Q * GROUP.
+    """
+    block = tl.num_programs(0) - 1 - tl.program_id(0)  # the last blocks of a sequence see most: begin with them
+    kv_head = tl.program_id(1)
+    sequence = _sequence_of(query_starts, seqs, block, BLOCK_Q)
+    start = tl.load(query_starts + sequence)
+    queries = tl.load(query_starts + sequence + 1) - start
+    first = (block - start // BLOCK_Q - sequence) * BLOCK_Q
+    if first < queries:
+        length = tl.load(kv_lens + sequence)
+        m = tl.arange(0, BLOCK_M)
+        d = tl.arange(0, BLOCK_D)
+        e = tl.arange(0, BLOCK_V)
+        query = first + m // GROUP
+        head = kv_head * GROUP + m % GROUP
+        real = (query < queries) & (m < BLOCK_Q * GROUP)
+        token = (start + query).to(tl.int64)
+        rows = tl.load(
+            q + (token * q_row + head * q_head)[:, None] + d[None, :],
+            mask=real[:, None] & (d < HEAD_DIM)[None, :],
+            other=0.0,
+        )
+        nearest = length - queries + first
+        position = length - queries + query
+        high = tl.minimum(nearest + BLOCK_Q, length)
+        low = tl.maximum(nearest - WINDOW + 1, 0) if WINDOW > 0 else 0
+        keys = k_cache + kv_head * k_head
+        values = v_cache + kv_head * v_head
+        table = pages + sequence.to(tl.int64) * pages_row
+        acc = tl.zeros((BLOCK_M, BLOCK_V), tl.float32)
+        top = tl.full((BLOCK_M,), NOTHING, tl.float32)
+        total = tl.zeros((BLOCK_M,), tl.float32)
+        begin = low // BLOCK_N * BLOCK_N
+        if WINDOW == 0:
+            # what every query of the block sees needs no mask
+            begin = (nearest + 1) // BLOCK_N * BLOCK_N
+            acc, top, total = _attend(
+                rows, acc, top, total, position, 0, begin, low, high, keys, values, table,
+                k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, False, False,
+                HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
+            )  # fmt: skip
+        acc, top, total = _attend(
+            rows, acc, top, total, position, begin, high, low, high, keys, values, table,
+            k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True, True,
+            HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
+        )  # fmt: skip
+        mean = acc / tl.where(total > 0, total, 1.0)[:, None]
+        heads = tl.num_programs(1) * GROUP
+        line = (token * heads + head) * V_HEAD_DIM
+        inside = real[:, None] & (e < V_HEAD_DIM)[None, :]
+        tl.store(out + line[:, None] + e[None, :], mean.to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,78 @@
+"""Norms, activations, soft caps."""
+
+import triton
+import triton.language as tl
+
+from zif.portable.triton.device.numbers import tanh
+
+
+@triton.jit
+def _normed(wide, weight, columns, size, eps, offset):
+    """Rows of ``wide`` [ROWS, BLOCK] float32, zero beyond ``size``, by their root mean square."""
+    scale = tl.rsqrt(tl.sum(wide * wide, 1) / size + eps)
+    factor = tl.load(weight + columns, mask=columns < size, other=0.0).to(tl.float32) + offset
+    return wide * scale[:, None] * factor[None, :]
+
+
+@triton.jit
+def rms_norm(out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """``x`` [rows / heads, heads, size] -> ``out`` [rows, size]; ``weight`` [size].
+
+    Grid (ceil(rows / ROWS)). BLOCK is a power of two >= size, ROWS a power of two.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    mask = (row < rows)[:, None] & (columns < size)[None, :]
+    start = (row // heads).to(tl.int64) * x_row + (row % heads).to(tl.int64) * x_head
+    wide = tl.load(x + start[:, None] + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    y = _normed(wide, weight, columns, size, eps, offset)
+    target = out + row.to(tl.int64)[:, None] * size + columns[None, :]
+    tl.store(target, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def add_norm(
+    out, total, x, residual, weight, rows, size, x_row, residual_row, eps, offset,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """``total`` = ``x`` + ``residual`` and ``out`` = its norm; all [rows, size], ``weight`` [size].
+
+    What is normalised is the total as it was rounded for storing. Grid and blocks as rms_norm's.
+    """
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.arange(0, BLOCK)
+    mask = (row < rows)[:, None] & (columns < size)[None, :]
+    long = row.to(tl.int64)[:, None]
+    left = tl.load(x + long * x_row + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    right = tl.load(residual + long * residual_row + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    rounded = (left + right).to(total.dtype.element_ty)
+    tl.store(total + long * size + columns[None, :], rounded, mask=mask)
+    y = _normed(rounded.to(tl.float32), weight, columns, size, eps, offset)
+    tl.store(out + long * size + columns[None, :], y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def gated_activation(out, x, size, x_row, GELU: tl.constexpr, BLOCK: tl.constexpr):
+    """``x`` = [gate | up] [rows, 2 size] -> ``out`` [rows, size]: silu(gate) * up, or GELU's tanh form.
+
+    Grid (rows, ceil(size / BLOCK)).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = column < size
+    gate = tl.load(x + row * x_row + column, mask=mask, other=0.0).to(tl.float32)
+    up = tl.load(x + row * x_row + size + column, mask=mask, other=0.0).to(tl.float32)
+    if GELU:
+        # (1 + tanh(z)) / 2 is sigmoid(2 z)
+        y = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up
+    else:
+        y = gate * tl.sigmoid(gate) * up
+    tl.store(out + row * size + column, y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def softcap(out, x, count, cap, BLOCK: tl.constexpr):
+    """``out`` = cap * tanh(x / cap), both of ``count`` elements. Grid (ceil(count / BLOCK))."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    wide = tl.load(x + at, mask=at < count, other=0.0).to(tl.float32)
+    tl.store(out + at, (tanh(wide / cap) * cap).to(out.dtype.element_ty), mask=at < count)

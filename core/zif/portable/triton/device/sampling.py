@@ -1,0 +1,89 @@
+"""Choosing tokens from logits [rows, vocab] float32: in two stages, so that few rows keep a whole device busy."""
+
+import triton
+import triton.language as tl
+
+from zif.sampling import threefry
+
+_PARITY = tl.constexpr(threefry.PARITY)
+_EVEN = tl.constexpr(threefry.ROTATIONS[0])
+_ODD = tl.constexpr(threefry.ROTATIONS[1])
+
+
+@triton.jit
+def _round(x0, x1, R: tl.constexpr):
+    x0 += x1
+    return x0, ((x1 << R) | (x1 >> (32 - R))) ^ x0
+
+
+@triton.jit
+def uniform(key0, key1, position, ids):
+    """Float32 in (0, 1) for tokens ``ids``, the bits of :func:`zif.sampling.threefry.uniform`; all int32."""
+    key0 = key0.to(tl.uint32, bitcast=True)
+    key1 = key1.to(tl.uint32, bitcast=True)
+    key2 = key0 ^ key1 ^ _PARITY
+    x1 = ids.to(tl.uint32, bitcast=True) + key1
+    x0 = tl.zeros_like(x1) + (position.to(tl.uint32, bitcast=True) + key0)
+    for group in tl.static_range(5):
+        for step in tl.static_range(4):
+            x0, x1 = _round(x0, x1, _ODD[step] if group % 2 else _EVEN[step])
+        x0 += key1 if group % 3 == 0 else key2 if group % 3 == 1 else key0
+        x1 += key2 if group % 3 == 0 else key0 if group % 3 == 1 else key1
+        x1 += group + 1
+    return ((x0 >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
+
+
+@triton.jit
+def best_of_chunk(
+    best, best_id, logits, temperature, seed, position, vocab, chunks, logits_row,
+    RANDOM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The largest (perturbed, if RANDOM) logit of each chunk of BLOCK, the lowest id among equals.
+
+    ``temperature`` [rows] float32 (0: not perturbed), ``seed`` [rows, 2] and ``position`` [rows] int32;
+    without RANDOM any pointers. ``best`` [rows, chunks] float32, ``best_id`` int32. Grid (rows, chunks).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.program_id(1)
+    ids = chunk * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(logits + row * logits_row + ids, mask=ids < vocab, other=float("-inf"))
+    if RANDOM:
+        t = tl.load(temperature + row)
+        if t != 0:
+            u = uniform(tl.load(seed + 2 * row), tl.load(seed + 2 * row + 1), tl.load(position + row), ids)
+            x = x / t - tl.log(-tl.log(u))
+    value, index = tl.max(x, 0, return_indices=True)
+    tl.store(best + row * chunks + chunk, value)
+    tl.store(best_id + row * chunks + chunk, tl.minimum(chunk * BLOCK + index, vocab - 1))
+
+
+@triton.jit
+def best_of_row(out, best, best_id, chunks, BLOCK: tl.constexpr):
+    """``out`` [rows] int32: the id of the largest of each row's chunks. Grid (rows); BLOCK >= chunks."""
+    row = tl.program_id(0).to(tl.int64)
+    chunk = tl.arange(0, BLOCK)
+    values = tl.load(best + row * chunks + chunk, mask=chunk < chunks, other=float("-inf"))
+    _, index = tl.max(values, 0, return_indices=True)
+    tl.store(out + row, tl.load(best_id + row * chunks + tl.minimum(index, chunks - 1)))
+
+
+@triton.jit
+def penalize(
+    out, logits, output_counts, in_prompt, repetition, presence, frequency,
+    vocab, logits_row, counts_row, prompt_row, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Logits after penalties. ``output_counts`` int32 and ``in_prompt`` bool as ``logits``; the others [rows].
+
+    Grid (rows, ceil(vocab / BLOCK)).
+    """
+    row = tl.program_id(0).to(tl.int64)
+    ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = ids < vocab
+    x = tl.load(logits + row * logits_row + ids, mask=mask, other=0.0)
+    count = tl.load(output_counts + row * counts_row + ids, mask=mask, other=0)
+    prompt = tl.load(in_prompt + row * prompt_row + ids, mask=mask, other=0)
+    said = count > 0
+    factor = tl.where(said | (prompt != 0), tl.load(repetition + row), 1.0)
+    x = tl.where(x > 0, x / factor, x * factor)
+    x = x - tl.load(frequency + row) * count.to(tl.float32) - tl.where(said, tl.load(presence + row), 0.0)
+    tl.store(out + row * vocab + ids, x, mask=mask)

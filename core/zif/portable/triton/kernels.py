@@ -1,0 +1,130 @@
+"""The kernel sets: what serves which request of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.kernel import KernelSet, kernel
+from zif.contract.ops import OpRequest
+from zif.contract.optable import Ops
+from zif.contract.step import Step
+from zif.contract.weights import PackedWeight
+from zif.portable.triton import costs, layers, rotary, sampling
+from zif.portable.triton.attention import PagedAttention, attention_fits
+from zif.portable.triton.launching import Launch, Machine, floats, launch
+from zif.portable.triton.layers import kind_known, row_fits
+from zif.portable.triton.rotary import cache_fits, head_fits, turns_of
+
+Tensor = torch.Tensor
+
+
+class TritonKernels(KernelSet):
+    """Triton's kernels over torch tensors, in the plain cache layout; ``machine`` is what they are tuned by.
+
+    Deterministic and free of host synchronisation. The first call of a kind compiles: call each once
+    before capturing.
+    """
+
+    provider = "triton"
+
+    def __init__(self, machine: Machine | None = None, launch: Launch = launch) -> None:
+        self.machine = machine or Machine()
+        self._launch = launch
+        self._turns: dict[tuple[RopeSpec, torch.device], Tensor] = {}
+
+    @kernel("rms_norm", when=row_fits, cost=costs.rows(1, 1))
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+        return layers.rms_norm(self._launch, x, weight, eps, offset)
+
+    @kernel("add_norm", when=row_fits, cost=costs.rows(2, 2))
+    def add_norm(
+        self,
+        x: Tensor,
+        residual: Tensor,
+        weight: Tensor,
+        eps: float,
+        offset: float = 0.0,
+        consumers: tuple[PackedWeight, ...] = (),
+        step: Step | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        return layers.add_norm(self._launch, x, residual, weight, eps, offset)
+
+    @kernel("gated_activation", when=kind_known, cost=costs.rows(2, 1))
+    def gated_activation(self, x: Tensor, kind: str) -> Tensor:
+        return layers.gated_activation(self._launch, x, kind)
+
+    @kernel("softcap", when=floats)
+    def softcap(self, x: Tensor, cap: float) -> Tensor:
+        return layers.softcap(self._launch, x, cap)
+
+    @kernel("rope_angles")
+    def rope_angles(self, positions: Tensor, rope: RopeSpec) -> Tensor:
+        key = (rope, positions.device)
+        turns = self._turns.get(key)
+        if turns is None:
+            turns = torch.tensor(turns_of(rope), dtype=torch.int64, device=positions.device)
+            self._turns[key] = turns
+        return rotary.rope_angles(self._launch, positions, rope, turns)
+
+    @kernel("rope", when=head_fits)
+    def rope(self, x: Tensor, angles: Tensor, interleaved: bool = False) -> Tensor:
+        return rotary.rope(self._launch, x, angles, interleaved)
+
+    @kernel("kv_write", when=cache_fits, cost=costs.kv_write)
+    def kv_write(self, k: Tensor, v: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        rotary.kv_write(self._launch, k, v, cache[spec.group], layer, step, spec)
+        return cache
+
+    @kernel("rope_and_cache", when=cache_fits, cost=costs.rope_and_cache)
+    def rope_and_cache(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        cache: Any,
+        layer: Any,
+        step: Step,
+        spec: AttentionSpec,
+        angles: Tensor | None = None,
+        q_norm: Tensor | None = None,
+        k_norm: Tensor | None = None,
+    ) -> tuple[Tensor, Any]:
+        group = cache[spec.group]
+        q = rotary.rope_and_cache(self._launch, q, k, v, group, layer, step, spec, angles, q_norm, k_norm)
+        return q, cache
+
+    @kernel("paged_attention", when=attention_fits, makes=True, cost=costs.paged_attention)
+    def paged_attention(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
+        return PagedAttention.of(request, self.machine, self._launch)
+
+    @kernel("argmax", cost=costs.vocabulary(1))
+    def argmax(self, logits: Tensor) -> Tensor:
+        return sampling.choose(self._launch, logits, None, None, None)
+
+    @kernel("sample", cost=costs.vocabulary(1))
+    def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
+        return sampling.choose(self._launch, logits, temperature, seed, position)
+
+    @kernel("filter_logits", cost=costs.vocabulary(2))
+    def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+        return sampling.filter_logits(self._launch, logits, temperature, top_k, top_p, min_p)
+
+    @kernel("penalize", cost=costs.vocabulary(4))
+    def penalize(
+        self,
+        logits: Tensor,
+        output_counts: Tensor,
+        in_prompt: Tensor,
+        repetition: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+    ) -> Tensor:
+        return sampling.penalize(self._launch, logits, output_counts, in_prompt, repetition, presence, frequency)
+
+    @kernel("logprobs", cost=costs.vocabulary(1))
+    def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return sampling.logprobs(self._launch, logits, tokens, top)

@@ -1,0 +1,36 @@
+"""Two faults of Triton's interpreter, mended for the tests (found in 3.9.0).
+
+- ``tl.dot`` of bfloat16 multiplies the sixteen bits as the integers they are stored as.
+- A scalar comparison keeps the dtype of what was compared, and is broadcast as that, not as bool.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import triton.language as tl
+from triton.runtime import interpreter
+
+BUILDER = interpreter.InterpreterBuilder
+broken_dot = BUILDER.create_dot
+
+
+def _widened(handle: Any) -> Any:
+    if handle.dtype.scalar != tl.bfloat16:
+        return handle
+    wide = (handle.data.astype(np.uint32) << 16).view(np.float32)
+    return interpreter.TensorHandle(wide, tl.float32)
+
+
+def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
+    return broken_dot(self, _widened(a), _widened(b), *rest)
+
+
+def create_splat(self: Any, kind: Any, scalar: Any) -> Any:
+    return interpreter.TensorHandle(np.full(kind.shape, scalar.data.reshape(-1)[0]), scalar.dtype.scalar)
+
+
+def mend() -> None:
+    BUILDER.create_dot = create_dot
+    BUILDER.create_splat = create_splat
