@@ -12,46 +12,18 @@ import numpy as np
 
 from zif.contract.arrays import Tree
 from zif.contract.backend import HostTensors
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
 from zif.ops.draw import numpy_dtype
 from zif.reference.jax.runtime import JaxRuntime
 from zif.reference.jax.trees import Runs, register_trees
+from zif.reference.packing import DensePacker
 
 
-class JaxPacker:
-    """Packs to ``dense``: ``w`` [out, in], parts one below the other, and maybe ``b`` [out]."""
+class JaxPacker(DensePacker):
+    """Packs to ``dense``; layers are stacked in runs, for ``repeat`` to scan over."""
 
     def __init__(self, runtime: JaxRuntime) -> None:
         self.runtime = runtime
         register_trees()
-
-    def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight:
-        arrays = {"w": self._rows(weights, dtype)}
-        if biases:
-            arrays["b"] = self._rows(biases, dtype)
-        return PackedWeight(arrays, "dense", (spec.rows, spec.in_features))
-
-    def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
-        return PackedWeight({"w": self._rows([table], dtype)}, "dense", (spec.vocab, spec.hidden))
-
-    def tied(self, spec: LinearSpec, embedding: PackedWeight) -> PackedWeight:
-        return embedding
-
-    def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Any:
-        return self._rows([value], spec.dtype or dtype)
-
-    def experts(
-        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
-    ) -> PackedWeight:
-        gate_up = [part for pair in zip(gates, ups, strict=True) for part in pair]
-        arrays = {
-            "gate_up": self._rows(gate_up, dtype).reshape(spec.experts, 2 * spec.size, spec.hidden),
-            "down": self._rows(downs, dtype).reshape(spec.experts, spec.hidden, spec.size),
-        }
-        return PackedWeight(arrays, "dense", spec.shape)
-
-    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
-        return PackedWeight({"w": self._rows([weight], dtype)}, "dense", spec.shape)
 
     def stack(self, layers: Sequence[Tree]) -> Runs:
         """Layers in runs of alike packing. Their own arrays are given back as soon as they are stacked."""
@@ -59,7 +31,7 @@ class JaxPacker:
         runs = [list(run) for _, run in groupby(layers, key=_likeness)]
         return Runs(tuple(_stacked(run) for run in runs), tuple(len(run) for run in runs))
 
-    def _rows(self, parts: HostTensors, dtype: str) -> jax.Array:
+    def rows(self, parts: HostTensors, dtype: str) -> jax.Array:
         """Host tensors joined along their first axis, on the device, in ``dtype``."""
         host = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self.runtime.put(host.astype(numpy_dtype(dtype), copy=False))
