@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 
 from zif.contract.backend import MemoryInfo
@@ -42,6 +43,10 @@ class CudaDevice:
     def pinned(self, nbytes: int) -> torch.Tensor:
         """Page-locked host memory, [nbytes] uint8."""
         return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+
+    def upload(self, host: np.ndarray[Any, Any]) -> torch.Tensor:
+        """A copy of ``host`` on the device, without waiting for it; the host array may change at once."""
+        return torch.from_numpy(host).pin_memory().to(self.torch, non_blocking=True)
 
     def event(self) -> Any:
         """An event of the current stream."""

@@ -180,19 +180,16 @@ class PlannedAttention:
         if plan.step is None:
             assert plan.host is not None and plan.host.shape == step.shape, "a plan of another step"
             plan.step = step
-            _fill(plan, step.pages[self._spec.group], self._page_size)
+            self._fill(plan, step.pages[self._spec.group])
         return plan
 
-
-def _fill(plan: Plan, pages: Tensor, page_size: int) -> None:
-    """Page ids of all sequences behind one another, from the tables on the device ``pages`` [B, P]."""
-    assert plan.host is not None and plan.indices is not None
-    lens = plan.host.kv_lens
-    counts = -(-lens // page_size)
-    firsts = np.cumsum(counts) - counts
-    where = np.repeat(np.arange(len(counts)) * pages.shape[1] - firsts, counts) + np.arange(int(counts.sum()))
-    at = torch.from_numpy(where).pin_memory().to(pages.device, non_blocking=True)
-    torch.take(pages, at, out=plan.indices)
+    def _fill(self, plan: Plan, pages: Tensor) -> None:
+        """Page ids of all sequences behind one another, from the tables on the device ``pages`` [B, P]."""
+        assert plan.host is not None and plan.indices is not None
+        counts = -(-plan.host.kv_lens.astype(np.int64) // self._page_size)
+        firsts = np.cumsum(counts) - counts
+        where = np.repeat(np.arange(len(counts)) * pages.shape[1] - firsts, counts) + np.arange(int(counts.sum()))
+        torch.take(pages, self._device.upload(where), out=plan.indices)
 
 
 def build(backend: str, request: OpRequest) -> None:

@@ -14,8 +14,8 @@ class CudaPacker(TorchPacker):
 
     runtime: CudaRuntime
 
-    def _rows(self, parts: HostTensors, dtype: str) -> torch.Tensor:
+    def rows(self, parts: HostTensors, dtype: str) -> torch.Tensor:
         try:
-            return super()._rows(parts, dtype)
+            return super().rows(parts, dtype)
         except torch.OutOfMemoryError as error:
             raise self.runtime.out_of_memory(sum(part.nbytes for part in parts)) from error
