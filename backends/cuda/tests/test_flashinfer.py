@@ -57,6 +57,7 @@ class Wrapper:
             p["logits_soft_cap"],
         )  # fmt: skip
         assert p["causal"]
+        assert q.shape[0] == p["qo_indptr"][-1]
         for row, length in enumerate(p["seq_lens"].tolist()):
             begin, end = p["qo_indptr"][row : row + 2].tolist()
             first, last = p["paged_kv_indptr"][row : row + 2].tolist()

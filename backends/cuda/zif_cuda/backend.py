@@ -25,6 +25,7 @@ class CudaBackend(TorchBackend):
         dtypes=("bfloat16", "float16", "float32"),
         page_sizes=(16, 1, 2, 4, 8, 32, 64, 128),
         chunked_prefill_size=8192,
+        warm_up=True,
         max_running_requests=256,
     )
 

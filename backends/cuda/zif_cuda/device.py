@@ -29,6 +29,7 @@ class CudaDevice:
         torch.cuda.set_device(self.torch)
         self._pool: Any = None
         self._capturing: Any = None
+        self._keeper: Any = None
 
     def facts(self) -> Facts:
         """Of this GPU."""
@@ -71,6 +72,7 @@ class CudaDevice:
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
             self._capturing = torch.cuda.Stream(self.torch)  # type: ignore[no-untyped-call]
+            self._keeper = self.capture(lambda: self.empty(1).zero_())  # a pool goes with the last of its graphs
         graph = torch.cuda.CUDAGraph()
         current = torch.cuda.current_stream(self.torch)
         self._capturing.wait_stream(current)

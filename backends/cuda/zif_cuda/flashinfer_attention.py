@@ -164,7 +164,9 @@ class PlannedAttention:
         plan = self._of(step)
         group = cache[spec.group]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        plan.wrapper.run(q.contiguous(), (group["k"][layer], group["v"][layer]), out=out)
+        assert plan.host is not None
+        real = int(plan.host.query_starts[-1])
+        plan.wrapper.run(q[:real].contiguous(), (group["k"][layer], group["v"][layer]), out=out[:real])
         return out
 
     def _of(self, step: Step) -> Plan:
