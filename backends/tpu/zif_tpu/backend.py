@@ -60,10 +60,15 @@ class TpuBackend(JaxBackend):
 
 def _capabilities(platform: str) -> Capabilities:
     """Sampling is a program of its own: fused, every kind of sampling would compile the whole model again."""
-    own = Capabilities(dtypes=("bfloat16", "float32"), fuse_sampling=False)
     if platform == "tpu":
-        return replace(own, page_sizes=PAGE_SIZES)
+        return on_tpu()
+    own = Capabilities(dtypes=("bfloat16", "float32"), fuse_sampling=False)
     return replace(own, max_running_requests=32, chunked_prefill_size=512) if platform == "cpu" else own
+
+
+def on_tpu(*, warm_up: bool = True) -> Capabilities:
+    """On a TPU decode programs are compiled before the first request, which would wait for them."""
+    return Capabilities(("bfloat16", "float32"), page_sizes=PAGE_SIZES, fuse_sampling=False, warm_up=warm_up)
 
 
 def create(options: Mapping[str, str], device: Device) -> TpuBackend:
@@ -93,9 +98,10 @@ def _pallas(asked: str, platform: str) -> Sequence[KernelSet]:
 
 def _keep_compiled(asked: str) -> None:
     """Have JAX keep compiled programs on disk, unless the user has told it where by JAX's own means."""
-    if asked == "off" or jax.config.jax_compilation_cache_dir is not None:
+    config: Any = jax.config
+    if asked == "off" or config.jax_compilation_cache_dir is not None:
         return
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     directory = Path(asked) if asked else base / "zif" / "tpu"
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    config.update("jax_compilation_cache_dir", str(directory))
+    config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

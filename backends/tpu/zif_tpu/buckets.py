@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
-LADDERS = {"tokens": (64, 512), "decode_seqs": (8, 32, 128), "logits": (64, 256), "rows": (8,)}
+LADDERS = {"tokens": (64, 512), "decode_seqs": (8, 32, 128), "logits": (64, 512), "rows": (8,)}
 """Extents an axis is padded to, besides its limit."""
 
 PAGES_RATIO = 16

@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 
 class TpuExecutables(JaxExecutables):
-    """Programs are compiled at their first use, which the log warns of: the request waits for it."""
+    """Programs are compiled at their first use; the log warns of a model's that requests wait for."""
 
     def __init__(self, runtime: JaxRuntime) -> None:
         super().__init__(runtime)
-        self.models = 0
-        """Executables so far that contain a model."""
+        self._models = 0
+        self._serving = False
 
     def bucket(self, axis: str, size: int, limit: int) -> int:
         return buckets.bucket(axis, size, limit)
@@ -47,12 +47,14 @@ class TpuExecutables(JaxExecutables):
             raise no_room(name, error) from error
         seconds = time.monotonic() - start
         if "step" in (static or {}):
-            self.models += 1
-            logger.warning(
-                "compiled %s in %.1f s while requests wait (executable %d of the model, of at most %d)",
-                name, seconds, self.models, buckets.AT_MOST,
+            self._models += 1
+            logger.log(
+                logging.WARNING if self._serving else logging.INFO,
+                "compiled %s in %.1f s%s (executable %d of the model, of at most %d)",
+                name, seconds, " while requests wait" if self._serving else "", self._models, buckets.AT_MOST,
             )  # fmt: skip
         else:
+            self._serving = True  # a request is being admitted, or its first tokens are drawn
             logger.info("compiled %s in %.1f s", name, seconds)
         return executable
 

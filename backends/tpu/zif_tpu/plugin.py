@@ -6,13 +6,14 @@ import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zif.contract.hookspecs import hookimpl
 from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ProbeResult, Unavailable
 from zif_tpu.chips import CHIPS, GOOGLE, Chip
 
 if TYPE_CHECKING:
+    from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
 
 TRY_ON_CPU = "try it without one on JAX's CPU platform: --device tpu --device-opt tpu.platform=cpu"
@@ -84,7 +85,17 @@ def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:
     """The backend; JAX is imported from here on."""
     from zif_tpu.backend import create
 
-    return create(options, device)
+    made: Any = create(options, device)  # jax.Array's signatures are wider than those of the contract's Array
+    return made
+
+
+@hookimpl
+def zif_ahead_of_time(target: str) -> AheadBackend:
+    """Compile for a topology such as ``v6e:2x4``, with libtpu and without the hardware."""
+    from zif_tpu.aot import create
+
+    made: Any = create(target)
+    return made
 
 
 def _probe_tpu() -> ProbeResult:

@@ -17,6 +17,7 @@ import pluggy
 from zif.contract.info import BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult
 
 if TYPE_CHECKING:
+    from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
     from zif.contract.kernel import KernelSet
 
@@ -37,6 +38,11 @@ def zif_probe(options: Mapping[str, str]) -> ProbeResult:  # type: ignore[empty-
 @hookspec
 def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:  # type: ignore[empty-body]
     """Return the backend on ``device``, one of those that the probe found (required)."""
+
+
+@hookspec
+def zif_ahead_of_time(options: Mapping[str, str], target: str) -> AheadBackend:  # type: ignore[empty-body]
+    """Return a backend that compiles for ``target``, hardware that need not be here, and runs nothing."""
 
 
 @hookspec

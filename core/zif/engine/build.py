@@ -19,7 +19,7 @@ from zif.engine.store import CacheStore
 from zif.plugins import Selection, extensions, select
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.scheduler import Scheduler
-from zif.weights import Checkpoint, load_weights, open_checkpoint
+from zif.weights import Checkpoint, LoadFormat, load_weights, open_checkpoint
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
@@ -28,10 +28,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def build_engine(settings: Settings, *, progress: bool = True, backend: Backend | None = None) -> Engine:
+def build_engine(
+    settings: Settings, *, progress: bool = True, backend: Backend | None = None, load_format: LoadFormat | None = None
+) -> Engine:
     """Load ``settings.model`` on ``settings.device``.
 
     ``backend`` is used as it is where given (tests bring their own); otherwise ``--device`` decides.
+    ``load_format`` is the settings' if not given.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
     """
     if settings.tp_size != 1:
@@ -46,9 +49,8 @@ def build_engine(settings: Settings, *, progress: bool = True, backend: Backend 
     longest = family.build(checkpoint.config).context_length
     model = family.build(family_config(settings, checkpoint))
     plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend)
-    weights = load_weights(
-        model, checkpoint, backend.packer, plan.dtype, load_format=settings.load_format, progress=progress
-    )
+    load_format = load_format or settings.load_format
+    weights = load_weights(model, checkpoint, backend.packer, plan.dtype, load_format=load_format, progress=progress)
     requests = model_requests(model, weights, plan.dtype, plan.page_size, plan.kv_cache_dtype)
     providers = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
     bound = bind(requests, [*providers, *backend.kernels()], settings.kernel)

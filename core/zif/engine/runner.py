@@ -178,6 +178,31 @@ class Runner:
         self.backend.runtime.synchronize()
         return len(self._compiled)
 
+    def step_shapes(self) -> Sequence[StepShape]:
+        """Every shape that a step can have, those of decode steps first: each is a program of the whole model."""
+        limits = self._limits
+
+        def extents(axis: str, limit: int) -> list[int]:
+            bucket = self.backend.executables.bucket
+            return sorted({bucket(axis, size, limit) for size in range(1, limit + 1)})
+
+        widths = extents("pages", limits.pages)
+        counts, seqs, logits = (extents(axis, limit) for axis, limit in (
+            ("tokens", limits.tokens), ("seqs", limits.rows), ("logits", limits.tokens)
+        ))  # fmt: skip
+        most = {count: self.backend.executables.bucket("logits", count, limits.tokens) for count in counts}
+        decodes = itertools.product(extents("decode_seqs", limits.rows), widths)
+        mixed = (StepShape(*size, decode=False) for size in itertools.product(counts, seqs, widths, logits))
+        return [
+            *(StepShape(size, size, width, size, decode=True) for size, width in decodes),
+            *(shape for shape in mixed if shape.logits <= most[shape.tokens]),
+        ]
+
+    def compile_step(self, shape: StepShape) -> Executable:
+        """The program that runs the model over a step, sampling aside; not run."""
+        ops, model, table = self._ops, self.model, self.table.shape
+        return self._program(("forward", shape), lambda: programs.forward(ops, model, table, shape))[0]
+
     def collect(self, launched: InFlight) -> StepResult:
         """Wait for a launched batch and read what it drew. Raises what the device raised."""
         arrays = launched.fetch.wait()
@@ -253,6 +278,14 @@ class Runner:
 
     def _run(self, key: Hashable, make: Callable[[], ProgramSpec], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the program of ``key``, compiled at its first use; the residents it consumed are put back."""
+        executable, names = self._program(key, make)
+        outputs, updates = executable.run(executable.stage(inputs), self._residents(names))
+        for name, tree in updates.items():
+            self._holders[name].arrays = tree
+        return outputs
+
+    def _program(self, key: Hashable, make: Callable[[], ProgramSpec]) -> tuple[Executable, tuple[str, ...]]:
+        """The executable of ``key``, and the residents that it is run with."""
         compiled = self._compiled.get(key)
         if compiled is None:
             spec = make()
@@ -261,11 +294,7 @@ class Runner:
                 spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, static
             )
             compiled = self._compiled[key] = (executable, spec.residents)
-        executable, names = compiled
-        outputs, updates = executable.run(executable.stage(inputs), self._residents(names))
-        for name, tree in updates.items():
-            self._holders[name].arrays = tree
-        return outputs
+        return compiled
 
     def _residents(self, names: Sequence[str]) -> dict[str, Tree]:
         return {name: self._holders[name].arrays for name in names}

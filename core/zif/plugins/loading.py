@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import pluggy
 
 from zif.contract import hookspecs
-from zif.contract.errors import NoUsableDevice, PluginError
+from zif.contract.errors import InvalidSettings, NoUsableDevice, PluginError
 from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult, Unavailable
 from zif.contract.version import negotiate
 from zif.plugins.discovery import EXTENSIONS, Found, installable, installed
 
 if TYPE_CHECKING:
+    from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
     from zif.contract.kernel import KernelSet
 
@@ -161,6 +162,16 @@ class BackendPlugin(Plugin):
         if backend is None:
             self.fail("zif_create_backend returned None")
         made: Backend = backend
+        return made
+
+    def ahead_of_time(self, options: Mapping[str, str], target: str) -> AheadBackend:
+        """A backend that compiles for ``target``. Raises InvalidSettings where the plugin has none."""
+        if not self.implements("zif_ahead_of_time"):
+            raise InvalidSettings(f"--device {self.name}: {self.found} cannot compile ahead of time")
+        (backend,) = self._manager.hook.zif_ahead_of_time(options=options, target=target) or (None,)
+        if backend is None:
+            self.fail("zif_ahead_of_time returned None")
+        made: AheadBackend = backend
         return made
 
 

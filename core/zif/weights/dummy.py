@@ -51,3 +51,21 @@ class DummyTensors:
 
     def release(self, name: str) -> None:
         """Nothing is kept."""
+
+
+class Shapes:
+    """Tensors of any name and shape that take no memory: for packers that read nothing but shapes."""
+
+    def __init__(self, dtype: str) -> None:
+        self._zero = np.zeros((), np.dtype(dtype))
+
+    def nbytes(self, name: str, shape: tuple[int, ...]) -> int:
+        """Size in bytes, were it there."""
+        return math.prod(shape) * self._zero.itemsize
+
+    def read(self, name: str, shape: tuple[int, ...]) -> HostArray:
+        """One element, as large as it is asked for."""
+        return np.broadcast_to(self._zero, shape)
+
+    def release(self, name: str) -> None:
+        """Nothing is kept."""

@@ -17,7 +17,7 @@ from zif.contract.weights import (
     VectorSpec,
     WeightSpec,
 )
-from zif.weights.dummy import DummyTensors
+from zif.weights.dummy import DummyTensors, Shapes
 from zif.weights.safetensors import HostArray
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from zif.contract.model import Model
     from zif.weights.checkpoint import Checkpoint, Tensors
 
-LoadFormat = Literal["auto", "dummy"]
+LoadFormat = Literal["auto", "dummy", "shapes"]
 _SHOWN = 5  # names in a message; the rest are counted
 _UNUSED = ("rotary_emb.inv_freq", ".masked_bias")  # buffers that older checkpoints carry along
 _LEAVES = (LinearSpec, EmbeddingSpec, VectorSpec, ExpertsSpec, HeadsSpec)
@@ -46,7 +46,8 @@ def load_weights(
 
     Tensors are views of the files' pages, handed on one weight after the other and given back as
     soon as they are packed: beyond the packed weights, memory holds one tensor. ``load_format``
-    ``dummy`` makes random weights and reads no tensor. ``progress`` shows a bar on a terminal.
+    ``dummy`` makes random weights and reads no tensor, ``shapes`` makes none at all. ``progress``
+    shows a bar on a terminal.
 
     Raises :class:`WeightsError` before anything is packed if tensors are missing, of another shape
     or not floating; what the model does not use is reported once in the log.
@@ -54,11 +55,13 @@ def load_weights(
     from tqdm import tqdm
 
     specs = model.weights()
-    tensors: Tensors | DummyTensors
-    tensors = DummyTensors(dtype) if load_format == "dummy" else checkpoint.tensors
-    if load_format != "dummy":
-        _check(specs, checkpoint.tensors)
-        _report_unused(specs, checkpoint.tensors)
+    tensors: Tensors | DummyTensors | Shapes
+    if load_format == "auto":
+        tensors = checkpoint.tensors
+        _check(specs, tensors)
+        _report_unused(specs, tensors)
+    else:
+        tensors = DummyTensors(dtype) if load_format == "dummy" else Shapes(dtype)
     total = sum(tensors.nbytes(name, shape) for spec in _leaves(specs) for name, shape in stored_shapes(spec).items())
     # disable=None: no bar where standard error is not a terminal
     disable = None if progress else True
@@ -89,7 +92,7 @@ def stored_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:
 class _Loading:
     """One load: packs specs, and counts what it has read."""
 
-    def __init__(self, tensors: Tensors | DummyTensors, packer: Packer, dtype: str, bar: Any) -> None:
+    def __init__(self, tensors: Tensors | DummyTensors | Shapes, packer: Packer, dtype: str, bar: Any) -> None:
         self._tensors, self._packer, self._dtype, self._bar = tensors, packer, dtype, bar
 
     def tree(self, specs: Tree) -> Tree:

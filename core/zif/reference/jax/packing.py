@@ -28,13 +28,18 @@ class JaxPacker(DensePacker):
     def stack(self, layers: Sequence[Tree]) -> Runs:
         """Layers in runs of alike packing. Their own arrays are given back as soon as they are stacked."""
         register_trees()
-        runs = [list(run) for _, run in groupby(layers, key=_likeness)]
+        runs = runs_of(layers)
         return Runs(tuple(_stacked(run) for run in runs), tuple(len(run) for run in runs))
 
     def rows(self, parts: HostTensors, dtype: str) -> jax.Array:
         """Host tensors joined along their first axis, on the device, in ``dtype``."""
         host = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self.runtime.put(host.astype(numpy_dtype(dtype), copy=False))
+
+
+def runs_of(layers: Sequence[Tree]) -> list[list[Tree]]:
+    """Consecutive layers that are packed alike."""
+    return [list(run) for _, run in groupby(layers, key=_likeness)]
 
 
 def _likeness(layer: Tree) -> Any:

@@ -1,0 +1,162 @@
+"""Compiling for TPUs that are not here: libtpu's compiler, a topology by name, shapes for arrays."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+
+from zif.contract.ahead import AheadReport
+from zif.contract.arrays import ArraySpec, Tree
+from zif.contract.backend import HostTensors, MemoryInfo
+from zif.contract.errors import InvalidSettings, NoUsableDevice
+from zif.contract.executable import Program
+from zif.contract.weights import ExpertsSpec, PackedWeight
+from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime, Runs
+from zif.reference.jax.packing import runs_of
+from zif.reference.jax.runtime import jax_dtype
+from zif_tpu.backend import TpuBackend, on_tpu
+from zif_tpu.chips import BY_NAME, Chip
+from zif_tpu.cost import cost_of
+from zif_tpu.executables import TpuExecutables, no_room
+from zif_tpu.kernels import PallasKernels
+
+Shape = jax.ShapeDtypeStruct
+
+QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_ACCELERATOR_TYPE": "v5litepod-4"}
+"""What keeps libtpu from asking a metadata server which machine this is; the topology is given apart."""
+
+
+def create(target: str) -> TpuAhead:
+    """The backend for ``target``, a topology such as ``v6e:2x4``.
+
+    Raises InvalidSettings for one that libtpu does not know, NoUsableDevice without libtpu.
+    """
+    generation, colon, extents = target.partition(":")
+    chip = BY_NAME.get(generation)
+    if chip is None or not colon or not re.fullmatch(r"\d+(x\d+)+", extents):
+        known = ", ".join(sorted(BY_NAME))
+        raise InvalidSettings(f"--target {target}: write it as generation:topology, as in v6e:2x4; known are {known}")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=target)
+    except Exception as error:  # whatever libtpu throws, by way of several layers
+        line = " ".join(str(error).split())[:300]
+        if "libtpu" in line.lower() or "No module" in line:
+            raise NoUsableDevice(f'--target {target}: libtpu is needed: pip install "jax[tpu]" ({line})') from error
+        raise InvalidSettings(f"--target {target}: libtpu does not compile for it: {line}") from error
+    return TpuAhead(target, chip, topology.devices[0], len(topology.devices))
+
+
+class ShapeRuntime(JaxRuntime):
+    """Arrays are shapes on a device of the topology; what was made is counted against its memory."""
+
+    def __init__(self, device: Any, memory_bytes: int) -> None:
+        super().__init__(device)
+        self._total = memory_bytes
+        self._used = 0
+        self._sharding = jax.sharding.SingleDeviceSharding(device)
+
+    def shape(self, extents: tuple[int, ...], dtype: str) -> Shape:
+        """An array that takes no memory here, and its share of the target's."""
+        made = Shape(extents, jax_dtype(dtype), sharding=self._sharding)  # type: ignore[no-untyped-call]
+        self._used += ArraySpec(extents, dtype).nbytes
+        return made
+
+    def put(self, host: np.ndarray[Any, Any]) -> Any:
+        return self.shape(host.shape, host.dtype.name)
+
+    def zeros(self, spec: ArraySpec) -> Any:
+        return self.shape(spec.shape, spec.dtype)
+
+    def memory(self) -> MemoryInfo:
+        return MemoryInfo(self._total, max(0, self._total - self._used))
+
+
+class ShapePacker(JaxPacker):
+    """The packing of the reference, of shapes alone."""
+
+    runtime: ShapeRuntime
+
+    def experts(
+        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
+    ) -> PackedWeight:
+        gate_up = self.runtime.shape((spec.experts, 2 * spec.size, spec.hidden), dtype)
+        down = self.runtime.shape((spec.experts, spec.hidden, spec.size), dtype)
+        return PackedWeight({"gate_up": gate_up, "down": down}, "dense", spec.shape)
+
+    def stack(self, layers: Sequence[Tree]) -> Runs:
+        runs = runs_of(layers)
+        return Runs(tuple(jax.tree.map(_stacked, *run) for run in runs), tuple(len(run) for run in runs))
+
+    def _rows(self, parts: HostTensors, dtype: str) -> Any:
+        return self.runtime.shape((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), dtype)
+
+
+def _stacked(*leaves: Any) -> Any:
+    first = leaves[0]
+    return Shape((len(leaves), *first.shape), first.dtype, sharding=first.sharding)  # type: ignore[no-untyped-call]
+
+
+class TpuAheadExecutable(JaxExecutable):
+    """Compiled for a chip; ``stage`` and ``run`` have no device to go to."""
+
+    report: AheadReport
+
+    def save(self, path: Path) -> None:
+        """As ``jax.experimental.serialize_executable`` has it: (payload, input tree, output tree), pickled."""
+        from jax.experimental import serialize_executable
+
+        path.with_suffix(".jax").write_bytes(pickle.dumps(serialize_executable.serialize(self.compiled)))
+
+
+class AheadExecutables(TpuExecutables):
+    """Compiles with libtpu, on this machine's cores."""
+
+    def __init__(self, runtime: JaxRuntime, chip: Chip) -> None:
+        super().__init__(runtime)
+        self._chip = chip
+
+    def compile(
+        self,
+        name: str,
+        fn: Program,
+        inputs: Mapping[str, ArraySpec],
+        outputs: Mapping[str, ArraySpec],
+        resident: Mapping[str, Tree],
+        donate: tuple[str, ...] = (),
+        static: Mapping[str, Any] | None = None,
+    ) -> TpuAheadExecutable:
+        begin = time.monotonic()
+        try:
+            with jax.default_device(self._runtime.device):  # which Pallas asks for the chip that it compiles for
+                made = TpuAheadExecutable(name, fn, inputs, outputs, resident, donate, self._runtime, {})
+        except jax.errors.JaxRuntimeError as error:
+            raise no_room(name, error) from error
+        seconds = time.monotonic() - begin
+        cost = cost_of(made.jaxpr)
+        least = max(cost.flops / self._chip.flops, cost.bytes / self._chip.bandwidth)
+        made.report = AheadReport(cost.flops, cost.bytes, made.memory_bytes, seconds, least)
+        return made
+
+
+class TpuAhead(TpuBackend):
+    """The tpu backend on one device of a topology, without the device."""
+
+    def __init__(self, target: str, chip: Chip, device: Any, devices: int) -> None:
+        runtime = ShapeRuntime(device, chip.memory_bytes)
+        super().__init__(runtime, (PallasKernels(),))
+        self.capabilities = on_tpu(warm_up=False)
+        self.packer = ShapePacker(runtime)
+        self.executables = AheadExecutables(runtime, chip)
+        rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s"
+        self.target = f"{target} ({devices} devices; of one, {rates})"

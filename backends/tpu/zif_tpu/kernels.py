@@ -1,0 +1,75 @@
+"""The Pallas kernels as kernels of the contract: what each serves, and why it refuses the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax.experimental.pallas import tpu as pltpu
+
+from zif.contract.attention import AttentionSpec
+from zif.contract.kernel import KernelSet, kernel
+from zif.contract.ops import OpRequest
+from zif.contract.step import Step
+from zif.reference.jax.attention import write_slots
+from zif_tpu.pallas.kv_write import kv_write
+from zif_tpu.pallas.ragged_attention import ragged_attention
+
+Array = jax.Array
+
+HEAD = 64
+"""Head sizes are multiples of half a vector register's 128 lanes."""
+PAGE = 8
+"""Page sizes are multiples of this on a TPU: a page is whole tiles."""
+KV_HEADS = 16
+"""Most kv heads: the kernel's loop over them is unrolled."""
+
+
+def _fits(kernels: PallasKernels, request: OpRequest) -> str | None:
+    """``when=`` of every kernel: what a launch can hold, and a TPU's tiles."""
+    if request["cache_dtype"] != request.dtype:
+        return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_dtype']}"
+    if request["head_dim"] != request["v_head_dim"]:
+        return f"takes keys and values of one size, not {request['head_dim']} and {request['v_head_dim']}"
+    if request["kv_heads"] > KV_HEADS:
+        return f"takes up to {KV_HEADS} kv heads, not {request['kv_heads']}"
+    if kernels.interpreted:
+        return None
+    if request["head_dim"] % HEAD:
+        return f"takes heads of a multiple of {HEAD}, not {request['head_dim']}"
+    if request["page_size"] % PAGE:
+        return f"takes pages of a multiple of {PAGE} tokens, not {request['page_size']}: give another --page-size"
+    return None
+
+
+class PallasKernels(KernelSet):
+    """In the plain cache layout, which the reference reads too, so that either serves a model's layers.
+
+    ``interpret`` simulates a TPU on the host: buffers start as NaN, and races between copies are looked for.
+    """
+
+    provider = "pallas"
+
+    def __init__(self, interpret: bool = False) -> None:
+        self.interpreted = interpret
+        params = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
+        self._interpret: Any = params if interpret else False
+
+    @kernel("kv_write", when=_fits)
+    def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        group = cache[spec.group]
+        pages, offsets = write_slots(step, spec.group, group["k"].shape[2])
+        keys, values = kv_write(
+            k.astype(group["k"].dtype), v.astype(group["v"].dtype), group["k"], group["v"], layer, pages, offsets,
+            step.num_tokens, interpret=self._interpret,
+        )  # fmt: skip
+        return {**cache, spec.group: {"k": keys, "v": values}}
+
+    @kernel("paged_attention", when=_fits)
+    def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
+        group = cache[spec.group]
+        return ragged_attention(
+            q, group["k"], group["v"], layer, step.pages[spec.group], step.query_starts, step.kv_lens, step.num_tokens,
+            scale=spec.scale, window=spec.window, softcap=spec.softcap, decode=step.shape.decode,
+            interpret=self._interpret,
+        )  # fmt: skip
