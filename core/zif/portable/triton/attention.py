@@ -22,6 +22,8 @@ MAX_HEAD = 256
 MAX_GROUP = 64
 """Most query heads of a kv head that a tile takes."""
 MAX_SPLITS = 64
+MAX_TILE = 64 * 256
+"""Most numbers in a tile of keys and values: registers hold it on its way."""
 MIN_DOT = 16
 """Least extent of a tile that is multiplied."""
 
@@ -57,7 +59,7 @@ def _tiles(request: OpRequest, budget: int) -> _Tiles:
     """The largest tiles that fit ``budget`` bytes, or else the smallest there are."""
     for block, stages in ((64, 3), (64, 2), (32, 3), (32, 2), (32, 1)):
         tiles = _Tiles(request, block, stages)
-        if tiles.nbytes <= budget:
+        if tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
             return tiles
     return _Tiles(request, MIN_DOT, 1)
 
@@ -146,7 +148,7 @@ class PagedAttention:
             *(out, q, keys, values, pages, step.query_starts, step.kv_lens, seqs, *strides, spec.scale),
             BLOCK_Q=queries,
             BLOCK_M=rows,
-            num_warps=8 if rows > 64 else 4,
+            num_warps=8 if rows * self.ragged_tiles.block_v > 64 * 128 else 4,  # 64 sums a lane at the most
             **self._constants(spec, keys.shape[1], self.ragged_tiles),
         )
 

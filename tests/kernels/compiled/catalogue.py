@@ -1,0 +1,196 @@
+"""Every kernel as it is launched for a model of a common shape, compiled for a device that is not there.
+
+Tensors are on torch's meta device: what a launcher would have launched is compiled instead, with the
+types and the alignment that Triton would have found in its arguments.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.optable import Ops
+from zif.contract.step import Step, StepShape
+from zif.ops.attention import attention_request
+from zif.portable.triton import Launch, Machine, TritonKernels
+
+DTYPES = {
+    torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64",
+    torch.bool: "i1",
+}  # fmt: skip
+OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
+ALIGNED = [["tt.divisibility", 16]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device kind: Triton's name for it, what its kernels are tuned by, and its matrix instruction."""
+
+    gpu: GPUTarget
+    machine: Machine
+    matrix: str
+
+
+TARGETS = {
+    "sm_80": Target(GPUTarget("cuda", 80, 32), Machine(108, 166912), "mma.sync"),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), Machine(132, 232448), "wgmma"),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), Machine(148, 232448), "tcgen05.mma"),
+    "gfx90a": Target(GPUTarget("hip", "gfx90a", 64), Machine(104, 65536), "v_mfma"),
+    "gfx942": Target(GPUTarget("hip", "gfx942", 64), Machine(304, 65536), "v_mfma"),
+    "gfx950": Target(GPUTarget("hip", "gfx950", 64), Machine(256, 163840), "v_mfma"),
+}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One compiled kernel: its name, its assembly, bytes of shared memory, bytes or registers spilled."""
+
+    name: str
+    assembly: str
+    shared: int
+    spilled: int
+
+
+def compiler(target: Target, found: list[Compiled]) -> Launch:
+    """A launch that compiles instead."""
+
+    def compile_it(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
+        assert all(extent > 0 for extent in grid)
+        options = {"enable_fp_fusion": True} | {name: constants.pop(name) for name in OPTIONS if name in constants}
+        signature: dict[str, str] = {}
+        aligned: dict[tuple[int], Any] = {}
+        given = iter(arguments)
+        for position, name in enumerate(kernel.arg_names):
+            if name in constants:
+                signature[name] = "constexpr"
+                continue
+            value = next(given)
+            free = name not in (kernel.do_not_specialize or ())
+            if isinstance(value, torch.Tensor):
+                signature[name] = "*" + DTYPES[value.dtype]
+                aligned[position,] = ALIGNED
+            elif isinstance(value, float):
+                signature[name] = "fp32"
+            elif value == 1 and free:
+                signature[name], constants[name] = "constexpr", 1
+            else:
+                signature[name] = "i32" if abs(value) < 2**31 else "i64"
+                if value % 16 == 0 and free:
+                    aligned[position,] = ALIGNED
+        assert not list(given), f"{kernel.__name__}: too many arguments"
+        source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=aligned)
+        made = triton.compile(source, target=target.gpu, options=options)
+        assembly = made.asm["ptx" if target.gpu.backend == "cuda" else "amdgcn"]
+        found.append(Compiled(kernel.__name__, assembly, made.metadata.shared, _spilled(target, made.asm)))
+
+    return compile_it
+
+
+def _spilled(target: Target, asm: dict[str, Any]) -> int:
+    """Registers spilled (AMD's vector ones), or bytes of local memory (NVIDIA)."""
+    if target.gpu.backend == "hip":
+        return int(re.findall(r"\.vgpr_spill_count:\s*(\d+)", asm["amdgcn"])[0])
+    tool = Path(triton.knobs.nvidia.cuobjdump.path)
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(asm["cubin"])
+        file.flush()
+        usage = subprocess.run([tool, "-res-usage", file.name], capture_output=True, check=True)
+    return sum(int(n) for n in re.findall(rb"(?:LOCAL|STACK):(\d+)", usage.stdout))
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def ints(*shape: int) -> torch.Tensor:
+    return meta(*shape, dtype=torch.int32)
+
+
+def reals(*shape: int) -> torch.Tensor:
+    return meta(*shape, dtype=torch.float32)
+
+
+def step(tokens: int, seqs: int, pages: int, *, decode: bool) -> Step:
+    """A step of meta tensors."""
+    shape = StepShape(tokens, seqs, pages, seqs, decode)
+    tables = {"g": ints(seqs, pages)}
+    starts, lens = ints(seqs + 1), ints(seqs)
+    return Step(ints(tokens), ints(tokens), ints(tokens), starts, lens, tables, ints(1), ints(seqs), shape)
+
+
+def layer_calls(kernels: TritonKernels) -> None:
+    """A dense model's layer, hidden 4096, 32 query heads over 8 of size 128."""
+    kernels.rms_norm(meta(256, 4096), meta(4096), 1e-6)
+    kernels.add_norm(meta(256, 4096), meta(256, 4096), meta(4096), 1e-6)
+    for kind in ("silu", "gelu_tanh"):
+        kernels.gated_activation(meta(256, 28672), kind)
+    kernels.softcap(reals(8, 128256), 30.0)
+    spec = attention_spec(128)
+    assert spec.rope is not None
+    angles = meta(256, 128, dtype=torch.float32)
+    launched = replace(spec.rope, inv_freq=spec.rope.inv_freq)
+    kernels.rope_angles(ints(256), launched)
+    kernels.rope(meta(256, 32, 128), angles)
+    q, k, v = (meta(256, 48 * 128)[:, a:b].view(256, -1, 128) for a, b in ((0, 4096), (4096, 5120), (5120, 6144)))
+    decode = step(256, 256, 128, decode=True)
+    kernels.rope_and_cache(q, k, v, cache(128), 1, decode, spec, angles, meta(128), meta(128))
+    kernels.kv_write(k, v, cache(128), 1, decode, spec)
+
+
+def attention_spec(head_dim: int, **facts: Any) -> AttentionSpec:
+    rope = RopeSpec(head_dim, tuple(1e4 ** (-i / head_dim) for i in range(head_dim // 2)))
+    return AttentionSpec("g", 32, 8, head_dim, head_dim, head_dim**-0.5, rope=rope, qk_norm_eps=1e-6, **facts)
+
+
+def cache(head_dim: int) -> dict[str, dict[str, torch.Tensor]]:
+    return {"g": {name: meta(4, 1000, 16, 8, head_dim) for name in ("k", "v")}}
+
+
+def attention_calls(head_dim: int, **facts: Any) -> Callable[[TritonKernels], None]:
+    """Decode of many and of one, which is split, and a ragged step."""
+
+    def calls(kernels: TritonKernels) -> None:
+        spec = attention_spec(head_dim, **facts)
+        attend = kernels.paged_attention(attention_request("paged_attention", "bfloat16", spec, 16, "bfloat16"), Ops())
+        for tokens, seqs, decode in ((256, 256, True), (1, 1, True), (2048, 8, False)):
+            shape = step(tokens, seqs, 128, decode=decode)
+            attend(meta(tokens, 32, head_dim), cache(head_dim), 0, shape, spec)
+
+    return calls
+
+
+def sampling_calls(kernels: TritonKernels) -> None:
+    logits, rows = reals(8, 151936), reals(8)
+    kernels.argmax(logits)
+    kernels.sample(logits, rows, ints(8, 2), ints(8))
+    kernels.filter_logits(logits, rows, ints(8), rows, rows)
+    kernels.penalize(logits, ints(8, 151936), meta(8, 151936, dtype=torch.bool), rows, rows, rows)
+    kernels.logprobs(logits, ints(8), 5)
+
+
+CALLS = {
+    "layers": layer_calls,
+    "attention": attention_calls(128),
+    "attention, window and soft cap": attention_calls(128, window=512, softcap=50.0),
+    "attention of heads of 64": attention_calls(64),
+    "attention of heads of 256": attention_calls(256),
+    "sampling": sampling_calls,
+}
+
+
+def compiled(target: Target, calls: str) -> Iterator[Compiled]:
+    """What the calls of that name launch."""
+    found: list[Compiled] = []
+    CALLS[calls](TritonKernels(target.machine, compiler(target, found)))
+    yield from found

@@ -1,0 +1,39 @@
+"""Every portable kernel compiles for every device kind, uses its matrix unit where it multiplies, and fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from kernels.compiled.catalogue import CALLS, TARGETS, compiled
+
+MULTIPLIES = ("decode", "ragged")
+SPILLS = 64
+"""Bytes or registers that a kernel may spill before it is worth a look."""
+
+
+COMMON = ("layers", "attention", "sampling")
+FIRST = ("sm_90", "gfx942")
+"""Device kinds on which all of it is compiled in every run; on the others what every model has."""
+PAIRS = [
+    pytest.param(name, calls, marks=[] if name in FIRST or calls in COMMON else [pytest.mark.slow])
+    for name in TARGETS
+    for calls in CALLS
+]
+
+
+@pytest.mark.parametrize(("name", "calls"), PAIRS)
+def test_compiles(name: str, calls: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    target = TARGETS[name]
+    kernels = list(compiled(target, calls))
+    assert kernels
+    for kernel in kernels:
+        assert kernel.shared <= target.machine.shared_bytes, kernel.name
+        assert kernel.spilled <= SPILLS, f"{kernel.name} spills {kernel.spilled}"
+        # sixteen rows of a decode step are too few for a whole group of warps: mma.sync serves them
+        unit = ("mma.sync", target.matrix) if target.gpu.backend == "cuda" else (target.matrix,)
+        assert any(name in kernel.assembly for name in unit) == (kernel.name in MULTIPLIES), kernel.name
+    if target.gpu.backend == "cuda" and "attention" in calls:
+        assert any(target.matrix in kernel.assembly for kernel in kernels if kernel.name == "ragged")

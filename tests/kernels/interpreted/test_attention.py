@@ -1,0 +1,146 @@
+"""Cache writes and attention over pages in Triton, against the float64 references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.interpreted import calling, mending
+from kernels.interpreted.calling import KERNELS, attention_faults, cases, kernel_of, writer_faults
+from zif.contract.attention import AttentionSpec
+from zif.contract.ops import OpCase
+from zif.ops.attention import attention_request, draw_step
+from zif.ops.draw import normal
+from zif.portable.triton import Machine, TritonKernels
+
+DTYPES = ("float32", "bfloat16")
+
+
+def attention_case(
+    before: list[int], new: list[int], page_size: int, dtype: str, cache_dtype: str | None = None, **facts: Any
+) -> OpCase:
+    rng = np.random.default_rng(7)
+    cache_dtype = cache_dtype or dtype
+    facts = {"q_heads": 4, "kv_heads": 2, "head_dim": 64, "v_head_dim": facts.get("head_dim", 64), **facts}
+    spec = AttentionSpec(group="g", scale=facts["head_dim"] ** -0.5, **facts)
+    step, pages = draw_step(rng, before, new, page_size, "g")
+    shape = (2, pages, page_size, spec.kv_heads)
+    cache = {
+        "k": normal(rng, (*shape, spec.head_dim), cache_dtype),
+        "v": normal(rng, (*shape, spec.v_head_dim), cache_dtype),
+    }
+    q = normal(rng, (step.shape.tokens, spec.q_heads, spec.head_dim), dtype)
+    arguments = {"q": q, "cache": {"g": cache}, "layer": 1, "step": step, "spec": spec}
+    return OpCase("", attention_request("paged_attention", dtype, spec, page_size, cache_dtype), arguments)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("number", range(8))
+def test_every_case_of_paged_attention(number: int, dtype: str) -> None:
+    case = list(cases("paged_attention", dtype))[number]
+    page_size = case.arguments["cache"]["g"]["k"].shape[2]
+    assert not attention_faults(case, dtype, page_size, padded=True)
+
+
+OTHERS = {
+    "head 80, groups of 7": {"q_heads": 7, "kv_heads": 1, "head_dim": 80},
+    "head 256": {"head_dim": 256},
+    "values of another size": {"head_dim": 96, "v_head_dim": 64},
+    "groups of 20": {"q_heads": 20, "kv_heads": 1},
+    "window within a page": {"window": 3},
+    "window of several tiles": {"window": 70},
+    "soft cap and window": {"softcap": 4.0, "window": 20},
+}
+
+
+@pytest.mark.parametrize("facts", OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("decode", [True, False], ids=["decode", "ragged"])
+def test_other_shapes(facts: dict[str, Any], decode: bool) -> None:
+    before, new = ([90, 0, 33], [1, 1, 1]) if decode else ([90, 0, 5], [1, 3, 20])
+    case = attention_case(before, new, 5, "float32", **facts)
+    assert not attention_faults(case, "float32", 5, padded=True)
+
+
+def test_one_long_sequence_is_split_and_joined() -> None:
+    case = attention_case([1030], [1], 16, "float32")
+    step, spec = case.arguments["step"], case.arguments["spec"]
+    kernel = kernel_of("paged_attention").make(case.request, None)  # type: ignore[arg-type]
+    assert kernel.splits(step, spec, 16) == 16  # type: ignore[attr-defined]
+    assert not attention_faults(case, "float32", 16, padded=True)
+
+
+def test_float16_and_a_cache_of_eight_bits() -> None:
+    case = attention_case([70, 3], [1, 1], 16, "float16")
+    assert not attention_faults(case, "float16", 16, padded=False)
+    case = attention_case([70, 3], [1, 4], 16, "bfloat16", "float8_e5m2")
+    assert not attention_faults(case, "bfloat16", 16, padded=False)
+
+
+def test_many_sequences_are_found_by_their_blocks() -> None:
+    rng = np.random.default_rng(3)
+    new = [int(n) for n in rng.integers(1, 40, 9)]
+    case = attention_case([0] * 9, new, 16, "float32", q_heads=1, kv_heads=1)
+    assert not attention_faults(case, "float32", 16, padded=True)
+
+
+def test_bfloat16_would_fail_without_the_mended_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mending is needed, and these tests would see a product that is wrong."""
+    case = attention_case([40], [1], 16, "bfloat16")
+    assert not attention_faults(case, "bfloat16", 16, padded=False)
+    monkeypatch.setattr(mending.BUILDER, "create_dot", mending.broken_dot)
+    with np.errstate(all="ignore"):
+        assert attention_faults(case, "bfloat16", 16, padded=False)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+@pytest.mark.parametrize("op", ["rope_and_cache", "kv_write"])
+def test_writes_every_slot_of_the_step_and_no_other(op: str, dtype: str) -> None:
+    for case in cases("attention", dtype):
+        assert not writer_faults(op, case, dtype)
+
+
+def test_pages_beyond_two_to_the_thirty_first_element_are_reached() -> None:
+    """The memory is reserved, and never touched but in three pages of it."""
+    page_size, heads, size, stride = 4, 2, 64, 2**30
+    spec = AttentionSpec("g", heads, heads, size, size, size**-0.5)
+    storage = torch.empty(2 * stride + page_size * heads * size, dtype=torch.float16)
+    layout = ((1, 3, page_size, heads, size), (1, stride, heads * size, size, 1))
+    rng = np.random.default_rng(0)
+    step, _ = draw_step(rng, [2], [1], page_size, "g")
+    step.pages["g"][0, 0] = 2
+    cache = {"g": {"k": storage.as_strided(*layout), "v": torch.zeros(1, 3, page_size, heads, size).half()}}
+    cache["g"]["k"][0, 2] = 0.0
+    device_step = calling.tensors({"step": step}, "float16")["step"]
+    k, v = torch.ones(1, heads, size).half(), torch.full((1, heads, size), 2.0).half()
+    for op in ("kv_write", "paged_attention"):
+        request = attention_request(op, "float16", spec, page_size, "float16")
+        arguments = {"k": k, "v": v} if op == "kv_write" else {"q": 8 * k}
+        result = calling.call(op, request, **arguments, cache=cache, layer=0, step=device_step, spec=spec)
+    assert torch.equal(cache["g"]["k"][0, 2, 2], k[0])
+    assert torch.allclose(result.float(), torch.tensor(2.0))  # 64 apart from the others' scores
+
+
+REFUSED = {
+    "head_dim": (512, "heads of up to 256"),
+    "q_heads": (256, "64 query heads"),
+    "cache_dtype": ("float8_e4m3fn", "float8_e4m3fn"),
+}
+
+
+@pytest.mark.parametrize("fact", REFUSED)
+def test_refusals_say_why(fact: str) -> None:
+    value, words = REFUSED[fact]
+    request = attention_case([4], [1], 4, "bfloat16").request
+    facts = dict(request.facts) | {fact: value}
+    refused = type(request).of("paged_attention", "bfloat16", **facts)
+    assert words in (kernel_of("paged_attention").supports(refused) or "")
+
+
+def test_a_device_with_too_little_shared_memory_is_refused() -> None:
+    small = TritonKernels(Machine(shared_bytes=1024))
+    kernel = next(kernel for kernel in small.kernels() if kernel.op == "paged_attention")
+    assert "1024" in (kernel.supports(attention_case([4], [1], 4, "bfloat16").request) or "")
+    assert all(kernel.capturable and kernel.deterministic for kernel in KERNELS.kernels())

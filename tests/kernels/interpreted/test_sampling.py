@@ -1,0 +1,141 @@
+"""The sampler's kernels in Triton, against the float64 references."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from kernels.interpreted.calling import call, cases, check, faults, tensors
+from zif.contract.ops import OpCase, OpRequest, op_specs
+from zif.portable.triton.device.sampling import uniform
+from zif.sampling import threefry
+
+VOCAB = 9001
+"""More than two chunks, and no multiple of anything."""
+
+
+@pytest.mark.parametrize("op", ["penalize", "argmax", "sample", "filter_logits", "logprobs"])
+def test_every_case_of_the_op(op: str) -> None:
+    for case in cases(op, "float32"):
+        check(op, case, "float32")
+
+
+def case(op: str, rows: int, draw: int, *, ties: bool = False, **arguments: Any) -> OpCase:
+    rng = np.random.default_rng(draw)
+    logits = (rng.standard_normal((rows, VOCAB)) * 3).astype(np.float32)
+    if ties:
+        logits = np.round(logits * 2) / 2
+    request = OpRequest.of(op, "float32", vocab=VOCAB)
+    return OpCase("", request, {"logits": logits.astype(np.float64), **arguments})
+
+
+@triton.jit
+def draw_uniform(out, seed, position, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    ids = tl.arange(0, BLOCK)
+    u = uniform(tl.load(seed), tl.load(seed + 1), tl.load(position), ids)
+    tl.store(out + ids, u)
+
+
+@pytest.mark.parametrize("seed", [(0, 0), (-1, 2**31 - 1), (-(2**31), 12345)])
+def test_random_bits_are_threefrys(seed: tuple[int, int]) -> None:
+    out = torch.empty(1024)
+    words, position = np.array([seed], np.int32), np.array([77], np.int32)
+    draw_uniform[(1,)](out, torch.from_numpy(words), torch.from_numpy(position), BLOCK=1024)
+    assert np.array_equal(out.numpy().astype(np.float64), threefry.uniform(words, position, 1024)[0])
+
+
+def test_argmax_and_sample_over_several_chunks() -> None:
+    greedy = case("argmax", 4, 1)
+    greedy.arguments["logits"][1, [8999, 5000, 4096]] = 99.0
+    greedy.arguments["logits"][2] = -np.inf
+    check("argmax", greedy, "float32")
+    settings = {
+        "temperature": np.array([1.0, 0.0, 0.6]),
+        "seed": np.array([[1, 2], [3, 4], [-5, 6]], np.int32),
+        "position": np.array([0, 1, 2], np.int32),
+    }
+    check("sample", case("sample", 3, 2, **settings), "float32")
+
+
+FILTERS = [
+    {"top_k": 20, "top_p": 0.95},
+    {"top_k": 1, "top_p": 0.5},
+    {"top_p": 0.9},
+    {"top_p": 0.999},
+    {"top_p": 1e-6},
+    {"top_k": 9000, "min_p": 0.01},
+    {"min_p": 1.0},
+    {"top_k": 500, "top_p": 0.7, "min_p": 0.1},
+]
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_filters_keep_exactly_what_a_sort_would(ties: bool) -> None:
+    rows = len(FILTERS)
+    settings = {
+        "temperature": np.array([0.6, 1.0, 0.0, 1.3, 1.0, 0.25, 1.0, 2.0]),
+        "top_k": np.array([f.get("top_k", 0) for f in FILTERS], np.int32),
+        "top_p": np.array([f.get("top_p", 1.0) for f in FILTERS], np.float32).astype(np.float64),
+        "min_p": np.array([f.get("min_p", 0.0) for f in FILTERS], np.float32).astype(np.float64),
+    }
+    check("filter_logits", case("filter_logits", rows, 5, ties=ties, **settings), "float32")
+
+
+ROWS = {
+    "all equal": np.zeros(300),
+    "one that is finite": np.where(np.arange(300) == 250, 1.0, -np.inf),
+    "both zeros": np.where(np.arange(300) % 2, 0.0, -0.0),
+    "far apart": np.where(np.arange(300) == 7, 3e38, -3e38),
+    "none": np.full(300, -np.inf),
+}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=ROWS)
+def test_filters_of_strange_rows(row: np.ndarray[Any, Any]) -> None:
+    logits = np.tile(row, (3, 1)).astype(np.float32).astype(np.float64)
+    arguments = {
+        "logits": logits,
+        "temperature": np.ones(3),
+        "top_k": np.array([3, 0, 299], np.int32),
+        "top_p": np.array([1.0, 0.4995, 0.2505]),
+        "min_p": np.zeros(3),
+    }
+    with np.errstate(all="ignore"):
+        expected = op_specs()["filter_logits"].reference(**arguments)
+    request = OpRequest.of("filter_logits", "float32", vocab=300)
+    got = call("filter_logits", request, **tensors(arguments, "float32"))
+    if np.isfinite(row).any():
+        assert not faults("filter_logits", got, expected, "float32")
+    else:
+        assert torch.isneginf(got).all()
+
+
+def test_logprobs_over_several_chunks_with_ties_and_the_impossible() -> None:
+    scored = case("logprobs", 3, 6, ties=True, tokens=np.array([0, 4999, 9000], np.int32), top=20)
+    scored.arguments["logits"][1, 5000:] = -np.inf
+    check("logprobs", scored, "float32")
+    scored.arguments["logits"][2, 3:9000] = -np.inf  # fewer that are possible than are asked for
+    expected = op_specs()["logprobs"].reference(**scored.arguments)
+    got = call("logprobs", scored.request, **tensors(scored.arguments, "float32"))
+    assert not faults("logprobs", got, expected, "float32")
+
+
+def test_logprobs_without_alternatives() -> None:
+    check("logprobs", case("logprobs", 2, 8, tokens=np.array([5, 8000], np.int32), top=0), "float32")
+
+
+def test_penalties_over_several_chunks() -> None:
+    rng = np.random.default_rng(9)
+    arguments = {
+        "output_counts": rng.integers(0, 3, (2, VOCAB), np.int32),
+        "in_prompt": rng.random((2, VOCAB)) < 0.5,
+        "repetition": np.array([1.25, 0.5]),
+        "presence": np.array([0.5, -1.0]),
+        "frequency": np.array([0.25, 0.0]),
+    }
+    check("penalize", case("penalize", 2, 10, **arguments), "float32")
