@@ -27,7 +27,7 @@ from zif.portable.triton import Launch, Machine, TritonKernels
 
 DTYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64",
-    torch.bool: "i1",
+    torch.bool: "i1", torch.float8_e4m3fn: "fp8e4nv",
 }  # fmt: skip
 OPTIONS = ("num_warps", "num_stages", "enable_fp_fusion")
 ALIGNED = [["tt.divisibility", 16]]
@@ -153,8 +153,8 @@ def attention_spec(head_dim: int, **facts: Any) -> AttentionSpec:
     return AttentionSpec("g", 32, 8, head_dim, head_dim, head_dim**-0.5, rope=rope, qk_norm_eps=1e-6, **facts)
 
 
-def cache(head_dim: int) -> dict[str, dict[str, torch.Tensor]]:
-    return {"g": {name: meta(4, 1000, 16, 8, head_dim) for name in ("k", "v")}}
+def cache(head_dim: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, dict[str, torch.Tensor]]:
+    return {"g": {name: meta(4, 1000, 16, 8, head_dim, dtype=dtype) for name in ("k", "v")}}
 
 
 def attention_calls(head_dim: int, **facts: Any) -> Callable[[TritonKernels], None]:
@@ -168,6 +168,16 @@ def attention_calls(head_dim: int, **facts: Any) -> Callable[[TritonKernels], No
             attend(meta(tokens, 32, head_dim), cache(head_dim), 0, shape, spec)
 
     return calls
+
+
+def eight_bit_calls(kernels: TritonKernels) -> None:
+    """Writing and reading a cache of eight bits."""
+    spec, dtype = attention_spec(128), torch.float8_e4m3fn
+    attend = kernels.paged_attention(attention_request("paged_attention", "bfloat16", spec, 16, "float8_e4m3fn"), Ops())
+    for tokens, seqs, decode in ((256, 256, True), (2048, 8, False)):
+        shape, kept = step(tokens, seqs, 128, decode=decode), cache(128, dtype)
+        kernels.kv_write(meta(tokens, 8, 128), meta(tokens, 8, 128), kept, 0, shape, spec)
+        attend(meta(tokens, 32, 128), kept, 0, shape, spec)
 
 
 def sampling_calls(kernels: TritonKernels) -> None:
@@ -185,6 +195,7 @@ CALLS = {
     "attention, window and soft cap": attention_calls(128, window=512, softcap=50.0),
     "attention of heads of 64": attention_calls(64),
     "attention of heads of 256": attention_calls(256),
+    "attention, eight bits": eight_bit_calls,
     "sampling": sampling_calls,
 }
 

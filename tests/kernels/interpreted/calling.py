@@ -22,7 +22,7 @@ from zif.portable.triton import Machine, TritonKernels
 from zif.reference.torch.runtime import TorchRuntime, to_numpy
 
 RUNTIME = TorchRuntime("cpu")
-KERNELS = TritonKernels(Machine(processors=8, shared_bytes=32768, cache_dtypes=("float8_e5m2",)))
+KERNELS = TritonKernels(Machine(processors=8, shared_bytes=32768, cache_dtypes=("float8_e4m3fn", "float8_e5m2")))
 
 
 def kernel_of(op: str) -> Kernel:
