@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from zif.cli import main as cli
 from zif.contract import hookspecs
 from zif.contract.errors import IncompatiblePlugin, InvalidSettings, NoUsableDevice, PluginError
 from zif.contract.version import API_VERSION, OLDEST_API_VERSION, negotiate
-from zif.plugins import extensions, installed, load, select, survey
+from zif.plugins import extending, extension_kernels, extension_models, installed, load, select, survey
 from zif.plugins.discovery import installable
 
 GOOD = """
@@ -249,30 +252,125 @@ def test_environment_is_set_before_the_backend_is_made_and_the_user_s_own_wins(
     assert "ZIF_T_NEW came too late for" in caplog.text
 
 
-def test_an_extension_adds_kernels_and_models_to_a_backend_of_others(install: Install) -> None:
+EXTENSION = """
+from zif.contract.hookspecs import hookimpl
+from zif.contract.info import ExtensionInfo
+from zif.contract.kernel import KernelSet
+
+class Fast(KernelSet):
+    provider = "fast"
+
+@hookimpl
+def zif_extension_info():
+    return ExtensionInfo(name="fast-ops", summary="a test", api=(1, 1), backends=("cpu",))
+
+@hookimpl
+def zif_kernels(backend):
+    return [Fast()]
+
+@hookimpl
+def zif_models():
+    return {"AcmeForCausalLM": "acme.model"}
+"""
+
+
+@pytest.fixture
+def install_extension(install: Install, caplog: pytest.LogCaptureFixture) -> Callable[[str], None]:
+    extending._report_skipped.cache_clear()  # a process reports once; each test is to see its own
+    return lambda code: install(code, name="fast-ops", dist="fast-ops", group="zif.extensions") and None
+
+
+def providers(backend: str) -> list[str]:
+    return [kernels.provider for kernels in extension_kernels(backend, backend)]  # type: ignore[arg-type]
+
+
+def test_an_extension_adds_kernels_and_models_to_the_backends_it_names(
+    install_extension: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    install_extension(EXTENSION)
+    assert providers("cpu") == ["fast"]
+    assert extension_models("cpu") == {"AcmeForCausalLM": "acme.model"}
+    assert providers("other") == []
+    assert extension_models("other") == {}
+    assert not caplog.records
+
+
+def test_an_extension_can_be_for_every_backend(install_extension: Callable[[str], None]) -> None:
+    install_extension(EXTENSION.replace('("cpu",)', '("*",)'))
+    assert providers("cpu") == providers("other") == ["fast"]
+
+
+@pytest.mark.parametrize(
+    ("code", "complaint"),
+    [
+        ("import no_such_module_here", "could not be imported: ModuleNotFoundError"),
+        ("import sys; sys.exit(3)", "could not be imported: SystemExit: 3"),
+        (EXTENSION.replace("@hookimpl\ndef zif_extension", "def not_a_hook"), "lacks the required hook zif_extension"),
+        (EXTENSION.replace('name="fast-ops"', 'name="slow"'), "calls itself 'slow', but its entry point is 'fast-ops'"),
+        (EXTENSION.replace("(1, 1)", "(98, 99)"), "speaks plugin API versions 98 to 99.*upgrade zif"),
+        (EXTENSION.replace("(1, 1)", "(0, 0)"), r"API range is \(0, 0\)"),
+        (EXTENSION.replace('("cpu",)', '"cpu"'), "its backends are 'cpu', not a tuple of names"),
+        (EXTENSION.replace('("cpu",)', "()"), r"its backends are \(\), not a tuple of names"),
+    ],
+)
+def test_a_broken_extension_is_skipped_and_reported_and_stops_no_device(
+    install_extension: Callable[[str], None],
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+    code: str,
+    complaint: str,
+) -> None:
+    install_extension(code)
+    assert select("cpu").plugin.name == "cpu"
+    assert providers("cpu") == []
+    assert extension_models("cpu") == {}
+    (warning,) = caplog.messages
+    assert re.search(rf"plugin 'fast-ops' of fast-ops 1\.2.*{complaint}", warning)
+    assert "upgrade" in warning
+    assert cli.main(["devices", "--json"]) == 0
+    (listed,) = [entry for entry in json.loads(capsys.readouterr().out) if entry["kind"] == "extension"]
+    assert (listed["name"], listed["distribution"], listed["status"]) == ("fast-ops", "fast-ops 1.2", "broken")
+    assert listed["reason"] in warning
+
+
+def test_an_extension_that_fails_when_asked_is_skipped_too(
+    install_extension: Callable[[str], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    install_extension(EXTENSION.replace("return [Fast()]", "1 / 0").replace('{"AcmeForCausalLM": "acme.model"}', "3"))
+    assert providers("other") == []
+    assert not caplog.messages, "it is not asked about a backend that it is not for"
+    assert providers("cpu") == []
+    assert extension_models("cpu") == {}
+    raised, wrong_type = caplog.messages
+    assert "fast-ops 1.2: zif_kernels raised: ZeroDivisionError" in raised
+    assert "fast-ops 1.2: zif_models returned int, not Mapping" in wrong_type
+
+
+def test_devices_lists_extensions_and_what_they_are_for(
+    install_extension: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["devices"]) == 0
+    assert "extension" not in capsys.readouterr().out
+    install_extension(EXTENSION)
+    assert cli.main(["devices"]) == 0
+    *_, head, row = capsys.readouterr().out.splitlines()
+    assert head.split() == ["extension", "status", "from", "for", "detail"]
+    assert row.split() == ["fast-ops", "usable", "fast-ops", "1.2", "cpu", "a", "test"]
+
+
+def test_a_backend_says_which_models_it_runs_its_own_of(install: Install) -> None:
     install(
-        "from zif.contract.hookspecs import hookimpl\n"
-        "from zif.contract.info import ModelOverride\n"
-        "from zif.contract.kernel import KernelSet\n"
-        "class Fast(KernelSet):\n    provider = 'fast'\n"
-        "@hookimpl\ndef zif_kernels(backend):\n    return [Fast()] if backend == 'cpu' else []\n"
-        "@hookimpl\ndef zif_models():\n    return {'AcmeForCausalLM': 'acme.model'}\n"
-        "@hookimpl\ndef zif_model_override():\n"
-        "    return [ModelOverride(architecture='Llama', module='acme.llama', reason='fused')]\n",
-        name="acme-models",
-        group="zif.extensions",
+        GOOD + "\n@hookimpl\ndef zif_model_override():\n"
+        "    return [ModelOverride(architecture='Llama', module='acme.llama', reason='fused')]\n"
     )
-    (extension,) = extensions()
-    assert [kernels.provider for kernels in extension.kernels("cpu")] == ["fast"]  # type: ignore[arg-type]
-    assert extension.kernels("other") == ()  # type: ignore[arg-type]
-    assert extension.models() == {"AcmeForCausalLM": "acme.model"}
-    assert extension.model_overrides()[0].reason == "fused"
+    assert load("acme").model_overrides()[0].reason == "fused"
 
 
-def test_a_broken_extension_is_an_error_that_names_it(install: Install) -> None:
-    install("import no_such_module_here", group="zif.extensions")
-    with pytest.raises(PluginError, match=r"zif-acme 1\.2: could not be imported"):
-        extensions()
+def test_a_plugin_compiles_ahead_of_time_if_it_can(install: Install) -> None:
+    install(GOOD + "\n@hookimpl\ndef zif_ahead_of_time(options, target):\n    return options['platform'], target\n")
+    assert load("acme").ahead_of_time({"platform": "sim"}, "a1") == ("sim", "a1")  # type: ignore[comparison-overlap]
+    with pytest.raises(InvalidSettings, match=r"--device cpu: zif .* cannot compile ahead of time"):
+        load("cpu").ahead_of_time({}, "a1")
 
 
 HOOKS = sorted(name for name in vars(hookspecs) if name.startswith("zif_"))

@@ -11,7 +11,8 @@ from typing import Any
 
 from zif.cli.output import gibibytes, print_json, print_table
 from zif.contract.info import Available
-from zif.plugins import Considered, survey
+from zif.plugins import Considered, survey, survey_extensions
+from zif.plugins.extending import ConsideredExtension
 from zif.plugins.selection import parse_device_opts
 
 NEVER_RUN = "never run on its hardware"
@@ -33,10 +34,12 @@ def run(args: argparse.Namespace) -> int:
 
         return print_kernels(args.ops, args.device_opt, as_json=args.json)
     entries = survey(parse_device_opts(args.device_opt))
+    extensions = survey_extensions()
     if args.json:
-        print_json([_as_json(entry) for entry in entries])
+        print_json([*map(_as_json, entries), *map(_extension_as_json, extensions)])
     else:
         _print(entries)
+        _print_extensions(extensions)
     return 0 if any(entry.taken_by_auto for entry in entries) else 1
 
 
@@ -52,6 +55,24 @@ def _print(entries: tuple[Considered, ...]) -> None:
     for entry in entries:
         for note in _notes(entry):
             print(f"{entry.name}: {note}")
+
+
+def _print_extensions(entries: tuple[ConsideredExtension, ...]) -> None:
+    if entries:
+        print()
+        print_table(
+            [
+                {
+                    "extension": entry.found.name,
+                    "status": entry.verdict,
+                    "from": str(entry.found),
+                    "for": ", ".join(entry.plugin.info.backends) if entry.plugin else "-",
+                    "detail": entry.plugin.info.summary if entry.plugin else entry.reason,
+                }
+                for entry in entries
+            ],
+            columns=("extension", "status", "from", "for", "detail"),
+        )
 
 
 def _lines(entry: Considered) -> list[tuple[str, str, str]]:
@@ -77,6 +98,7 @@ def _notes(entry: Considered) -> list[str]:
 def _as_json(entry: Considered) -> dict[str, Any]:
     info = entry.info
     return {
+        "kind": "backend",
         "name": entry.name,
         "distribution": entry.distribution,
         "status": entry.verdict,
@@ -90,4 +112,18 @@ def _as_json(entry: Considered) -> dict[str, Any]:
         "verified_on": info.verified_on if info else None,
         "api_version": entry.plugin.api_version if entry.plugin else None,
         "options": [asdict(option) for option in entry.plugin.options] if entry.plugin else [],
+    }
+
+
+def _extension_as_json(entry: ConsideredExtension) -> dict[str, Any]:
+    info = entry.plugin.info if entry.plugin else None
+    return {
+        "kind": "extension",
+        "name": entry.found.name,
+        "distribution": str(entry.found),
+        "status": entry.verdict,
+        "reason": entry.reason,
+        "summary": info.summary if info else None,
+        "backends": list(info.backends) if info else [],
+        "api_version": entry.plugin.api_version if entry.plugin else None,
     }

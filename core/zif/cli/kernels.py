@@ -17,14 +17,14 @@ from zif.contract.backend import Backend
 from zif.contract.errors import KernelNotFound
 from zif.contract.kernel import KernelSet
 from zif.contract.ops import op_specs
-from zif.plugins import extensions, select
+from zif.plugins import extension_kernels, select
 
 
 def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool) -> int:
     """Print the choices; exit code 1 if the backend serves nothing of an op that its profiles require."""
     selection = select(device, device_opts)
     backend = selection.create_backend()
-    added = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
+    added = extension_kernels(backend, selection.plugin.name)
     names = required(selection.plugin.info.profiles, selection.plugin.api_version)
     choices = list(_choices(backend, [*added, *backend.kernels()], names))
     if as_json:

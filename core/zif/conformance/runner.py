@@ -22,7 +22,7 @@ def run(
     Raises what :func:`zif.plugins.select` raises if there is no such plugin or it has no device.
     """
     from zif.conformance.hygiene import check_plugin
-    from zif.plugins import extensions, select
+    from zif.plugins import extension_kernels, select
 
     recorder = Recorder(only or ())
     selection = select(device, device_opts)
@@ -31,7 +31,7 @@ def run(
         check_plugin(selection, recorder)
     if any(recorder.wants(section) for section in ("runtime", "executables", "ops", "engine")):
         backend = selection.create_backend()
-        added = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
+        added = extension_kernels(backend, selection.plugin.name)
         check_backend(backend, selection.plugin.info.profiles, recorder, extra_kernels=added)
     results = list(apply_waivers(recorder.results, waivers))
     return Report(name, str(selection.plugin.found), results)

@@ -2,9 +2,10 @@
 
 A plugin is a module (or object) named by an entry point: in the group ``zif.backends`` under
 the name that ``--device`` takes, or in ``zif.extensions`` under any name for a package that adds
-kernels or models to backends of others. It implements these with :data:`hookimpl`, and may leave
-out arguments that it does not need. Neither importing it nor its probe may import a tensor
-library. pluggy only finds and checks; nothing is called through it once a backend is made.
+kernels or models to backends of others. It implements these with :data:`hookimpl`, each group
+requiring its own, and may leave out arguments that it does not need. Neither importing it nor
+its probe may import a tensor library. pluggy only finds and checks; nothing is called through it
+once a backend is made.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-from zif.contract.info import BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult
+from zif.contract.info import BackendInfo, Device, DeviceOption, ExtensionInfo, ModelOverride, ProbeResult
 
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
@@ -27,17 +28,22 @@ hookimpl = pluggy.HookimplMarker("zif")
 
 @hookspec
 def zif_backend_info() -> BackendInfo:  # type: ignore[empty-body]
-    """Say what this backend is: name, API versions, framework, profiles (required)."""
+    """Say what this backend is: name, API versions, framework, profiles (required of a backend)."""
+
+
+@hookspec
+def zif_extension_info() -> ExtensionInfo:  # type: ignore[empty-body]
+    """Say what this extension is: name, API versions, the backends that it is for (required of an extension)."""
 
 
 @hookspec
 def zif_probe(options: Mapping[str, str]) -> ProbeResult:  # type: ignore[empty-body]
-    """Say which devices are usable here, or why none is and how to mend it, without initialising any (required)."""
+    """Say which devices are usable, or why none is and how to mend it, initialising none (required of a backend)."""
 
 
 @hookspec
 def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:  # type: ignore[empty-body]
-    """Return the backend on ``device``, one of those that the probe found (required)."""
+    """Return the backend on ``device``, one of those that the probe found (required of a backend)."""
 
 
 @hookspec

@@ -31,6 +31,21 @@ class BackendInfo:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExtensionInfo:
+    """What a package is that adds kernels or models to backends of others.
+
+    ``name`` must be the entry point's name. ``api`` is the range (oldest, newest) of plugin API
+    versions that the extension speaks. ``backends`` names those that it adds something to; ``("*",)``
+    is every backend. It is asked for kernels and models for those alone.
+    """
+
+    name: str
+    summary: str
+    api: tuple[int, int]
+    backends: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One device that a probe found. ``memory_bytes`` is its whole memory, None if unknown."""
 
@@ -80,7 +95,8 @@ class DeviceOption:
 class ModelOverride:
     """A backend's own model module instead of the shared one, for one architecture.
 
-    It is reported at start with its ``reason``, and conformance holds it against the shared one.
+    It is reported at start with its ``reason``. That it computes what the shared model does is the
+    plugin's own claim: no check of zif's compares the two.
     """
 
     architecture: str

@@ -16,7 +16,7 @@ from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
 from zif.engine.staging import Limits
 from zif.engine.store import CacheStore
-from zif.plugins import Selection, extensions, select
+from zif.plugins import Selection, extension_kernels, extension_models, select
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.scheduler import Scheduler
 from zif.weights import Checkpoint, LoadFormat, load_weights, open_checkpoint
@@ -52,7 +52,7 @@ def build_engine(
     load_format = load_format or settings.load_format
     weights = load_weights(model, checkpoint, backend.packer, plan.dtype, load_format=load_format, progress=progress)
     requests = model_requests(model, weights, plan.dtype, plan.page_size, plan.kv_cache_dtype)
-    providers = [kernels for plugin in extensions() for kernels in plugin.kernels(backend)]
+    providers = extension_kernels(backend, selection.plugin.name if selection is not None else backend.name)
     bound = bind(requests, [*providers, *backend.kernels()], settings.kernel)
     num_pages = plan_pages(plan, model.cache_groups, backend)
     counts = {group.name: num_pages for group in model.cache_groups}
@@ -132,10 +132,9 @@ def checkpoint_dtype(config: dict[str, Any]) -> str | None:
 
 def further_models(selection: Selection | None) -> dict[str, str]:
     """Architectures that plugins add; the device's own overrides of shared ones are reported and win."""
-    added = {name: module for plugin in extensions() for name, module in plugin.models().items()}
     if selection is None:
-        return added
-    added |= selection.plugin.models()
+        return {}
+    added = {**extension_models(selection.plugin.name), **selection.plugin.models()}
     for override in selection.plugin.model_overrides():
         logger.warning("%s runs its own %s: %s", selection.plugin.name, override.architecture, override.reason)
         added[override.architecture] = override.module

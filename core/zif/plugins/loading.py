@@ -14,7 +14,7 @@ from zif.contract import hookspecs
 from zif.contract.errors import InvalidSettings, NoUsableDevice, PluginError
 from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult, Unavailable
 from zif.contract.version import negotiate
-from zif.plugins.discovery import EXTENSIONS, Found, installable, installed
+from zif.plugins.discovery import Found, installable, installed
 
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
@@ -82,7 +82,23 @@ class Plugin:
         raise self._error(what)
 
     def _error(self, what: str) -> PluginError:
-        return PluginError(f"plugin {self.name!r} of {self.found}: {what}", self.found.distribution)
+        owner = self.found.distribution
+        return PluginError(f"plugin {self.name!r} of {self.found}: {what}; repair, upgrade or uninstall {owner}", owner)
+
+    def _require(self, *hooks: str) -> None:
+        missing = [hook for hook in hooks if not self.implements(hook)]
+        if missing:
+            self.fail(f"lacks the required hook{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+
+    def _agree(self, name: str, api: object) -> int:
+        """Check what a plugin's information says of it; returns the API version that both sides speak."""
+        if name != self.name:
+            self.fail(f"calls itself {name!r}, but its entry point is {self.name!r}")
+        match api:
+            case (int(oldest), int(newest)) if 0 < oldest <= newest:
+                return negotiate((oldest, newest), plugin=self.name, distribution=str(self.found))
+            case other:
+                self.fail(f"its API range is {other!r}, not (oldest, newest)")
 
     def _call(self, hook: str, *kinds: type, **arguments: Any) -> Any:
         """Call a hook that the plugin implements; what it returns must be of one of ``kinds``."""
@@ -119,10 +135,7 @@ class Plugin:
         try:
             yield
         except (Exception, SystemExit) as error:
-            detail = (
-                f"{what}: {type(error).__name__}: {_one_line(error)}; repair or uninstall {self.found.distribution}"
-            )
-            raise self._error(detail) from error
+            raise self._error(f"{what}: {type(error).__name__}: {_one_line(error)}") from error
         finally:
             self.imported_frameworks |= (FRAMEWORKS & sys.modules.keys()) - before
 
@@ -132,17 +145,9 @@ class BackendPlugin(Plugin):
 
     def __init__(self, found: Found) -> None:
         super().__init__(found)
-        missing = [hook for hook in REQUIRED if not self.implements(hook)]
-        if missing:
-            self.fail(f"lacks the required hook{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+        self._require(*REQUIRED)
         self.info: BackendInfo = self._call("zif_backend_info", BackendInfo)
-        if self.info.name != self.name:
-            self.fail(f"calls itself {self.info.name!r}, but its entry point is {self.name!r}")
-        match self.info.api:
-            case (int(oldest), int(newest)) if 0 < oldest <= newest:
-                self.api_version = negotiate((oldest, newest), plugin=self.name, distribution=str(found))
-            case other:
-                self.fail(f"its API range is {other!r}, not (oldest, newest)")
+        self.api_version = self._agree(self.info.name, self.info.api)
         self.options = self._list("zif_cli_options", DeviceOption)
 
     def probe(self, options: Mapping[str, str]) -> ProbeResult:
@@ -196,11 +201,6 @@ def load_found(candidates: Sequence[Found], kind: Callable[[Found], T]) -> T:
         name = candidates[0].name
         raise PluginError(f"plugin {name!r} is claimed by {owners}: uninstall all but one", candidates[0].distribution)
     return kind(candidates[0])
-
-
-def extensions() -> tuple[Plugin, ...]:
-    """Import every package that adds kernels or models to backends of others; a broken one is an error."""
-    return tuple(Plugin(found) for found in installed(EXTENSIONS))
 
 
 def _unknown(name: str, everything: Sequence[Found]) -> str:
