@@ -16,8 +16,8 @@ from tables import NAMES
 from tool_tasks import Message, tool_chat
 from turns import Maker, Memory, Turn, article, draw, is_held_out
 
-MAX_REPLY = 192
-"""Tokens a reply may take; the longest right ones, counting far or a story, come near it."""
+MAX_REPLY = 320
+"""Tokens a reply may take; the longest right one, counting far and twice, takes about 280."""
 
 
 @dataclass(frozen=True, slots=True)

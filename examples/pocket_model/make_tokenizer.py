@@ -29,7 +29,7 @@ _SPLIT = (
 CHAT_TEMPLATE = """\
 {%- macro text(content) -%}
   {%- if content is string -%}{{ content }}
-  {%- elif content -%}{%- for part in content -%}{{ part.text }}{%- endfor -%}
+  {%- elif content -%}{%- for part in content -%}{{ part.text }}{{- '\\n' if not loop.last -}}{%- endfor -%}
   {%- endif -%}
 {%- endmacro -%}
 {%- set rest = messages -%}
