@@ -30,8 +30,8 @@ def hf_answerer(path: Path, device: str, dtype: str, batch_tokens: int = 65536) 
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
-    torch.nn.Module.to(model, device)
+    model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype))
+    model.to(device)
 
     def answer(asked: Sequence[Case]) -> list[str]:
         prompts = [tokenizer(prompt_text(case), add_special_tokens=False).input_ids for case in asked]
