@@ -101,7 +101,6 @@ def _keep_compiled(asked: str) -> None:
     config: Any = jax.config
     if asked == "off" or config.jax_compilation_cache_dir is not None:
         return
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = Path(asked) if asked else base / "zif" / "tpu"
+    directory = Path(asked) if asked else user_cache() / "zif" / "tpu"
     config.update("jax_compilation_cache_dir", str(directory))
     config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

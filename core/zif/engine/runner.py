@@ -65,14 +65,15 @@ class StepResult:
         """That of the ``index``-th sampled token, with ``top`` alternatives."""
         return self._entry(int(self.plan.sampled[index]), int(self.tokens[index]), top)
 
-    def prompt_logprobs(self, batch: Batch) -> list[tuple[Request, list[TokenLogprob]]]:
-        """Those of the prompt positions that the step scored, a request each."""
+    def prompt_logprobs(self, batch: Batch) -> list[tuple[Request, int, list[TokenLogprob]]]:
+        """Those of the prompt positions that the step scored: (request, first position, scores) each."""
         scored = []
         for entry, first, count in self.plan.scored:
             request = batch.requests[entry]
             top = request.params.prompt_logprobs or 0
             places = range(first, first + count)
-            scored.append((request, [self._entry(at, int(self.plan.targets[at]), top) for at in places]))
+            scores = [self._entry(at, int(self.plan.targets[at]), top) for at in places]
+            scored.append((request, int(batch.starts[entry]) + 1, scores))
         return scored
 
     def _entry(self, at: int, token: int, top: int) -> TokenLogprob:

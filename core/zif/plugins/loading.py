@@ -96,9 +96,10 @@ class Plugin:
             self.fail(f"calls itself {name!r}, but its entry point is {self.name!r}")
         match api:
             case (int(oldest), int(newest)) if 0 < oldest <= newest:
-                return negotiate((oldest, newest), plugin=self.name, distribution=str(self.found))
+                speaks = (oldest, newest)
             case other:
                 self.fail(f"its API range is {other!r}, not (oldest, newest)")
+        return negotiate(speaks, plugin=self.name, distribution=str(self.found))
 
     def _call(self, hook: str, *kinds: type, **arguments: Any) -> Any:
         """Call a hook that the plugin implements; what it returns must be of one of ``kinds``."""

@@ -1,0 +1,115 @@
+"""Pallas kernels in TPU interpret mode: unwritten memory is NaN, and races between copies are looked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from zif.contract.attention import AttentionSpec
+from zif.contract.ops import OpRequest
+from zif.ops.attention import attention_request, draw_step, paged_attention
+from zif_tpu.kernels import PallasKernels
+
+Facts = dict[str, Any]
+CASES: dict[str, tuple[Facts, list[int], list[int], int, int, str]] = {
+    # name: facts of the spec, cached, new, page size, padding tokens, dtype
+    "chunks and decodes, padded": ({}, [20, 9, 0], [16, 1, 3], 4, 4, "float32"),
+    "decode": ({}, [0, 6, 300, 17], [1, 1, 1, 1], 16, 0, "float32"),
+    "window": ({"window": 8}, [3, 30, 0], [1, 6, 20], 4, 0, "float32"),
+    "softcap": ({"softcap": 5.0}, [12, 0], [1, 7], 16, 0, "bfloat16"),
+    "several blocks, multi-head": ({"q_heads": 8, "kv_heads": 8}, [700, 0, 3], [1, 70, 1], 16, 0, "bfloat16"),
+}
+FAST = "chunks and decodes, padded"
+
+
+def races() -> bool:
+    from jax._src.pallas.mosaic.interpret import interpret_pallas_call
+
+    return bool(interpret_pallas_call.races.races_found)
+
+
+def serving(op: str) -> Any:
+    (kernel,) = [kernel for kernel in PallasKernels(interpret=True).kernels() if kernel.op == op]
+    return kernel
+
+
+@pytest.mark.parametrize("name", [FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in CASES if n != FAST)])
+def test_ragged_attention(name: str) -> None:
+    import jax
+    import jax.numpy as jnp
+
+    changes, before, new, page_size, pad, dtype = CASES[name]
+    facts = {"q_heads": 4, "kv_heads": 2, "head_dim": 128, "v_head_dim": 128, **changes}
+    spec = AttentionSpec(group="g", scale=0.09, **facts)
+    rng = np.random.default_rng(0)
+    step, pages = draw_step(rng, before, new, page_size, "g", pad)
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    q = rng.standard_normal((step.shape.tokens, spec.q_heads, 128)).astype(kind)
+    cache = {name: rng.standard_normal((2, pages, page_size, spec.kv_heads, 128)).astype(kind) for name in ("k", "v")}
+    wide = {name: array.astype(np.float64) for name, array in cache.items()}
+    wanted = paged_attention(q.astype(np.float64), {"g": wide}, 1, step, spec)
+    seen = np.zeros((pages, page_size), bool)
+    for row, length in enumerate(step.kv_lens):
+        first = 0 if spec.window is None else max(0, length - new[row] - spec.window + 1)
+        at = np.arange(first, length)
+        seen[step.pages["g"][row, at // page_size], at % page_size] = True
+    for array in cache.values():  # another layer's, other sequences', and what a window left behind
+        array[0], array[1][~seen] = np.nan, np.nan
+    kernel = serving("paged_attention")
+    request = attention_request("paged_attention", dtype, spec, page_size, dtype)
+    assert kernel.supports(request) is None
+    run = jax.jit(kernel.make(request, None), static_argnames="spec")
+    from zif.contract.arrays import tree_map
+    from zif.reference.jax import register_trees
+
+    register_trees()
+    found = run(jnp.asarray(q), {"g": tree_map(jnp.asarray, cache)}, 1, tree_map(jnp.asarray, step), spec=spec)
+    real = int(step.num_tokens[0])
+    error = np.abs(np.asarray(found, np.float64)[:real] - wanted[:real]).max()
+    assert error < (2e-2 if dtype == "bfloat16" else 1e-5)
+    assert not races()
+
+
+def test_kv_write() -> None:
+    import jax
+    import jax.numpy as jnp
+
+    from zif_tpu.pallas.kv_write import kv_write
+
+    rng = np.random.default_rng(0)
+    tokens, real, page_size, pages = 21, 19, 16, 6
+    k, v = (rng.standard_normal((tokens, 2, 128)).astype(np.float32) for _ in "kv")
+    keys, values = (rng.standard_normal((2, pages, page_size, 2, 128)).astype(np.float32) for _ in "kv")
+    slots = rng.permutation(np.arange(page_size, pages * page_size))[:tokens].astype(np.int32)
+    params = PallasKernels(interpret=True)._interpret
+    where = (slots // page_size, slots % page_size)
+    found = jax.jit(lambda *args: kv_write(*args, interpret=params))(
+        *map(jnp.asarray, (k, v, keys, values, np.int32(1), *where, np.array([real], np.int32)))
+    )
+    for new, pool in ((k, keys), (v, values)):
+        pool[1, where[0][:real], where[1][:real]] = new[:real]
+    np.testing.assert_array_equal(np.asarray(found[0]), keys)
+    np.testing.assert_array_equal(np.asarray(found[1]), values)
+    assert not races()
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"page_size": 4}, "pages of a multiple of 8 tokens, not 4: give another --page-size"),
+        ({"head_dim": 80, "v_head_dim": 80}, "heads of a multiple of 64, not 80"),
+        ({"v_head_dim": 64}, "keys and values of one size, not 128 and 64"),
+        ({"kv_heads": 32, "q_heads": 32}, "up to 16 kv heads, not 32"),
+        ({"cache_dtype": "float8_e4m3fn"}, "a cache of the activations' dtype bfloat16, not float8_e4m3fn"),
+    ],
+    ids=str,
+)
+def test_what_kernels_refuse(change: Facts, refusal: str) -> None:
+    facts = {"q_heads": 16, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "page_size": 64}
+    request = OpRequest.of("paged_attention", "bfloat16", **{**facts, "cache_dtype": "bfloat16", **change})
+    answers = {kernel.op: kernel.supports(request) for kernel in PallasKernels().kernels()}
+    assert set(answers) == {"kv_write", "paged_attention"}
+    assert all(refusal in str(answer) for answer in answers.values())
