@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from zif.contract.backend import Capabilities, ConfigChange
 from zif.contract.errors import NoUsableDevice
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
+from zif.reference.host import user_cache
 from zif.reference.jax import JaxBackend, JaxReference, JaxRuntime
 from zif_tpu import buckets
 from zif_tpu.executables import TpuExecutables
