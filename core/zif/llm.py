@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import aclosing
 from functools import partial
 from typing import Any, TypeVar, overload
 
+from zif.contract.errors import EngineDead, InvalidRequest
 from zif.engine.build import build_engine
 from zif.engine.client import ThreadClient
 from zif.frontend.output import Completion, Delta, collect
@@ -30,22 +33,21 @@ class LLM:
                 print(delta.text, end="")
 
     Keyword arguments are :class:`zif.settings.Settings`, named as the flags of ``zif serve`` are.
-    Raises what building the engine raises. Use it as a context manager, or :meth:`close` it.
-    Every method may be called from any thread, and from any event loop.
+    Raises what building the engine raises. Use it as a context manager, or :meth:`close` it; one that
+    is dropped, or is there when the program ends, closes itself. Every method may be called from any
+    thread, and from any event loop. An interrupted call (Ctrl-C) aborts its requests.
     """
 
     def __init__(self, model: str | None = None, *, progress: bool = True, **settings: Any) -> None:
         self.settings = Settings(model=model, **settings) if model is not None else Settings(**settings)
         self._engine = ThreadClient(partial(build_engine, self.settings, progress=progress))
         self.frontend = open_frontend(self.settings, self._engine)
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="zif-llm", daemon=True)
-        self._thread.start()
-        self._closed = False
+        self._own = _OwnLoop()
+        self._close = weakref.finalize(self, _close, self._engine, self._own)
         try:
             self._wait(self.frontend.start())
         except BaseException:
-            self._stop_loop()
+            self.close()
             raise
 
     # -- sync ----------------------------------------------------------------------------------------------
@@ -80,7 +82,8 @@ class LLM:
             while (delta := self._wait(_next(deltas))) is not None:
                 yield delta
         finally:
-            self._wait(deltas.aclose())
+            if not self._own.closed:  # closing the LLM has ended it
+                self._wait(deltas.aclose())
 
     # -- async ---------------------------------------------------------------------------------------------
 
@@ -103,7 +106,8 @@ class LLM:
             while (delta := await self._hop(_next(deltas))) is not None:
                 yield delta
         finally:
-            await self._hop(deltas.aclose())
+            if not self._own.closed:
+                await self._hop(deltas.aclose())
 
     # -- the engine ----------------------------------------------------------------------------------------
 
@@ -117,10 +121,7 @@ class LLM:
 
     def close(self) -> None:
         """Abort what runs and stop the engine. Calling it again does nothing."""
-        if not self._closed:
-            self._closed = True
-            self._wait(self._engine.shutdown(0.0))
-            self._stop_loop()
+        self._close()
 
     def __enter__(self) -> LLM:
         return self
@@ -137,6 +138,8 @@ class LLM:
     async def _complete(
         self, prompts: Sequence[Prompt], params: SamplingParams | Sequence[SamplingParams] | None
     ) -> list[Completion]:
+        if any(isinstance(prompt, int) for prompt in prompts):
+            raise InvalidRequest("prompts is a list of prompts: pass one prompt of token ids as [[1, 2, 3]]", "prompt")
         ids = [await self.frontend.encode(prompt) for prompt in prompts]
         async with aclosing(self.frontend.generate(ids, params or self._defaults())) as deltas:
             return await collect(ids, deltas)
@@ -149,19 +152,73 @@ class LLM:
                 yield delta
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` on the LLM's own loop and wait for it."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+        return self._own.run(work)
 
     async def _hop(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run ``work`` on the LLM's own loop, awaited from the caller's or from the same."""
+        return await self._own.hop(work)
+
+
+class _OwnLoop:
+    """An event loop on a thread of its own, which every other thread and loop can hand work to."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="zif-llm", daemon=True)
+        self._thread.start()
+
+    @property
+    def closed(self) -> bool:
+        """Whether it has been stopped."""
+        return self._loop.is_closed()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Wait for ``work``. Whatever interrupts the wait is raised once the work has been cancelled and has ended."""
+        tasks: list[asyncio.Task[Any]] = []
+
+        async def tracked() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            tasks.append(task)
+            return await work
+
+        future = self._submit(tracked(), work)
+        try:
+            return future.result()
+        except BaseException:
+            if not future.done():
+                self._submit(_cancelled(tasks)).result()
+            raise
+
+    async def hop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await ``work`` from the loop at hand, which may be this one."""
         if asyncio.get_running_loop() is self._loop:
             return await work
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await asyncio.wrap_future(self._submit(work))
 
-    def _stop_loop(self) -> None:
+    def stop(self) -> None:
+        """End the loop and its thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    def _submit(self, work: Coroutine[Any, Any, T], *others: Coroutine[Any, Any, Any]) -> Future[T]:
+        if self._loop.is_closed():
+            for never in (work, *others):
+                never.close()
+            raise EngineDead("this LLM has been closed")
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+
+def _close(engine: ThreadClient, loop: _OwnLoop) -> None:
+    loop.run(engine.shutdown(0.0))
+    loop.stop()
+
+
+async def _cancelled(tasks: list[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
 
 
 async def _next(deltas: AsyncGenerator[Delta, None]) -> Delta | None:

@@ -261,13 +261,14 @@ def test_abort_frees_everything(llama: Saved) -> None:
 
 
 def test_what_cannot_be_served_is_refused_and_says_why(llama: Saved) -> None:
-    engine = engine_of(llama, max_queued_requests=1)
+    engine = engine_of(llama, max_queued_requests=1, max_running_requests=1)
     long = engine.add(EngineRequest("long", [1] * 500, GREEDY))
     assert long is not None
     assert long.finish_reason == "error"
     assert "500 tokens" in str(long.error)
-    assert engine.add(EngineRequest("a", [1, 2], GREEDY)) is None
-    refused = engine.add(EngineRequest("b", [1, 2], GREEDY))
+    assert engine.add(EngineRequest("a", [1, 2], GREEDY)) is None  # there is a row for it
+    assert engine.add(EngineRequest("b", [1, 2], GREEDY)) is None
+    refused = engine.add(EngineRequest("c", [1, 2], GREEDY))
     assert refused is not None
     assert refused.overloaded
 
@@ -279,3 +280,41 @@ def test_warming_up_changes_nothing_that_a_request_sees(llama: Saved) -> None:
     assert tokens_of(answers) == [llama.continue_greedily(prompt, 10) for prompt in PROMPTS[:3]]
     new = {program.name for program in engine.runner.programs[compiled:]}
     assert not any(name.startswith("decode") for name in new), new
+
+
+def test_aborting_a_prompt_that_is_being_scored(llama: Saved) -> None:
+    engine = engine_of(llama, chunked_prefill_size=8)
+    params = SamplingParams(max_tokens=1, prompt_logprobs=1)
+    for i in range(2):
+        engine.add(EngineRequest(str(i), PROMPTS[3], params))
+    engine.step()  # a chunk of the first; the second waits
+    assert [output.prompt_logprobs for output in engine.abort()] == [None, None]
+
+
+def test_a_scored_prompt_that_is_retracted_is_scored_whole(llama: Saved) -> None:
+    scored = SamplingParams(temperature=0, max_tokens=4, prompt_logprobs=0)
+    long = SamplingParams(temperature=0, max_tokens=60)
+    expected = run(engine_of(llama), [PROMPTS[3]], scored)[0].prompt_logprobs
+    tight = engine_of(llama, max_total_tokens=112, chunked_prefill_size=4, schedule_conservativeness=0.01)
+    answers = run(tight, [PROMPTS[0], PROMPTS[2], PROMPTS[3]], [long, long, scored])
+    assert tight.stats()["retractions_total"] > 0
+    assert answers[2].prompt_logprobs is not None
+    assert expected is not None
+    assert [s and s.token_id for s in answers[2].prompt_logprobs] == [s and s.token_id for s in expected]
+    assert [s.logprob for s in answers[2].prompt_logprobs[1:]] == pytest.approx(
+        [s.logprob for s in expected[1:]], abs=1e-4
+    )
+
+
+def test_scoring_a_long_prompt_does_not_keep_its_logits(llama: Saved) -> None:
+    engine = engine_of(llama, chunked_prefill_size=128)
+    run(engine, [PROMPTS[3] * 2], SamplingParams(max_tokens=1, prompt_logprobs=1))
+    staged = sum(program.memory_bytes for program in engine.runner.programs if program.name.startswith("sample"))
+    assert staged < 104 * VOCAB * 4  # less than one copy of them
+
+
+def test_many_ends_with_min_tokens_are_refused(llama: Saved) -> None:
+    params = SamplingParams(max_tokens=9, min_tokens=2, stop_token_ids=tuple(range(50)))
+    refused = engine_of(llama).add(EngineRequest("a", [1], params, tuple(range(100, 120))))
+    assert refused is not None
+    assert "70" in str(refused.error)

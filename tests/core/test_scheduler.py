@@ -271,10 +271,11 @@ def test_what_can_never_be_served_is_refused_with_a_reason() -> None:
 
 
 def test_a_full_queue_refuses() -> None:
-    s = session(max_queued=1)
-    s.add(prompt(1, 4))
-    with pytest.raises(Overloaded, match="1 requests are waiting"):
-        s.add(prompt(2, 4))
+    s = session(max_queued=1, max_running_requests=2)
+    for number in range(3):  # two that the next step can admit, and one that has to wait
+        s.add(prompt(number, 4))
+    with pytest.raises(Overloaded, match="3 requests are waiting"):
+        s.add(prompt(3, 4))
     s.run()
     s.check_drained()
 

@@ -1,4 +1,9 @@
-"""What a plugin brings: a :class:`Backend` object. Nothing about it is global; two can live in one process."""
+"""What a plugin brings: a :class:`Backend` object. Nothing about it is global; two can live in one process.
+
+Inherit from these protocols (or from a framework reference's classes, which do the same): a member
+that a later API version adds comes with a body in the protocol, and so reaches every plugin that was
+written before it. A member without a body is required from version 1 on.
+"""
 
 from __future__ import annotations
 

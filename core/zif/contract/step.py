@@ -31,11 +31,15 @@ class HostStep:
     """What the host knows of a step before it is launched; kernels that plan are told it.
 
     ``query_starts`` [n+1] int32 and ``kv_lens`` [n] int32 as in :class:`Step`, of the n real sequences.
+    Lengths are upper bounds, and what a plan may rely on: the truth is :class:`Step`'s, on the device.
+    ``exact`` says that the bounds are the truth; it is False where the host cannot know (drafts whose
+    acceptance is still on the device), and a kernel that needs exact lengths then plans on the device.
     """
 
     shape: StepShape
     query_starts: np.ndarray[Any, np.dtype[np.int32]]
     kv_lens: np.ndarray[Any, np.dtype[np.int32]]
+    exact: bool = True
 
 
 @tree(static=("shape",))

@@ -110,7 +110,11 @@ class Client(ABC):
             self._post(Abort(None))
             self._post(Stop())
         patience = STOP_SECONDS if self._ready.done() and not self._ready.cancelled() else 0.0
-        await asyncio.to_thread(self._join, patience)
+        deadline = time.monotonic() + patience
+        while self._alive() and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        if self._alive():
+            self._end(patience)
 
     @abstractmethod
     def _launch(self) -> None:
@@ -121,8 +125,12 @@ class Client(ABC):
         """Send a command, without blocking."""
 
     @abstractmethod
-    def _join(self, patience: float) -> None:
-        """Wait ``patience`` seconds for the engine to stop; then end it, if that can be done."""
+    def _alive(self) -> bool:
+        """Whether the engine's thread or process is there."""
+
+    @abstractmethod
+    def _end(self, patience: float) -> None:
+        """End an engine that did not stop within ``patience`` seconds, if that can be done."""
 
     async def _ask(self, question: Question) -> Any:
         if self._failure is not None:
@@ -208,7 +216,7 @@ class ThreadClient(Client):
 
         try:
             serve(self._build, QueuePort(self._commands, self._deliver_soon))
-        except Exception:
+        except BaseException:
             logger.debug("engine thread ended", exc_info=True)  # Failed has told the client
         else:
             self._deliver_soon(Failed("", "the engine was shut down"))
@@ -216,9 +224,11 @@ class ThreadClient(Client):
     def _post(self, command: Command) -> None:
         self._commands.put(command)
 
-    def _join(self, patience: float) -> None:
-        if self._thread is not None:
-            self._thread.join(patience)
+    def _alive(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def _end(self, patience: float) -> None:
+        logger.debug("the engine's thread is still busy; as a daemon, it ends with the process")
 
 
 class ProcessClient(Client):
@@ -271,20 +281,26 @@ class ProcessClient(Client):
         said = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
         self._deliver_soon(Failed("", f"the engine process ended {said}"))
 
-    def _join(self, patience: float) -> None:
-        self._process.join(patience)
-        if self._process.is_alive():
-            if patience:
-                logger.warning("the engine process did not stop within %g s; it is killed", patience)
-            self._process.kill()
-            self._process.join()
+    def _alive(self) -> bool:
+        return self._process.is_alive()
+
+    def _end(self, patience: float) -> None:
+        if patience:
+            logger.warning("the engine process did not stop within %g s; it is killed", patience)
+        self._process.kill()
+        self._process.join()
 
 
 def _process_main(settings: Settings, pipe: Any) -> None:
-    """The engine process: builds and serves; the terminal's Ctrl-C is for its parent, which then stops it."""
+    """The engine process: builds and serves.
+
+    Ctrl-C and a SIGTERM to the whole group are for its parent, which drains and then stops it; should
+    the parent be gone, the pipe's end says so.
+    """
     import signal
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for ours in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ours, signal.SIG_IGN)
     from zif.cli.output import configure_logging
 
     configure_logging(settings.log_level)

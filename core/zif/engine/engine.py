@@ -9,6 +9,7 @@ from typing import Any
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.engine.runner import InFlight, Runner, StepResult
+from zif.engine.table import BANS
 from zif.sampling.params import SCORED
 from zif.scheduler.batch import Update
 from zif.scheduler.request import Request
@@ -36,13 +37,17 @@ class Engine:
         """Queue a request. The output is there where it cannot be served, and says why."""
         queued = Request(request.request_id, request.prompt_ids, request.params, request.eos_token_ids)
         try:
+            if request.params.adjusted and len(queued.stop_ids) > BANS:
+                raise InvalidRequest(
+                    f"min_tokens takes up to {BANS} ends, not {len(queued.stop_ids)}", "stop_token_ids"
+                )
             self.scheduler.add(queued)
         except (InvalidRequest, Overloaded) as error:
             return EngineOutput(
                 request.request_id, finish_reason="error", error=str(error), overloaded=isinstance(error, Overloaded)
             )
         if request.params.prompt_logprobs is not None:
-            self._scored[request.request_id] = [None]
+            self._scored[request.request_id] = [None] * len(request.prompt_ids)
         return None
 
     def abort(self, request_ids: Sequence[str] | None = None) -> list[EngineOutput]:
@@ -88,9 +93,9 @@ class Engine:
 
     def _commit(self, launched: InFlight) -> list[EngineOutput]:
         result = self.runner.collect(launched)
-        for request, scored in result.prompt_logprobs(launched.batch):
+        for request, first, scores in result.prompt_logprobs(launched.batch):
             if request.id in self._scored:  # not aborted meanwhile
-                self._scored[request.id] += scored
+                self._scored[request.id][first : first + len(scores)] = scores
         updates = self.scheduler.commit(launched.batch, result.tokens)
         return [self._output(update, result) for update in updates]
 
@@ -107,5 +112,7 @@ class Engine:
             output.token_ids = [update.token]
             if request.params.logprobs is not None:
                 output.logprobs = [result.logprob(update.index, request.params.logprobs)]
-        output.prompt_logprobs = self._scored.pop(request.id, None)
+        scored = self._scored.pop(request.id, None)
+        if update.finish_reason != "abort":
+            output.prompt_logprobs = scored
         return output

@@ -65,7 +65,7 @@ def serve(build: Callable[[], Engine], port: Port) -> None:
         _run(engine, port)
     except BrokenPipeError:
         logger.warning("the engine's client has gone; stopping")
-    except Exception as error:
+    except BaseException as error:  # SystemExit of a library too: whoever waits has to be told
         logger.debug("engine failed", exc_info=True)
         port.send(Failed(type(error).__name__, " ".join(str(error).split()) or repr(error)))
         raise

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zif.contract.backend import Backend
-from zif.contract.cache import CacheGroup, page_bytes
+from zif.contract.cache import CacheGroup
 from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.settings import Settings
 
@@ -83,7 +83,7 @@ def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend)
         return max(pages, 1) + 1
     memory = backend.runtime.memory()
     budget = memory.free - memory.total * (1 - plan.mem_fraction_static)
-    per_page = sum(page_bytes(group, plan.page_size, plan.kv_cache_dtype) for group in groups)
+    per_page = sum(_page_bytes(group, plan, backend) for group in groups)
     fitting = int(budget // per_page)
     if fitting < 2:
         raise OutOfMemory(
@@ -92,6 +92,12 @@ def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend)
             f"{plan.page_size} tokens takes {per_page / 2**20:.1f} MiB. Raise the fraction, or take a smaller model"
         )
     return min(fitting, useful + 1)
+
+
+def _page_bytes(group: CacheGroup, plan: EnginePlan, backend: Backend) -> float:
+    """What one more page of a group takes in the backend's own layout."""
+    few, many = (backend.cache_layout(group, plan.page_size, pages, plan.kv_cache_dtype).nbytes for pages in (32, 64))
+    return (many - few) / 32
 
 
 def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: str) -> str:

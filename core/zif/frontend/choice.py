@@ -50,7 +50,7 @@ class ChoiceStream:
         if output.prompt_logprobs is not None:
             delta.prompt_logprobs = self._score_prompt(output.prompt_logprobs)
         if self.prompt_only:
-            delta.finish_reason = output.finish_reason and "length"
+            delta.finish_reason = "abort" if output.finish_reason == "abort" else output.finish_reason and "length"
             return delta
         ids = output.token_ids
         # The token that ends a sequence is reported, but is no part of its text.

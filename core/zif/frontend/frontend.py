@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
@@ -158,14 +157,13 @@ class Frontend:
         prompt_ids = list(prompt)
         params, prompt_only = self._resolve(prompt_ids, asked)
         stop = StopStrings(params.stop) if params.stop else None
-        seed = params.seed if params.seed is not None else secrets.randbits(63)
         return [
             ChoiceStream(
                 self.tokenizer,
                 EngineRequest(
                     request_id=f"{name}-{uuid.uuid4().hex[:8]}-{first_index + number}",
                     prompt_ids=prompt_ids,
-                    params=replace(params, n=1, seed=choice_seed(seed, number)),
+                    params=replace(params, n=1, seed=choice_seed(params.seed, number)),
                     eos_token_ids=self.model.eos_token_ids,
                 ),
                 index=first_index + number,
@@ -296,9 +294,12 @@ def _is_chat(prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> TypeI
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
 
 
-def choice_seed(seed: int, index: int) -> int:
-    """Return the seed of choice ``index``: ``seed`` itself for the first, then unrelated ones (SplitMix64)."""
-    if index == 0:
+def choice_seed(seed: int | None, index: int) -> int | None:
+    """Return the seed of choice ``index``: ``seed`` itself for the first, then unrelated ones (SplitMix64).
+
+    None stays: the engine seeds each sequence by itself, from ``--random-seed`` if that is set.
+    """
+    if index == 0 or seed is None:
         return seed
     mask = 2**64 - 1
     mixed = (seed + index * 0x9E3779B97F4A7C15) & mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ MAX_LOGIT_BIAS = 300
 MAX_STOP = 16
 MAX_STOP_TOKEN_IDS = 56
 MAX_N = 128
+MIN_TEMPERATURE = 1e-5
 RANDOM, FILTERED, ADJUSTED, SCORED = 1, 2, 4, 8
 
 
@@ -20,10 +22,10 @@ RANDOM, FILTERED, ADJUSTED, SCORED = 1, 2, 4, 8
 class SamplingParams:
     """Sampling settings of one request; validated when made.
 
-    ``temperature`` 0 is greedy. ``top_k`` 0 (or -1) keeps all. ``logprobs`` is the number of
-    alternatives a token is reported with (0: the chosen token's alone; None: off);
-    ``prompt_logprobs`` likewise for the prompt. ``max_tokens`` None means: to the end of the
-    context. ``seed`` None draws a fresh one.
+    ``temperature`` 0 is greedy, and so is one below 1e-5. ``stop`` may be a single string. ``top_k`` 0
+    (or -1) keeps all. ``logprobs`` is the number of alternatives a token is reported with (0: the chosen
+    token's alone; None: off); ``prompt_logprobs`` likewise for the prompt. ``max_tokens`` None means: to
+    the end of the context. ``seed`` None lets the engine choose one.
 
     Raises :class:`InvalidRequest` (a ValueError) that names the field.
     """
@@ -51,9 +53,21 @@ class SamplingParams:
     """What its sampler has to do: RANDOM, FILTERED, ADJUSTED, SCORED or-ed, as a batch's requests' are in turn."""
 
     def __post_init__(self) -> None:
+        def settle(name: str, value: object) -> None:
+            object.__setattr__(self, name, value)
+
+        for name in ("stop", "stop_token_ids"):
+            value = getattr(self, name)
+            settle(name, (value,) if isinstance(value, str | int) else tuple(value))
+        for name in ("top_k", "min_tokens", "n", "max_tokens", "logprobs", "prompt_logprobs", "seed"):
+            settle(name, _integer(name, getattr(self, name)))
+        settle("stop_token_ids", tuple(_integer("stop_token_ids", token) for token in self.stop_token_ids))
+        settle("logit_bias", {_integer("logit_bias", token): bias for token, bias in self.logit_bias.items()})
         if self.top_k == -1:
-            object.__setattr__(self, "top_k", 0)
+            settle("top_k", 0)
         _range("temperature", self.temperature, 0.0, 100.0)
+        if self.temperature < MIN_TEMPERATURE:
+            settle("temperature", 0.0)
         _range("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _range("min_p", self.min_p, 0.0, 1.0)
         _range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
@@ -69,9 +83,8 @@ class SamplingParams:
                     f"min_tokens ({self.min_tokens}) is over max_tokens ({self.max_tokens})", "min_tokens"
                 )
         for name in ("logprobs", "prompt_logprobs"):
-            value = getattr(self, name)
-            if value is not None:
-                _range(name, value, 0, MAX_LOGPROBS)
+            if getattr(self, name) is not None:
+                _range(name, getattr(self, name), 0, MAX_LOGPROBS)
         if self.seed is not None:
             _range("seed", self.seed, -(2**63), 2**64 - 1)
         if len(self.logit_bias) > MAX_LOGIT_BIAS:
@@ -82,13 +95,13 @@ class SamplingParams:
             _range("logit_bias", bias, -100.0, 100.0)
         if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
             raise InvalidRequest(f"stop_token_ids takes up to {MAX_STOP_TOKEN_IDS} ids", "stop_token_ids")
-        if len(self.stop) > MAX_STOP or any(not text for text in self.stop):
+        if len(self.stop) > MAX_STOP or not all(_is_text(text) for text in self.stop):
             raise InvalidRequest(f"stop takes up to {MAX_STOP} non-empty strings", "stop")
         needs = 0 if self.greedy else RANDOM
         needs |= FILTERED if self.filtered else 0
         needs |= ADJUSTED if self.adjusted else 0
         needs |= SCORED if self.logprobs is not None else 0
-        object.__setattr__(self, "needs", needs)
+        settle("needs", needs)
 
     @property
     def greedy(self) -> bool:
@@ -110,6 +123,22 @@ class SamplingParams:
     def filtered(self) -> bool:
         """True where top-k, top-p or min-p leave tokens out."""
         return not self.greedy and bool(self.top_k or self.top_p < 1.0 or self.min_p)
+
+
+def _integer(name: str, value: object) -> int | None:
+    """``value`` as an int; None stays. Takes numpy's integers, and no float or bool."""
+    if value is None:
+        return None
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidRequest(f"{name} must be a whole number, not {value!r}", name) from None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:

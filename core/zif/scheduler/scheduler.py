@@ -22,6 +22,8 @@ from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
 from zif.scheduler.stop import accept
 
+SCORED_POSITIONS = 256
+"""Prompt positions a step whose logits are asked for: each takes the vocabulary's size in float32, and copies of it."""
 ADMISSION_PAUSE = 8
 """Steps without a try at admission after one that found no memory, unless a request ends or arrives."""
 
@@ -65,6 +67,7 @@ class Scheduler:
         self._decoding: list[Request] = []
         self._decode_rows: IntArray | None = None  # rows of _decoding; None: to be made anew
         self._in_flight: deque[Batch] = deque()
+        self._scorable = SCORED_POSITIONS
         self._order = QueueOrder(config.policy, self.memory.cache)
         self._ratio = NewTokenRatio(config.conservativeness)
         self._admit_from = 0  # no admission before this step: the last try found no memory
@@ -96,7 +99,8 @@ class Scheduler:
                 f"the prompt has {length} tokens; with at least one token of output that is over {why}, {limit} tokens",
                 "prompt",
             )
-        if self.config.max_queued is not None and len(self._waiting) >= self.config.max_queued:
+        held_back = len(self._waiting) - self.memory.row_allocator.num_free  # the others wait for the next step alone
+        if self.config.max_queued is not None and held_back >= self.config.max_queued:
             raise Overloaded(f"{len(self._waiting)} requests are waiting, which is the limit: try again later")
         request.max_new = min(request.max_new, room)
         request.order = self._arrivals
@@ -204,9 +208,10 @@ class Scheduler:
         """Chunks of running prefills, then of newly admitted requests (returned second), up to ``budget`` tokens."""
         chunks: list[Chunk] = []
         stalled = False
+        self._scorable = SCORED_POSITIONS
         for request in self._prefilling:
             start = int(self.memory.kv[request.row])
-            want = min(len(request.tokens) - start, budget)
+            want = self._wanted(request, start, budget)
             count = self.memory.fit(start, want)
             stalled |= count < want
             if count:
@@ -218,6 +223,14 @@ class Scheduler:
         if self._step < self._admit_from and (self._prefilling or self._decoding):
             return chunks, []
         return chunks, self._admit(budget, chunks, changes)
+
+    def _wanted(self, request: Request, start: int, budget: int) -> int:
+        """Tokens of ``request`` from ``start`` on that a step with ``budget`` left should compute."""
+        want = min(len(request.tokens) - start, budget)
+        if not request.scored:
+            want = min(want, self._scorable)
+            self._scorable -= want
+        return want
 
     def _admit(self, budget: int, chunks: list[Chunk], changes: list[PageChanges]) -> list[Request]:
         """Admit waiting requests while tokens, rows and pages last."""
@@ -238,7 +251,10 @@ class Scheduler:
             lock = cache.lock(match.node)
             need = pages_for_new(memory, request, match.length, self._ratio.value, self.max_step_tokens)
             alone = not (self._prefilling or self._decoding or admitted)
-            want = min(len(request.tokens) - match.length, budget)
+            want = self._wanted(request, match.length, budget)
+            if not want:  # its positions cannot be scored in this step
+                cache.unlock(lock, after_step=-1)
+                continue
             count = 0
             if alone or bool((need + needed <= memory.available()).all()):
                 count = memory.fit(match.length, want)
