@@ -19,6 +19,7 @@ import torch
 from zif.contract.arrays import tree_map
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.errors import InvalidSettings
+from zif.contract.info import Device
 from zif.contract.kernel import Kernel
 from zif.contract.ops import OpCase, OpRequest, op_specs
 from zif.contract.optable import Ops
@@ -28,8 +29,8 @@ from zif.ops.attention import attention_request, draw_step, rope_angles
 from zif.ops.draw import normal, numpy_dtype
 from zif.ops.tolerances import REDUCTION
 from zif.reference.torch.runtime import to_numpy, torch_dtype
-from zif_cpu.backend import CpuBackend
-from zif_cpu.build import BuildFailed, library
+from zif_cpu.backend import CpuBackend, create
+from zif_cpu.build import BuildFailed, cache_directory, library
 from zif_cpu.kernels import NativeKernels
 from zif_cpu.native import Native
 from zif_cpu.packing import FORMAT
@@ -327,6 +328,33 @@ def test_without_a_compiler_the_reference_serves_and_the_reason_is_told(
     ]
     weight = bare.packer.linear(LinearSpec(("w",), (4,), 2), [np.ones((4, 2), np.float32)], (), "float32")
     assert weight.format == "dense"
+
+
+def test_a_backend_that_lacks_its_native_kernels_warns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    threads = torch.get_num_threads()
+    create({}, Device(name="cpu"))
+    create({"native": "off"}, Device(name="cpu"))  # as asked: no warning
+    torch.set_num_threads(threads)
+    (warning,) = caplog.messages
+    assert "torch's serve instead, which are slower: CXX=no-such-compiler is not there; install g++" in warning
+
+
+def test_a_cache_that_cannot_be_trusted_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert cache_directory().is_relative_to(tmp_path)
+    (fallback,) = tmp_path.iterdir()
+    fallback.chmod(0o755)
+    with pytest.raises(BuildFailed, match=rf"cannot keep native kernels in {fallback}: .*; set XDG_CACHE_HOME"):
+        library()
 
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

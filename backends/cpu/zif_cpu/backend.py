@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -18,13 +19,15 @@ from zif_cpu.native import Native
 from zif_cpu.packing import PanelPacker
 from zif_cpu.threads import thread_count
 
+logger = logging.getLogger(__name__)
+
 
 class CpuBackend(TorchBackend):
     """One process's cores.
 
     Runs are complete when they return, so overlapping the host with them gains nothing. Without
-    native kernels everything still works, through the reference, and ``zif devices --ops cpu``
-    says why.
+    native kernels everything still works, through the reference: a warning says why, and so does
+    ``zif devices --ops cpu``.
     """
 
     name = "cpu"
@@ -53,4 +56,5 @@ def create(options: Mapping[str, str], device: Device) -> CpuBackend:
     try:
         return CpuBackend(threads, Native(threads), None)
     except BuildFailed as failure:
+        logger.warning("cpu: no native kernels; torch's serve instead, which are slower: %s", failure)
         return CpuBackend(threads, None, str(failure))

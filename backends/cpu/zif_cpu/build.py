@@ -17,6 +17,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from zif.reference.host import user_cache
+
 SOURCES = Path(__file__).parent / "native"
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC",
@@ -53,12 +55,12 @@ def find_compiler() -> str:
 
 def cache_directory() -> Path:
     """The user's cache directory for zif, made if need be."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = base / "zif" / "cpu"
     try:
+        directory = user_cache() / "zif" / "cpu"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        raise BuildFailed(f"cannot keep native kernels in {directory}: {error.strerror}; set XDG_CACHE_HOME") from error
+        place, why = error.filename, error.strerror
+        raise BuildFailed(f"cannot keep native kernels in {place}: {why}; set XDG_CACHE_HOME") from error
     return directory
 
 
