@@ -8,6 +8,7 @@ SGLang's where it has them. None stands for "decided at start, from the model an
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import tomllib
 from pathlib import Path
@@ -22,6 +23,7 @@ from pydantic_settings.sources import InitSettingsSource
 from zif.contract.errors import InvalidSettings
 
 ENV_PREFIX = "ZIF_"
+logger = logging.getLogger(__name__)
 Group = Literal["model", "device", "memory and scheduling", "server", "general"]
 
 
@@ -117,6 +119,21 @@ class Settings(BaseSettings):
     host: str = _setting("127.0.0.1", "server", "address to listen on")
     port: int = _setting(30000, "server", "port to listen on; 0: any free one", ge=0, le=65535)
     api_key: SecretStr | None = _setting(None, "server", "key that clients must send as a bearer token", min_length=1)
+    max_concurrent_requests: int = _setting(
+        2048,
+        "server",
+        "requests in the server at once, waiting ones included; beyond it they are refused with 429",
+        gt=0,
+    )
+    max_body_bytes: int = _setting(
+        32 * 2**20, "server", "longest body of a request, in bytes; a longer one is refused with 413", gt=0
+    )
+    sampling_defaults: Literal["model", "openai"] = _setting(
+        "model",
+        "server",
+        "what requests get that leave sampling open: the model's generation_config.json, "
+        "or OpenAI's (temperature 1, nothing cut off)",
+    )
     drain_timeout: float = _setting(
         30.0, "server", "seconds that running requests get to finish when the server is stopped", ge=0
     )
@@ -163,8 +180,14 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then the file that either of them names."""
-        path = init_settings().get("config") or env_settings().get("config")
-        return (init_settings, env_settings, InitSettingsSource(settings_cls, read_file(Path(path)) if path else {}))
+        environment = _without_service_link(env_settings())
+        path = init_settings().get("config") or environment.get("config")
+        file = read_file(Path(path)) if path else {}
+        return (
+            init_settings,
+            InitSettingsSource(settings_cls, environment),
+            InitSettingsSource(settings_cls, file),
+        )
 
 
 def flag_of(name: str) -> str:
@@ -176,6 +199,20 @@ def group_of(info: FieldInfo) -> str:
     """The heading of ``--help`` that a setting stands under."""
     assert isinstance(info.json_schema_extra, dict)
     return str(info.json_schema_extra["group"])
+
+
+def _without_service_link(environment: dict[str, Any]) -> dict[str, Any]:
+    """The environment's settings, less what Kubernetes puts there where a Service is called "zif"."""
+    port = str(environment.get("port", ""))
+    if "://" not in port:
+        return environment
+    logger.warning(
+        "%sPORT=%s is ignored: it is no port, but Kubernetes' link to a Service called zif "
+        "(enableServiceLinks: false in the pod keeps it out); set the port with --port",
+        ENV_PREFIX,
+        port,
+    )
+    return {name: value for name, value in environment.items() if name != "port"}
 
 
 def read_file(path: Path) -> dict[str, Any]:

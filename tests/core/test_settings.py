@@ -100,6 +100,21 @@ def test_the_api_key_is_not_shown() -> None:
         Settings(api_key="")
 
 
+def test_kubernetes_link_to_a_service_called_zif_is_no_port(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ZIF_PORT", "tcp://10.96.0.17:30000")
+    assert Settings().port == 30000
+    assert "ZIF_PORT=tcp://10.96.0.17:30000 is ignored" in caplog.text
+    (tmp_path / "zif.toml").write_text("port = 8\n")
+    assert Settings(config=tmp_path / "zif.toml").port == 8
+    with pytest.raises(InvalidSettings, match=r"^--port 'tcp://x': "):
+        Settings(port="tcp://x")
+    monkeypatch.setenv("ZIF_PORT", "many")
+    with pytest.raises(InvalidSettings, match=r"^--port 'many' \(from ZIF_PORT\)"):
+        Settings()
+
+
 def test_settings_cross_processes_whole() -> None:
     settings = Settings(page_size=4, kernel={"a": "b"}, api_key="k")
     assert pickle.loads(pickle.dumps(settings)) == settings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -12,6 +13,9 @@ from server.scripted_engine import ScriptedEngine
 from server.sse import events
 from zif.contract.errors import EngineDead
 from zif.frontend import Frontend
+from zif.server import ServerOptions
+from zif.server.launch import server_options
+from zif.settings import Settings
 from zif.tokenizer import Tokenizer
 
 PROMPT = {"prompt": [5, 6], "max_tokens": 20}
@@ -172,6 +176,39 @@ async def test_too_many_requests_are_turned_away(make_client: ClientMaker, engin
     assert refused.json()["error"]["code"] == "rate_limit_exceeded"
     assert refused.headers["retry-after"] == "1"
     assert (await client.post("/v1/completions", json=PROMPT)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/completions", {"prompt": ["a", "b"], "n": 2}),
+        ("/generate", {"text": ["a", "b"], "sampling_params": {"n": 2}}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "n": 4}),
+    ],
+)
+async def test_too_many_choices_are_refused_before_anything_is_tokenized(
+    make_client: ClientMaker, frontend: Frontend, monkeypatch: pytest.MonkeyPatch, path: str, fields: dict[str, Any]
+) -> None:
+    async def encode(*_: object, **__: object) -> list[int]:
+        raise AssertionError("tokenized")
+
+    monkeypatch.setattr(frontend, "encode", encode)
+    monkeypatch.setattr(frontend, "encode_chat", encode)
+    response = await make_client(max_choices=3).post(path, json=fields)
+    assert response.status_code == 400
+    assert "4 completions in one request (prompts times n); at most 3 are taken" in response.text
+
+
+def test_settings_of_the_server_reach_it() -> None:
+    asked = {
+        "host": "::1", "port": 81, "max_concurrent_requests": 5, "max_body_bytes": 7, "sampling_defaults": "openai",
+        "log_level": "error",
+    }  # fmt: skip
+    options = server_options(Settings(**asked, api_key="k", drain_timeout=3))
+    assert {name: getattr(options, name) for name in asked} == asked
+    assert (options.api_key, options.drain_seconds) == ("k", 3)
+    untouched, defaults = server_options(Settings()), ServerOptions()
+    assert {name for name in asked if getattr(untouched, name) != getattr(defaults, name)} == set()
 
 
 async def test_an_engine_that_is_full_is_a_429_even_for_a_stream(

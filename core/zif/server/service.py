@@ -49,6 +49,15 @@ class Service:
             param="model",
         )
 
+    def check_choices(self, prompts: int, params: SamplingParams | Sequence[SamplingParams]) -> None:
+        """Refuse a request of too many completions; cheap, so that it comes before anything is tokenized."""
+        choices = prompts * params.n if isinstance(params, SamplingParams) else sum(one.n for one in params)
+        if choices > self.options.max_choices:
+            raise InvalidRequest(
+                f"{choices} completions in one request (prompts times n); at most {self.options.max_choices} are taken",
+                "n",
+            )
+
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
@@ -56,15 +65,8 @@ class Service:
         *,
         request_id: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """Check limits, and return the frontend's deltas, measured."""
+        """Return the frontend's deltas, measured. Whoever has several prompts has checked their number."""
         failure = self.frontend.engine.failure
         if failure is not None:
             raise EngineDead(f"the engine is dead: {failure}")
-        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
-        choices = sum(one.n for one in each)
-        if choices > self.options.max_choices:
-            raise InvalidRequest(
-                f"{choices} completions in one request (prompts times n); at most {self.options.max_choices} are taken",
-                "n",
-            )
         return self.metrics.measured(self.frontend.generate(prompts, params, request_id=request_id))

@@ -32,6 +32,7 @@ def chat_router(service: Service) -> JsonRouter:
             "system_fingerprint": FINGERPRINT,
         }
         params = request.params(service.sampling_defaults)
+        service.check_choices(1, params)
         prompt = await service.frontend.encode_chat(request.messages, **request.template_arguments())
         deltas = service.generate([prompt], params, request_id=answer["id"])
         if request.stream:

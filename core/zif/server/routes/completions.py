@@ -44,6 +44,7 @@ def completions_router(service: Service) -> JsonRouter:
         }
         params = request.params(service.sampling_defaults)
         given = request.prompts()
+        service.check_choices(len(given), params)
         special = request.add_special_tokens is not False
         prompts = [await frontend.encode(prompt, add_special_tokens=special) for prompt in given]
         deltas = service.generate(prompts, params, request_id=answer["id"])

@@ -28,6 +28,7 @@ def generate_router(service: Service) -> JsonRouter:
         started = time.perf_counter()
         rid = request.rid or new_id("gen")
         params = request.params(service.sampling_defaults)
+        service.check_choices(len(params), params)
         prompts = [await service.frontend.encode(prompt) for prompt in request.prompts()]
         deltas = service.generate(prompts, params, request_id=rid)
         answers = _Answers(request, rid, prompts, started, alone=not request.batched and params[0].n == 1)
