@@ -153,12 +153,24 @@ def drive(engine: Engine, prompts: list[list[int]], lengths: list[int], tag: str
         params = SamplingParams(temperature=temperature, max_tokens=length, ignore_eos=True)
         refusal = engine.add(EngineRequest(f"{tag}-{number}", prompt, params, ()))
         assert refusal is None, refusal
-    made = 0
+    made, last = 0, begin
+    spent: dict[str, list[float]] = defaultdict(lambda: [0, 0.0])
     while engine.has_work:
-        made += sum(len(output.token_ids) for output in engine.step())
+        outputs = engine.step()
+        made += sum(len(output.token_ids) for output in outputs)
+        now = time.perf_counter()
+        launched = engine._in_flight
+        mixed = launched is not None and not launched.batch.decode_only
+        kind = "prefill" if mixed else f"decode {-(-len(outputs) // 64) * 64}"
+        spent[kind][0] += 1
+        spent[kind][1] += now - last
+        last = now
     torch.cuda.synchronize()
+    seconds = time.perf_counter() - begin
     assert made == sum(lengths), f"{made} tokens came, {sum(lengths)} were asked for"
-    return time.perf_counter() - begin
+    steps = {kind: [count, round(total, 3)] for kind, (count, total) in spent.items()}
+    say("steps", tag=tag, **steps)
+    return seconds
 
 
 def offline(shape: str) -> None:
@@ -178,13 +190,15 @@ def offline(shape: str) -> None:
     say("graphs", shape=shape, programs=len(graphs), graph_mib=sum(graphs) / 2**20)
 
 
-def single(shape: str) -> None:
-    engine = open_engine(shape, max_total_tokens=16384)
+def single(shape: str, linear: str = "") -> None:
+    """``linear``: the only provider of linear, where named."""
+    pins = {"kernel": {"linear": linear}} if linear else {}
+    engine = open_engine(shape, max_total_tokens=16384, **pins)
     rng = random.Random(0)
     for turn in range(3):
         prompt = [rng.randint(0, HIGHEST_ID) for _ in range(256)]
         seconds = drive(engine, [prompt], [256], f"single-{turn}", temperature=0.0)
-        say("single", shape=shape, turn=turn, tok_s=256 / seconds, ms_per_token=seconds / 256 * 1e3)
+        say("single", shape=shape, linear=linear, turn=turn, tok_s=256 / seconds, ms_per_token=seconds / 256 * 1e3)
 
 
 def prefill(shape: str) -> None:

@@ -13,6 +13,7 @@ from zif.reference.torch.reference import TorchReference
 from zif_cuda.device import CudaDevice
 from zif_cuda.executables import CudaExecutables
 from zif_cuda.flashinfer_attention import FlashinferAttention, missing
+from zif_cuda.kernels import CudaKernels
 from zif_cuda.packing import CudaPacker
 from zif_cuda.runtime import CudaRuntime
 
@@ -35,7 +36,7 @@ class CudaBackend(TorchBackend):
         self.packer = CudaPacker(runtime)
         self.executables = CudaExecutables(device, graphs=graphs)  # type: ignore[assignment]
         portable = _portable(device)
-        self._kernels = (FlashinferAttention(device, flashinfer, portable), *portable, TorchReference())
+        self._kernels = (CudaKernels(), FlashinferAttention(device, flashinfer, portable), *portable, TorchReference())
 
     def kernels(self) -> Sequence[KernelSet]:
         return self._kernels
