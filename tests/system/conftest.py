@@ -47,7 +47,7 @@ def serve(log: Path, *flags: str) -> Iterator[Served]:
     command = [sys.executable, "-m", "zif.cli.main", "serve", "--port", "0", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     with log.open("wb") as stderr:
-        process = subprocess.Popen(command, stderr=stderr, stdout=stderr, env=environment)
+        process = subprocess.Popen(command, stderr=stderr, stdout=stderr, env=environment, start_new_session=True)
     try:
         yield Served(_wait_for_url(process, log), process, log)
     finally:

@@ -54,7 +54,9 @@ def test_it_talks(served: Served) -> None:
         )
         chunks = list(stream)
         assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == choice.message.content
-        assert chunks[-1].usage == answer.usage or chunks[-1].usage is not None
+        assert chunks[-1].usage is not None
+        assert answer.usage is not None
+        assert chunks[-1].usage.completion_tokens == answer.usage.completion_tokens
 
 
 def test_the_second_time_its_prefix_is_cached(served: Served) -> None:
@@ -70,9 +72,10 @@ def test_the_second_time_its_prefix_is_cached(served: Served) -> None:
 
 
 def test_echo_scores_a_prompt_as_lm_eval_asks(served: Served) -> None:
-    ids = served.get("/health") and httpx.post(
-        f"{served.url}/tokenize", json={"prompt": "Two and two make four."}
-    ).json()["tokens"]
+    ids = (
+        served.get("/health")
+        and httpx.post(f"{served.url}/tokenize", json={"prompt": "Two and two make four."}).json()["tokens"]
+    )
     body = {"model": MODEL, "prompt": ids, "max_tokens": 1, "logprobs": 1, "echo": True, "seed": 1234, "temperature": 0}
     answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).json()["choices"][0]
     scores = answer["logprobs"]["token_logprobs"]
@@ -179,4 +182,16 @@ def test_a_killed_engine_is_reported_and_the_server_stops_well(tmp_path: Path) -
         assert "signal 9" in health.json()["error"]["message"]
         assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).status_code == 503
         served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(20) == 0
+
+
+def test_sigterm_to_the_whole_group_lets_a_stream_end(tmp_path: Path) -> None:
+    flags = ("--device", "null", "--device-opt", "null.step_ms=20")
+    with serve(tmp_path / "log", *flags) as served:
+        body = {"prompt": "hello", "max_tokens": 40, "stream": True, "ignore_eos": True}
+        with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=30) as response:
+            lines = response.iter_lines()
+            next(lines)
+            os.killpg(served.process.pid, signal.SIGTERM)
+            assert list(lines)[-2:] == ["data: [DONE]", ""]
         assert served.process.wait(20) == 0

@@ -59,9 +59,3 @@ def plain_layout(group: CacheGroup, page_size: int, num_pages: int, dtype: str) 
     if group.v_head_dim:
         arrays.append(("v", ArraySpec((*shape, group.v_head_dim), dtype)))
     return CacheLayout("plain", page_size, num_pages, tuple(arrays))
-
-
-def page_bytes(group: CacheGroup, page_size: int, dtype: str) -> int:
-    """Bytes of one page of all layers of a group, in the plain layout."""
-    per_token = ArraySpec((group.layers, group.kv_heads, group.head_dim + group.v_head_dim), dtype).nbytes
-    return per_token * page_size
