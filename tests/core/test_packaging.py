@@ -97,7 +97,8 @@ def normalized(distribution: str) -> str:
 
 def test_what_is_imported_is_declared_as_a_dependency() -> None:
     declared = {normalized(needed) for needed in PROJECT["project"]["dependencies"]}
-    optional = {"jax", "jaxlib", "matplotlib", "triton"}  # imported when they are used: a backend or an extra brings them
+    # Imported when they are used: a backend or an extra brings them.
+    optional = {"jax", "jaxlib", "matplotlib", "triton"}
     providers = packages_distributions()
     undeclared = {
         f"{path.relative_to(ROOT)}: {name}"
