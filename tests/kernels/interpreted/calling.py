@@ -95,18 +95,18 @@ def attention_faults(case: OpCase, dtype: str, page_size: int, *, padded: bool) 
     return faults("paged_attention", got[:real], expected[:real], dtype)
 
 
-def writer_faults(op: str, case: OpCase, dtype: str) -> list[str]:
+def writer_faults(op: str, case: OpCase, dtype: str, *, padded: bool) -> list[str]:
     """A kernel that writes the cache: its other result, and every slot of the cache, those not to be written too."""
     rng = np.random.default_rng(0)
     page_size = case.request["page_size"]
-    laid = paging.lay_out(case.arguments, page_size, rng, writes=True, padded=True)
-    extra = laid.step.shape.tokens - case.arguments["step"].shape.tokens
+    laid = paging.lay_out(case.arguments, page_size, rng, writes=True, padded=padded)
     names = op_specs()[op].parameters
 
     def longer(name: str, value: Any) -> Any:
         if name not in ("q", "k", "v", "angles") or value is None:
             return value
-        return np.concatenate([value, np.full((extra, *value.shape[1:]), np.nan)])
+        real = value[: int(laid.step.num_tokens[0])]
+        return np.concatenate([real, np.full((laid.step.shape.tokens - len(real), *value.shape[1:]), np.nan)])
 
     arguments = {name: longer(name, value) for name, value in case.arguments.items() if name in names}
     arguments |= {"cache": laid.plain(), "step": laid.step}

@@ -103,7 +103,8 @@ def test_bfloat16_would_fail_without_the_mended_dot(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("op", ["rope_and_cache", "kv_write"])
 def test_writes_every_slot_of_the_step_and_no_other(op: str, dtype: str) -> None:
     for case in cases("attention", dtype):
-        assert not writer_faults(op, case, dtype)
+        for padded in (True, False):  # without a padding sequence, padding tokens are the last real one's
+            assert not writer_faults(op, case, dtype, padded=padded)
 
 
 def test_pages_beyond_two_to_the_thirty_first_element_are_reached() -> None:

@@ -125,6 +125,13 @@ def test_logprobs_over_several_chunks_with_ties_and_the_impossible() -> None:
     assert not faults("logprobs", got, expected, "float32")
 
 
+def test_the_two_zeros_are_equals_of_which_the_lower_id_comes_first() -> None:
+    scored = case("logprobs", 1, 7, tokens=np.array([2], np.int32), top=4)
+    scored.arguments["logits"][0] = -9.0
+    scored.arguments["logits"][0, :4] = [-0.0, 0.0, -0.0, 0.0]
+    check("logprobs", scored, "float32")
+
+
 def test_logprobs_without_alternatives() -> None:
     check("logprobs", case("logprobs", 2, 8, tokens=np.array([5, 8000], np.int32), top=0), "float32")
 
