@@ -37,7 +37,7 @@ from zif_cpu.packing import FORMAT
 from zif_cpu.threads import thread_count, usable_cores
 
 DTYPES = ("float32", "bfloat16")
-FLOAT32_ARGUMENTS = {"logits", "temperature", "repetition", "presence", "frequency", "angles"}
+FLOAT32_ARGUMENTS = {"logits", "temperature", "top_p", "min_p", "repetition", "presence", "frequency", "angles"}
 
 
 @pytest.fixture(scope="module")

@@ -225,6 +225,32 @@ class NativeKernels(KernelSet):
     def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
         return self._draw(logits, temperature.contiguous(), seed.contiguous(), position.contiguous())
 
+    @kernel("penalize", when=_native())
+    def penalize(
+        self,
+        logits: Tensor,
+        output_counts: Tensor,
+        in_prompt: Tensor,
+        repetition: Tensor,
+        presence: Tensor,
+        frequency: Tensor,
+    ) -> Tensor:
+        out = torch.empty(logits.shape, dtype=torch.float32)
+        arguments = [x.contiguous() for x in (logits, output_counts, in_prompt, repetition, presence, frequency)]
+        self.native.penalize(out.data_ptr(), *(x.data_ptr() for x in arguments), *out.shape, self.native.threads)
+        return out
+
+    @kernel("filter_logits", when=_native())
+    def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
+        logits = _rows(logits)
+        out = torch.empty(logits.shape, dtype=torch.float32)
+        limits = [x.contiguous() for x in (temperature, top_k, top_p, min_p)]
+        self.native.filter_released(
+            out.data_ptr(), logits.data_ptr(), *(x.data_ptr() for x in limits), *logits.shape, logits.stride(0),
+            self.native.threads,
+        )  # fmt: skip
+        return out
+
     def _draw(self, logits: Tensor, temperature: Tensor | None, seed: Tensor | None, position: Tensor | None) -> Tensor:
         logits = _rows(logits)
         out = torch.empty(logits.shape[0], dtype=torch.int32)

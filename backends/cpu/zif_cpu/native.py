@@ -37,6 +37,8 @@ _SIGNATURES: dict[str, tuple[Any, ...]] = {
     "zif_rope_and_cache": (c_void_p, c_void_p, c_float, c_float, c_int, c_int),
     "zif_attention": (c_void_p,) * 8 + (c_float, c_float, c_int, c_int),
     "zif_sample": (c_void_p,) * 5 + (c_int64,) * 3 + (c_int,),
+    "zif_penalize": (c_void_p,) * 7 + (c_int64, c_int64, c_int),
+    "zif_filter": (c_void_p,) * 6 + (c_int64,) * 3 + (c_int,),
 }
 
 
@@ -64,6 +66,8 @@ class Native:
         self.attention = self._functions["zif_attention"]
         self.attention_released = _typed(released, "zif_attention")
         self.draw = self._functions["zif_sample"]
+        self.penalize = self._functions["zif_penalize"]
+        self.filter_released = _typed(released, "zif_filter")
 
     def pack_rows(self, packed: Tensor, first: int, address: int, rows: int, in_features: int) -> None:
         """Put a row-major [rows, in] matrix at ``address`` into rows [first, first + rows) of ``packed``."""

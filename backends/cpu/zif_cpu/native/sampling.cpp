@@ -1,4 +1,4 @@
-// argmax, and the Gumbel-max draw on Threefry bits, over rows of float32 logits.
+// Penalties, argmax, and the Gumbel-max draw on Threefry bits, over rows of float32 logits.
 #include <algorithm>
 
 #include "pool.h"
@@ -92,8 +92,29 @@ Best best_of(const float* logits, int64_t begin, int64_t end, float temperature,
     return best;
 }
 
+void penalize(float* out, const float* logits, const int32_t* counts, const uint8_t* in_prompt, int64_t n,
+              float repetition, float presence, float frequency) {
+    for (int64_t i = 0; i < n; ++i) {
+        const float x = logits[i], count = float(counts[i]), factor = (counts[i] > 0) | in_prompt[i] ? repetition : 1.f;
+        out[i] = (x > 0 ? x / factor : x * factor) - frequency * count - (counts[i] > 0 ? presence : 0.f);
+    }
+}
+
 }  // namespace
 }  // namespace zif
+
+// out, logits, counts and in_prompt (bool) are [rows, vocab]; the others [rows].
+extern "C" void zif_penalize(float* out, const float* logits, const int32_t* counts, const uint8_t* in_prompt,
+                             const float* repetition, const float* presence, const float* frequency, int64_t rows,
+                             int64_t vocab, int threads) {
+    using namespace zif;
+    const int64_t pieces = (vocab + kPiece - 1) / kPiece;
+    parallel(rows * pieces > 4 ? threads : 1, rows * pieces, [&](int64_t i) {
+        const int64_t r = i / pieces, begin = i % pieces * kPiece, at = r * vocab + begin;
+        penalize(out + at, logits + at, counts + at, in_prompt + at, std::min(kPiece, vocab - begin), repetition[r],
+                 presence[r], frequency[r]);
+    });
+}
 
 // out [rows]. temperature, seed [rows, 2] and position are null for argmax.
 extern "C" void zif_sample(int32_t* out, const float* logits, const float* temperature, const int32_t* seed,
