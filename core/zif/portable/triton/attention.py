@@ -145,7 +145,7 @@ class PagedAttention:
         strides: tuple[int, ...],
     ) -> None:  # fmt: skip
         tokens, seqs = q.shape[0], step.kv_lens.shape[0]
-        rows = min(self.ragged_rows, max(power_of_two(tokens * self.group), MIN_DOT))
+        rows = min(self.ragged_rows, max(power_of_two(tokens * self.group), MAX_GROUP))
         queries = rows // self.group
         self.launch(
             device.ragged,

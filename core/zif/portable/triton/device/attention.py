@@ -66,7 +66,7 @@ def _attend(
     return acc, top, total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pages_row"])
 def decode(
     out, partial, partial_top, q, k_cache, v_cache, pages, kv_lens, q_row, q_head,
     k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, scale,
@@ -168,7 +168,7 @@ def _sequence_of(query_starts, seqs, block, BLOCK_Q: tl.constexpr):
     return left - 1
 
 
-@triton.jit(do_not_specialize=["seqs"])
+@triton.jit(do_not_specialize=["seqs", "pages_row"])
 def ragged(
     out, q, k_cache, v_cache, pages, query_starts, kv_lens, seqs, q_row, q_head,
     k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, scale,

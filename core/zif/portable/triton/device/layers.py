@@ -14,7 +14,7 @@ def _normed(wide, weight, columns, size, eps, offset):
     return wide * scale[:, None] * factor[None, :]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def rms_norm(out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     """``x`` [rows / heads, heads, size] -> ``out`` [rows, size]; ``weight`` [size].
 
@@ -30,7 +30,7 @@ def rms_norm(out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS
     tl.store(target, y.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def add_norm(
     out, total, x, residual, weight, rows, size, x_row, residual_row, eps, offset,
     ROWS: tl.constexpr, BLOCK: tl.constexpr,

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tokens"])
 def rope_angles(out, positions, turns, tokens, factor, HALF: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
     """``out`` [tokens, 2 HALF] float32 = [cos | sin] * factor of ``positions`` [tokens] int32.
 
@@ -107,7 +107,7 @@ def _copy_heads(target, source, load, store, HEAD_DIM: tl.constexpr, BLOCK: tl.c
     tl.store(target[:, None] + column[None, :], values, mask=store[:, None] & inside[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pages_row"])
 def kv_write(
     k_cache, v_cache, k, v, pages, positions, seqs, num_tokens,
     k_row, k_head, v_row, v_head, k_page, k_slot, k_cache_head, v_page, v_slot, v_cache_head, pages_row,
@@ -131,7 +131,7 @@ def kv_write(
     _copy_heads(target, v + row * v_row + head * v_head, inside, inside, V_HEAD_DIM, V_BLOCK)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pages_row"])
 def rope_and_cache(
     out, k_cache, v_cache, q, k, v, q_norm, k_norm, angles, pages, positions, seqs, num_tokens,
     q_row, q_head, k_row, k_head, v_row, v_head,
