@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from zif.cli.main import main
 from zif.contract.errors import InvalidSettings, NoUsableDevice
 from zif.contract.info import Available, Unavailable
 from zif.plugins import select
@@ -90,3 +91,16 @@ def test_the_plugin_and_its_probe_import_no_framework() -> None:
 def test_a_target_that_nobody_knows(target: str) -> None:
     with pytest.raises(InvalidSettings, match="write it as generation:topology, as in v6e:2x4"):
         plugin.zif_ahead_of_time(target)
+
+
+def test_compiling_ahead_needs_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "libtpu")
+    with pytest.raises(NoUsableDevice, match=r"libtpu, is not installed: pip install"):
+        plugin.zif_ahead_of_time("v6e:2x4")
+
+
+def test_a_backend_that_cannot_compile_ahead_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["aot", "--device", "cpu", "--target", "x", "model"]) == 2
+    assert "cannot compile ahead of time" in capsys.readouterr().err
+    assert main(["aot", "--target", "x", "model"]) == 2
+    assert "name the device to compile for" in capsys.readouterr().err

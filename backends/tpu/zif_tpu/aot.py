@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import pickle
 import re
@@ -45,14 +46,14 @@ def create(target: str) -> TpuAhead:
     if chip is None or not colon or not re.fullmatch(r"\d+(x\d+)+", extents):
         known = ", ".join(sorted(BY_NAME))
         raise InvalidSettings(f"--target {target}: write it as generation:topology, as in v6e:2x4; known are {known}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise NoUsableDevice(f'--target {target}: its compiler, libtpu, is not installed: pip install "jax[tpu]"')
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=target)
-    except Exception as error:  # whatever libtpu throws, by way of several layers
+    except Exception as error:  # of whichever of libtpu's layers refuses it
         line = " ".join(str(error).split())[:300]
-        if "libtpu" in line.lower() or "No module" in line:
-            raise NoUsableDevice(f'--target {target}: libtpu is needed: pip install "jax[tpu]" ({line})') from error
         raise InvalidSettings(f"--target {target}: libtpu does not compile for it: {line}") from error
     return TpuAhead(target, chip, topology.devices[0], len(topology.devices))
 
