@@ -11,6 +11,8 @@ import pytest
 from backend import test_engine as shared
 from backend import test_models_engine as families
 from backend.checkpoints import CHECKPOINTS, Saved, save
+from zif.contract.info import Device
+from zif_tpu.backend import create
 
 OnJax = Callable[[object], None]
 
@@ -67,3 +69,19 @@ def test_prompts_are_scored(on_jax: OnJax, llama: Saved) -> None:
 def test_families(name: str, on_jax: OnJax, tmp_path: Path) -> None:
     on_jax(families)
     families.test_greedy_tokens(name, tmp_path)
+
+
+@pytest.mark.slow
+def test_pallas_kernels_serve_a_model_with_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole engine in TPU interpret mode: layers traced by the scan, the cache aliased through the kernels."""
+    options = {"platform": "cpu", "pallas": "interpret"}
+    monkeypatch.setattr(shared, "TorchBackend", lambda runtime: create(options, Device(name="cpu")))
+    saved = save("mistral", tmp_path)
+    engine = shared.engine_of(
+        saved, page_size=8, context_length=64, chunked_prefill_size=16, max_running_requests=4, max_total_tokens=256
+    )
+    kernels = {choice.request.op: str(choice.kernel) for choice in engine.runner.bound.choices}
+    assert (kernels["kv_write"], kernels["paged_attention"]) == ("pallas.kv_write", "pallas.paged_attention")
+    prompts = shared.PROMPTS[:3]
+    found = shared.run(engine, prompts, shared.SamplingParams(temperature=0, max_tokens=4))
+    assert shared.tokens_of(found) == [saved.continue_greedily(prompt, 4) for prompt in prompts]

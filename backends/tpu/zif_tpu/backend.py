@@ -50,7 +50,7 @@ class TpuBackend(JaxBackend):
             rows = max(1, TABLE_ENTRIES // pages)
             reason = f"page tables of {pages} pages a request fit in a TPU's scalar memory {rows} times"
             changes.append(ConfigChange("max_running_requests", rows, reason))
-        shapes = buckets.model_shapes(max(config["chunked_prefill_size"], rows), rows, pages)
+        shapes = buckets.model_shapes(config["chunked_prefill_size"] + rows, rows, pages)
         logger.info(
             "at most %d executables of the model, compiled at first use, as tokens x sequences x pages x logits: %s",
             len(shapes), ", ".join("x".join(map(str, shape)) for shape in shapes),
