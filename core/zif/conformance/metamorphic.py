@@ -104,7 +104,7 @@ class Bench:
         """A fresh engine; with no prefix cache unless ``settings`` say otherwise."""
         own: dict[str, Any] = {"max_total_tokens": 2048, "disable_radix_cache": True, "random_seed": 0} | settings
         made = Settings(model=self._path, load_format="dummy", dtype=self._dtype, **own)
-        return build_engine(made, progress=False, backend=backend or self._backend)
+        return build_engine(made, progress=False, backend=backend or self._backend, warm_up=False)
 
     @property
     def base(self) -> list[Answer]:

@@ -29,12 +29,18 @@ logger = logging.getLogger(__name__)
 
 
 def build_engine(
-    settings: Settings, *, progress: bool = True, backend: Backend | None = None, load_format: LoadFormat | None = None
+    settings: Settings,
+    *,
+    progress: bool = True,
+    backend: Backend | None = None,
+    load_format: LoadFormat | None = None,
+    warm_up: bool = True,
 ) -> Engine:
     """Load ``settings.model`` on ``settings.device``.
 
     ``backend`` is used as it is where given (tests bring their own); otherwise ``--device`` decides.
-    ``load_format`` is the settings' if not given.
+    ``load_format`` is the settings' if not given. ``warm_up`` False leaves out what a backend wants
+    compiled before the first request.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
     """
     if settings.tp_size != 1:
@@ -80,7 +86,7 @@ def build_engine(
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)
     runner = Runner(backend, model, weights, bound, cache, limits=limits, seed=seed)
-    if backend.capabilities.warm_up:
+    if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()
         count = runner.warm_up()
         logger.info("%d programs compiled in %.1f s", count, time.monotonic() - begin)
