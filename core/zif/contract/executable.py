@@ -23,7 +23,6 @@ import numpy as np
 from zif.contract.arrays import ArraySpec, Tree
 
 Program = Callable[[dict[str, Any], dict[str, Tree]], tuple[dict[str, Any], dict[str, Tree]]]
-HostArrays = Mapping[str, np.ndarray[Any, Any]]
 Staged = Mapping[str, Any]
 """Host arrays, or Arrays that an executable of the same backend put out."""
 

@@ -60,8 +60,8 @@ class StreamOptions(RequestModel):
     continuous_usage_stats: bool | None = None
 
 
-class SamplingRequest(RequestModel):
-    """Sampling parameters of the OpenAI endpoints, vLLM's and SGLang's extensions among them."""
+class SamplingFields(RequestModel):
+    """Sampling parameters that OpenAI's and SGLang's endpoints call alike."""
 
     unsupported: ClassVar[Mapping[str, str]] = {
         "guided_json": _CONSTRAINED,
@@ -76,12 +76,7 @@ class SamplingRequest(RequestModel):
         "logits_processors": "logits processors are not supported",
     }
 
-    model: str | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     n: int | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -90,12 +85,22 @@ class SamplingRequest(RequestModel):
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    seed: int | None = None
     stop: Stop = None
     stop_token_ids: list[int] | None = None
     ignore_eos: bool | None = None
-    include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
+
+
+class SamplingRequest(SamplingFields):
+    """Sampling parameters of the OpenAI endpoints, vLLM's and SGLang's extensions among them."""
+
+    model: str | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    seed: int | None = None
+    include_stop_str_in_output: bool | None = None
     response_format: dict[str, Any] | None = None
 
     @model_validator(mode="after")

@@ -9,33 +9,18 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from zif.sampling.params import SamplingParams
-from zif.server.schemas.common import RequestModel, SamplingRequest, Stop, one_of, sampling_params
+from zif.server.schemas.common import RequestModel, SamplingFields, one_of, sampling_params
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
 
-class NativeSampling(RequestModel):
+class NativeSampling(SamplingFields):
     """SGLang's ``sampling_params``."""
 
-    unsupported: ClassVar[Mapping[str, str]] = SamplingRequest.unsupported
-
-    n: int | None = None
     max_new_tokens: int | None = DEFAULT_MAX_NEW_TOKENS
     min_new_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
     sampling_seed: int | None = None
-    stop: Stop = None
-    stop_token_ids: list[int] | None = None
-    ignore_eos: bool | None = None
     no_stop_trim: bool | None = None
-    skip_special_tokens: bool | None = None
 
     @property
     def max_tokens(self) -> int | None:
