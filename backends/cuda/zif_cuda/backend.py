@@ -54,7 +54,9 @@ def _portable(device: CudaDevice) -> tuple[KernelSet, ...]:
     if importlib.util.find_spec("triton") is None:
         return ()
     from zif.portable.triton import Machine, TritonKernels
+    from zif_cuda.launching import launch_for
 
     facts = device.facts()
     narrow = ("float8_e4m3fn", "float8_e5m2") if facts.capability >= (8, 9) else ()
-    return (TritonKernels(Machine(facts.processors, facts.shared_bytes, narrow)),)
+    machine = Machine(facts.processors, facts.shared_bytes, narrow)
+    return (TritonKernels(machine, launch_for(facts.capability)),)

@@ -35,17 +35,21 @@ ALIGNED = [["tt.divisibility", 16]]
 
 @dataclass(frozen=True)
 class Target:
-    """A device kind: Triton's name for it, what its kernels are tuned by, and its matrix instruction."""
+    """A device kind: Triton's name for it, what its kernels are tuned by, and its matrix instruction.
+
+    ``overlap``: kernels may start while those before them run.
+    """
 
     gpu: GPUTarget
     machine: Machine
     matrix: str
+    overlap: bool = False
 
 
 TARGETS = {
     "sm_80": Target(GPUTarget("cuda", 80, 32), Machine(108, 166912), "mma.sync"),
-    "sm_90": Target(GPUTarget("cuda", 90, 32), Machine(132, 232448), "wgmma"),
-    "sm_100": Target(GPUTarget("cuda", 100, 32), Machine(148, 232448), "tcgen05.mma"),
+    "sm_90": Target(GPUTarget("cuda", 90, 32), Machine(132, 232448), "wgmma", overlap=True),
+    "sm_100": Target(GPUTarget("cuda", 100, 32), Machine(148, 232448), "tcgen05.mma", overlap=True),
     "gfx90a": Target(GPUTarget("hip", "gfx90a", 64), Machine(104, 65536), "v_mfma"),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), Machine(304, 65536), "v_mfma"),
     "gfx950": Target(GPUTarget("hip", "gfx950", 64), Machine(256, 163840), "v_mfma"),
@@ -68,6 +72,7 @@ def compiler(target: Target, found: list[Compiled]) -> Launch:
     def compile_it(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:
         assert all(extent > 0 for extent in grid)
         options = {"enable_fp_fusion": True} | {name: constants.pop(name) for name in OPTIONS if name in constants}
+        constants["OVERLAP"] = target.overlap
         signature: dict[str, str] = {}
         aligned: dict[tuple[int], Any] = {}
         given = iter(arguments)

@@ -33,6 +33,7 @@ def test_compiles(name: str, calls: str, tmp_path: Path, monkeypatch: pytest.Mon
     for kernel in kernels:
         assert kernel.shared <= target.machine.shared_bytes, kernel.name
         assert kernel.spilled <= SPILLS, f"{kernel.name} spills {kernel.spilled}"
+        assert target.overlap == ("griddepcontrol.wait" in kernel.assembly), kernel.name
         # sixteen rows of a decode step are too few for a whole group of warps: mma.sync serves them
         unit = ("mma.sync", target.matrix) if target.gpu.backend == "cuda" else (target.matrix,)
         assert any(name in kernel.assembly for name in unit) == (kernel.name in MULTIPLIES), kernel.name

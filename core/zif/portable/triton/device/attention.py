@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from zif.portable.triton.device.numbers import LOG2_E, tanh
+from zif.portable.triton.device.overlap import enter
 
 NOTHING = tl.constexpr(-1.0e30)
 """Less than any score: where a row's running maximum starts. Finite, so that differences are numbers."""
@@ -72,7 +73,7 @@ def decode(
     k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, scale,
     GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr, SPLITS: tl.constexpr,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_G: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
@@ -85,6 +86,7 @@ def decode(
     Grid (kv_heads * ceil(GROUP / BLOCK_G), seqs, SPLITS). BLOCK_G >= 16 and the others are powers of two,
     BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM. CAP and WINDOW are 0 for none.
     """
+    enter(OVERLAP)
     blocks: tl.constexpr = (GROUP + BLOCK_G - 1) // BLOCK_G
     kv_head = tl.program_id(0) // blocks
     member = (tl.program_id(0) % blocks) * BLOCK_G + tl.arange(0, BLOCK_G)
@@ -130,12 +132,13 @@ def decode(
 @triton.jit
 def combine(
     out, partial, partial_top, SPLITS: tl.constexpr, V_HEAD_DIM: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_V: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Join the shares of ``decode`` into ``out`` [seqs * heads, V_HEAD_DIM]. Grid (seqs * heads).
 
     BLOCK_S and BLOCK_V are powers of two >= SPLITS and V_HEAD_DIM.
     """
+    enter(OVERLAP)
     line = tl.program_id(0).to(tl.int64)
     s = tl.arange(0, BLOCK_S)
     e = tl.arange(0, BLOCK_V)
@@ -175,6 +178,7 @@ def ragged(
     GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_Q: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Causal attention of new tokens of several sequences: ``q`` [tokens, kv_heads * GROUP, HEAD_DIM] -> ``out``.
 
@@ -184,6 +188,7 @@ def ragged(
     Grid (tokens // BLOCK_Q + seqs, kv_heads). A tile has BLOCK_Q queries of GROUP heads: BLOCK_M is a
     power of two >= BLOCK_Q * GROUP.
     """
+    enter(OVERLAP)
     block = tl.num_programs(0) - 1 - tl.program_id(0)  # the last blocks of a sequence see most: begin with them
     kv_head = tl.program_id(1)
     sequence = _sequence_of(query_starts, seqs, block, BLOCK_Q)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.overlap import enter
+
 
 @triton.jit
 def _search(line, vocab, low, high, top, rate, goal, COUNT: tl.constexpr, BLOCK: tl.constexpr):
@@ -47,12 +49,15 @@ def _mass(line, vocab, least, top, rate, STRICT: tl.constexpr, BLOCK: tl.constex
 
 
 @triton.jit
-def filter_logits(out, logits, temperature, top_k, top_p, min_p, vocab, logits_row, BLOCK: tl.constexpr):
+def filter_logits(
+    out, logits, temperature, top_k, top_p, min_p, vocab, logits_row, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False
+):
     """``out`` [rows, vocab]: the logits that stay, -inf for the others; the settings [rows].
 
     All of the rules keep a prefix of the order by logit, then by id: what is sought is its last logit,
     and how many of that logit's equals are in it. Grid (rows).
     """
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     line = logits + row * logits_row
     t = tl.load(temperature + row)

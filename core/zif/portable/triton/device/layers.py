@@ -4,6 +4,7 @@ import triton
 import triton.language as tl
 
 from zif.portable.triton.device.numbers import tanh
+from zif.portable.triton.device.overlap import enter
 
 
 @triton.jit
@@ -15,11 +16,15 @@ def _normed(wide, weight, columns, size, eps, offset):
 
 
 @triton.jit(do_not_specialize=["rows"])
-def rms_norm(out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+def rms_norm(
+    out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
+):  # fmt: skip
     """``x`` [rows / heads, heads, size] -> ``out`` [rows, size]; ``weight`` [size].
 
     Grid (ceil(rows / ROWS)). BLOCK is a power of two >= size, ROWS a power of two.
     """
+    enter(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     mask = (row < rows)[:, None] & (columns < size)[None, :]
@@ -33,12 +38,13 @@ def rms_norm(out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS
 @triton.jit(do_not_specialize=["rows"])
 def add_norm(
     out, total, x, residual, weight, rows, size, x_row, residual_row, eps, offset,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """``total`` = ``x`` + ``residual`` and ``out`` = its norm; all [rows, size], ``weight`` [size].
 
     What is normalised is the total as it was rounded for storing. Grid and blocks as rms_norm's.
     """
+    enter(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     mask = (row < rows)[:, None] & (columns < size)[None, :]
@@ -52,11 +58,12 @@ def add_norm(
 
 
 @triton.jit
-def gated_activation(out, x, size, x_row, GELU: tl.constexpr, BLOCK: tl.constexpr):
+def gated_activation(out, x, size, x_row, GELU: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False):
     """``x`` = [gate | up] [rows, 2 size] -> ``out`` [rows, size]: silu(gate) * up, or GELU's tanh form.
 
     Grid (rows, ceil(size / BLOCK)).
     """
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = column < size
@@ -71,8 +78,9 @@ def gated_activation(out, x, size, x_row, GELU: tl.constexpr, BLOCK: tl.constexp
 
 
 @triton.jit
-def softcap(out, x, count, cap, BLOCK: tl.constexpr):
+def softcap(out, x, count, cap, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False):
     """``out`` = cap * tanh(x / cap), both of ``count`` elements. Grid (ceil(count / BLOCK))."""
+    enter(OVERLAP)
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     wide = tl.load(x + at, mask=at < count, other=0.0).to(tl.float32)
     tl.store(out + at, (tanh(wide / cap) * cap).to(out.dtype.element_ty), mask=at < count)

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.overlap import enter
+
 TAKEN = tl.constexpr(-(2**31))
 """Below the key of any number."""
 
@@ -21,14 +23,16 @@ def _value(key):
 
 @triton.jit(do_not_specialize=["count"])
 def summarize_chunk(
-    highest, mass, above, keys, ids_of, logits, tokens, vocab, chunks, logits_row, count, BLOCK: tl.constexpr
-):
+    highest, mass, above, keys, ids_of, logits, tokens, vocab, chunks, logits_row, count, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
+):  # fmt: skip
     """Of each chunk of BLOCK logits: the largest, the sum of exp(x - largest), how many exceed the token's,
     and the ``count`` largest in order.
 
     ``highest``, ``mass`` float32 and ``above`` int32 [rows, chunks]; ``keys`` and ``ids_of`` [rows,
     chunks, count] int32; ``tokens`` [rows] int32. Grid (rows, chunks).
     """
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     lane = tl.arange(0, BLOCK)
@@ -52,12 +56,13 @@ def summarize_chunk(
 @triton.jit(do_not_specialize=["count"])
 def summarize_row(
     chosen, rank, top_ids, top_values, highest, mass, above, keys, ids_of, logits, tokens, chunks, logits_row, count,
-    BLOCK: tl.constexpr, BLOCK_TOP: tl.constexpr,
+    BLOCK: tl.constexpr, BLOCK_TOP: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Join the chunks: ``chosen`` [rows] float32, ``rank`` [rows] int32, ``top_ids``, ``top_values`` [rows, count].
 
     Grid (rows). BLOCK and BLOCK_TOP are powers of two >= chunks and chunks * count.
     """
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, BLOCK)
     inside = chunk < chunks

@@ -3,15 +3,21 @@
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.overlap import enter
+
 
 @triton.jit(do_not_specialize=["tokens"])
-def rope_angles(out, positions, turns, tokens, factor, HALF: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr):
+def rope_angles(
+    out, positions, turns, tokens, factor, HALF: tl.constexpr, TOKENS: tl.constexpr, BLOCK: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
+):  # fmt: skip
     """``out`` [tokens, 2 HALF] float32 = [cos | sin] * factor of ``positions`` [tokens] int32.
 
     ``turns`` [HALF] int64: how far a position turns a pair, in units of 2⁻⁶⁴ turns. Products wrap as
     angles do, so that nothing is lost at any position. Grid (ceil(tokens / TOKENS)); BLOCK is a
     power of two >= HALF.
     """
+    enter(OVERLAP)
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     pair = tl.arange(0, BLOCK)
     mask = (token < tokens)[:, None] & (pair < HALF)[None, :]
@@ -72,11 +78,13 @@ def _turn_heads(
 def rope(
     out, x, angles, heads, x_row, x_head, HEAD_DIM: tl.constexpr, ROTARY: tl.constexpr,
     INTERLEAVED: tl.constexpr, HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr,
+    OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """``x`` [tokens, heads, HEAD_DIM] turned by ``angles`` [tokens, ROTARY] float32 -> ``out``.
 
     Grid (tokens, ceil(heads / HEADS)); HEADS is a power of two.
     """
+    enter(OVERLAP)
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     real = head < heads
@@ -112,7 +120,7 @@ def kv_write(
     k_cache, v_cache, k, v, pages, positions, seqs, num_tokens,
     k_row, k_head, v_row, v_head, k_page, k_slot, k_cache_head, v_page, v_slot, v_cache_head, pages_row,
     KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    HEADS: tl.constexpr, BLOCK: tl.constexpr, V_BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, BLOCK: tl.constexpr, V_BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Keys ``k`` [tokens, KV_HEADS, HEAD_DIM] and values ``v`` [tokens, KV_HEADS, V_HEAD_DIM] into a layer's cache.
 
@@ -120,6 +128,7 @@ def kv_write(
     ``positions`` and ``seqs`` [tokens] int32, ``num_tokens`` [1] int32: tokens beyond it write nothing.
     Grid (tokens, ceil(KV_HEADS / HEADS)); HEADS, BLOCK >= HEAD_DIM and V_BLOCK >= V_HEAD_DIM are powers of two.
     """
+    enter(OVERLAP)
     token = tl.program_id(0)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
     page, slot, real = _slot(pages, positions, seqs, num_tokens, pages_row, token, PAGE_SIZE)
@@ -138,7 +147,7 @@ def rope_and_cache(
     k_page, k_slot, k_cache_head, v_page, v_slot, v_cache_head, pages_row, eps, offset,
     Q_HEADS: tl.constexpr, KV_HEADS: tl.constexpr, HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr,
     PAGE_SIZE: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, NORM: tl.constexpr,
-    HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr, V_BLOCK: tl.constexpr,
+    HEADS: tl.constexpr, HALF: tl.constexpr, REST: tl.constexpr, V_BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Norm (if NORM) and turn (if ROTARY) the heads of q and k; q to ``out``, k and v into a layer's cache.
 
@@ -146,6 +155,7 @@ def rope_and_cache(
     (any pointer without NORM); ``angles`` [tokens, ROTARY] float32 (any pointer if ROTARY is 0); the
     rest as in kv_write. Grid (tokens, ceil(Q_HEADS / HEADS) + ceil(KV_HEADS / HEADS)).
     """
+    enter(OVERLAP)
     token = tl.program_id(0)
     row = token.to(tl.int64)
     block = tl.program_id(1)

@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.overlap import enter
 from zif.sampling import threefry
 
 _PARITY = tl.constexpr(threefry.PARITY)
@@ -36,13 +37,14 @@ def uniform(key0, key1, position, ids):
 @triton.jit
 def best_of_chunk(
     best, best_id, logits, temperature, seed, position, vocab, chunks, logits_row,
-    RANDOM: tl.constexpr, BLOCK: tl.constexpr,
+    RANDOM: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The largest (perturbed, if RANDOM) logit of each chunk of BLOCK, the lowest id among equals.
 
     ``temperature`` [rows] float32 (0: not perturbed), ``seed`` [rows, 2] and ``position`` [rows] int32;
     without RANDOM any pointers. ``best`` [rows, chunks] float32, ``best_id`` int32. Grid (rows, chunks).
     """
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
     ids = chunk * BLOCK + tl.arange(0, BLOCK)
@@ -58,8 +60,9 @@ def best_of_chunk(
 
 
 @triton.jit
-def best_of_row(out, best, best_id, chunks, BLOCK: tl.constexpr):
+def best_of_row(out, best, best_id, chunks, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False):
     """``out`` [rows] int32: the id of the largest of each row's chunks. Grid (rows); BLOCK >= chunks."""
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, BLOCK)
     values = tl.load(best + row * chunks + chunk, mask=chunk < chunks, other=float("-inf"))
@@ -70,12 +73,13 @@ def best_of_row(out, best, best_id, chunks, BLOCK: tl.constexpr):
 @triton.jit
 def penalize(
     out, logits, output_counts, in_prompt, repetition, presence, frequency,
-    vocab, logits_row, counts_row, prompt_row, BLOCK: tl.constexpr,
+    vocab, logits_row, counts_row, prompt_row, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Logits after penalties. ``output_counts`` int32 and ``in_prompt`` bool as ``logits``; the others [rows].
 
     Grid (rows, ceil(vocab / BLOCK)).
     """
+    enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     ids = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = ids < vocab

@@ -1,0 +1,22 @@
+"""Starting a kernel while the one before it still runs, where a device can (programmatic dependent launch).
+
+A kernel that was launched so (``OVERLAP``) may run while earlier ones are still at work, up to its
+:func:`enter`: there it waits until all that they wrote can be read. What comes before that touches
+nothing but constants, such as weights. Every program of every such kernel enters: a kernel that did not
+wait would let the one behind it start before its own predecessor has ended.
+
+Triton files the two instructions under the name of the vendor that has them; elsewhere OVERLAP is off, and
+nothing of it is compiled.
+"""
+
+import triton
+import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def enter(OVERLAP: tl.constexpr):
+    """Let the next kernel be started from here on, and wait for the ones before."""
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
