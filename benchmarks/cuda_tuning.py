@@ -19,8 +19,9 @@ import torch
 import torch.nn.functional as F
 import triton
 from zif_cuda.device_kernels import matrix_vector
+from zif_cuda.launching import launch_overlapping
 
-from zif.portable.triton.device.attention import combine, decode
+from zif.portable.triton.device.attention import decode
 
 BF16 = {"dtype": torch.bfloat16, "device": "cuda"}
 INT = {"dtype": torch.int32, "device": "cuda"}
@@ -50,10 +51,22 @@ def replayed(calls: Sequence[Callable[[], Any]]) -> float:
     return begin.elapsed_time(end) * 1e3 / (5 * len(calls))
 
 
-def attention() -> None:
+def attention(*only: str) -> None:
+    """Decode attention: tiles, stages and programs to a processor, over batches alike and ragged.
+
+    ``only``: the numbers of cases to run, and "compile" to call every variant once and time none.
+    """
     generator = torch.Generator().manual_seed(0)
-    cases = ((4, 256, 600, 600), (2, 256, 600, 600), (4, 256, 100, 1500), (2, 1, 400, 400), (4, 1, 4000, 4000))
-    for group, seqs, low, high in cases:
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    cases = (
+        (2, 256, 600, 600), (2, 256, 100, 1500), (2, 128, 100, 1500), (2, 32, 100, 1500), (2, 8, 100, 1500),
+        (2, 1, 400, 400), (4, 256, 100, 1500), (4, 32, 100, 1500), (4, 1, 400, 400), (4, 1, 4000, 4000),
+    )  # fmt: skip
+    tiles = ((32, 4, 4), (32, 6, 4), (64, 3, 4), (64, 4, 4), (64, 5, 4), (128, 2, 4), (128, 3, 4), (128, 3, 8))
+    timed = "compile" not in only
+    for number, (group, seqs, low, high) in enumerate(cases):
+        if not timed and number not in (0, 6):
+            continue
         lens = torch.randint(low, high + 1, (seqs,), generator=generator, dtype=torch.int32)
         pages = -(-lens // 16)
         table = torch.zeros(seqs, 256, dtype=torch.int32)
@@ -63,43 +76,66 @@ def attention() -> None:
             table[row, :count] = order[at : at + count]
             at += count
         total = int(lens.sum()) * 8 * 128 * 2 * 2
-        layers = max(4, min(40, (400 << 20) // total))
+        layers = max(4, min(40, (400 << 20) // total)) if timed else 1
         shape = (layers, int(pages.sum()) + 1, 16, 8, 128)
         keys, values = torch.randn(shape, **BF16), torch.randn(shape, **BF16)
         q = torch.randn(seqs, 8 * group, 128, **BF16)
         out = torch.empty_like(q)
+        arrived = torch.zeros(seqs, 8, **INT)
         lens, table = lens.cuda(), table.cuda()
+        expected = _attended(q[:4], keys[0], values[0], table[:4], lens[:4], group) if timed else None
         found = []
-        splits_of = (1, 2) if seqs > 100 else (2, 4) if seqs > 1 else (8, 16, 32, 64)
-        tiles = [(32, 3), (32, 4), (32, 6), (64, 2), (64, 3), (64, 4), (128, 2)]
-        for (block, stages), warps, splits in product(tiles, (2, 4) if seqs > 1 else (4,), splits_of):
-            if warps == 2 and block == 128:
+        for at, (block, stages, warps) in enumerate(tiles):
+            if not timed and str(at) not in only:
                 continue
-            partial = torch.empty(seqs, 8 * group, splits, 128, dtype=torch.float32, device="cuda")
-            top = torch.empty(seqs, 8 * group, splits, dtype=torch.float32, device="cuda")
+            for programs in (1, 2, 3, 4) if timed else (1,):
+                shares = processors * programs // 8
+                partial = torch.empty(shares, 8, 2, group, 128, dtype=torch.float32, device="cuda")
+                top = torch.empty(shares, 8, 2, group, dtype=torch.float32, device="cuda")
 
-            def call(layer: int) -> None:
-                k, v = keys[layer], values[layer]
-                decode[(8, seqs, splits)](
-                    out, partial, top, q, k, v, table, lens, q.stride(0), q.stride(1), *k.stride()[:3], *v.stride()[:3],
-                    table.stride(0), 128**-0.5, GROUP=group, CAP=0.0, WINDOW=0, SPLITS=splits, HEAD_DIM=128,
-                    V_HEAD_DIM=128, PAGE_SIZE=16, BLOCK_G=16, BLOCK_N=block, BLOCK_D=128, BLOCK_V=128,
-                    num_warps=warps, num_stages=stages,
-                )  # fmt: skip
-                if splits > 1:
-                    combine[(seqs * 8 * group,)](
-                        out, partial, top, SPLITS=splits, V_HEAD_DIM=128, BLOCK_S=splits, BLOCK_V=128, num_warps=4
-                    )
+                def call(layer: int) -> None:
+                    k, v = keys[layer], values[layer]
+                    launch_overlapping(
+                        decode, (8, shares), out, partial, top, arrived, q, k, v, table, lens, seqs, q.stride(0),
+                        q.stride(1), *k.stride()[:3], *v.stride()[:3], table.stride(0), 128**-0.5, GROUP=group, CAP=0.0,
+                        WINDOW=0, HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16, BLOCK_B=256, BLOCK_G=16, BLOCK_M=group,
+                        BLOCK_S=4096 // (128 * group), BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, num_warps=warps,
+                        num_stages=stages,
+                    )  # fmt: skip
 
-            try:
-                us = replayed([lambda layer=layer: call(layer) for layer in range(layers)])  # type: ignore[misc]
-            except triton.runtime.errors.OutOfResources:
-                continue
-            found.append((us, block, stages, warps, splits))
+                try:
+                    call(0)
+                    if not timed:
+                        continue
+                    error = ((out[:4] - expected).norm() / expected.norm()).item()
+                    us = replayed([lambda layer=layer: call(layer) for layer in range(layers)])  # type: ignore[misc]
+                except triton.runtime.errors.OutOfResources:
+                    continue
+                found.append((us, block, stages, warps, programs, error))
         found.sort()
-        for us, block, stages, warps, splits in [*found[:4], *(f for f in found[4:] if f[1:4] == (64, 3, 4))]:
+        for us, block, stages, warps, programs, error in [
+            *found[:5],
+            *(f for f in found[5:] if f[1:5] == (64, 3, 4, 2)),
+        ]:
             say("attention", group=group, seqs=seqs, lens=[low, high], us=us, tb_s=total / us / 1e6, block=block,
-                stages=stages, warps=warps, splits=splits)  # fmt: skip
+                stages=stages, warps=warps, programs=programs, error=error)  # fmt: skip
+        if timed:
+            assert not arrived.any()
+            say("attention", worst_error=max(f[-1] for f in found), variants=len(found))
+
+
+def _attended(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, table: torch.Tensor, lens: torch.Tensor, group: int
+) -> torch.Tensor:
+    """Decode attention in float64."""
+    rows = []
+    for row, length in enumerate(lens.tolist()):
+        at = torch.arange(length, device="cuda")
+        places = table[row, at // 16].long(), at % 16
+        k, v = (cache[places].double().repeat_interleave(group, 1) for cache in (keys, values))
+        scores = torch.einsum("hd,nhd->hn", q[row].double(), k) * 128**-0.5
+        rows.append(torch.einsum("hn,nhd->hd", scores.softmax(-1), v))
+    return torch.stack(rows)
 
 
 def vector() -> None:
@@ -147,4 +183,5 @@ def logits() -> None:
 
 if __name__ == "__main__":
     for part in sys.argv[1:]:
-        {"attention": attention, "vector": vector, "logits": logits}[part]()
+        name, *arguments = part.split(":")
+        {"attention": attention, "vector": vector, "logits": logits}[name](*arguments)

@@ -10,8 +10,10 @@ import torch
 
 from kernels.interpreted import calling, mending
 from kernels.interpreted.calling import KERNELS, attention_faults, cases, kernel_of, writer_faults
+from zif.conformance import paging
 from zif.contract.attention import AttentionSpec
 from zif.contract.ops import OpCase
+from zif.contract.optable import Ops
 from zif.ops.attention import attention_request, draw_step
 from zif.ops.draw import normal
 from zif.portable.triton import Machine, TritonKernels
@@ -64,12 +66,30 @@ def test_other_shapes(facts: dict[str, Any], decode: bool) -> None:
     assert not attention_faults(case, "float32", 5, padded=True)
 
 
-def test_one_long_sequence_is_split_and_joined() -> None:
-    case = attention_case([1030], [1], 16, "float32")
-    step, spec = case.arguments["step"], case.arguments["spec"]
-    kernel = kernel_of("paged_attention").make(case.request, None)  # type: ignore[arg-type]
-    assert kernel.splits(step, spec, 16) == 16  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    "before",
+    [[1030], [0], [3, 900, 0, 64, 63, 127], [40] * 9, [300, 1, 1, 1, 1, 1, 1, 500]],
+    ids=["one long", "one short", "ragged", "alike", "ends long"],
+)
+@pytest.mark.parametrize("facts", [{}, {"window": 100}, {"q_heads": 6, "kv_heads": 3}, {"q_heads": 2}])
+def test_histories_are_cut_into_shares_and_joined(before: list[int], facts: dict[str, Any]) -> None:
+    case = attention_case(before, [1] * len(before), 16, "float32", **facts)
     assert not attention_faults(case, "float32", 16, padded=True)
+
+
+def test_counters_are_left_as_they_were_and_grow() -> None:
+    rng = np.random.default_rng(5)
+    case = attention_case([200, 3, 90], [1, 1, 1], 16, "float32")
+    kernel: Any = kernel_of("paged_attention").make(case.request, Ops())
+    laid = paging.lay_out(case.arguments, 16, rng, writes=False, padded=False)
+    arguments = calling.tensors({**case.arguments, "cache": laid.plain(), "step": laid.step}, "float32")
+    first = kernel(**arguments)
+    (counters,) = kernel.counters.values()
+    assert not counters.any()
+    assert torch.equal(kernel(**arguments), first)
+    kernel.counters[first.device] = counters[:2]
+    assert torch.equal(kernel(**arguments), first)
+    assert len(kernel.counters[first.device]) >= 3
 
 
 def test_float16() -> None:

@@ -1,9 +1,9 @@
-"""Launchers of attention over pages: which tiles, and how many shares of the history."""
+"""Launchers of attention over pages: which tiles, and how many shares of the histories."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.ops import OpRequest
 from zif.contract.step import Step
 from zif.portable.triton.device import attention as device
-from zif.portable.triton.launching import FLOATS, Launch, Machine, ceil_div, power_of_two
+from zif.portable.triton.launching import FLOATS, Launch, Machine, power_of_two
 from zif.portable.triton.layers import dense_rows
 
 Tensor = torch.Tensor
@@ -21,7 +21,12 @@ MAX_HEAD = 256
 """Longest head that fits in a tile."""
 MAX_GROUP = 64
 """Most query heads of a kv head that a tile takes."""
-MAX_SPLITS = 32
+JOINED = 4096
+"""Numbers of cut histories' parts that are joined at a time: registers hold them."""
+COUNTERS = 1024
+"""Sequences that there are counters for from the start."""
+SEQS = 256
+"""Sequences that the kernel for decode steps is compiled for, at the least."""
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
 MIN_DOT = 16
@@ -46,55 +51,56 @@ def attention_fits(kernels: Any, request: OpRequest) -> str | None:
 
 
 class _Tiles:
-    """Tiles of keys and values for a request: BLOCK_N positions, ``stages`` of them on their way at once."""
+    """Tiles of keys and values for a request: BLOCK_N positions, ``stages`` of them on their way at once.
 
-    def __init__(self, request: OpRequest, block: int, stages: int) -> None:
-        self.block_n, self.stages = block, stages
+    ``programs``: how many programs with such tiles are to share a processor.
+    """
+
+    def __init__(self, request: OpRequest, block: int, stages: int, programs: int = 1) -> None:
+        self.block_n, self.stages, self.programs = block, stages, programs
         self.block_d = max(power_of_two(request["head_dim"]), MIN_DOT)
         self.block_v = max(power_of_two(request["v_head_dim"]), MIN_DOT)
-        self.nbytes = stages * block * (self.block_d + self.block_v) * dtype_bytes(request.dtype)
+        self.nbytes = stages * block * (self.block_d + self.block_v) * dtype_bytes(request["cache_dtype"])
 
 
-def _tiles(request: OpRequest, budget: int) -> _Tiles:
-    """The largest tiles that fit ``budget`` bytes, or else the smallest there are."""
+def _tiles(request: OpRequest, budget: int, programs: int = 1) -> _Tiles:
+    """The largest tiles with which ``programs`` fit ``budget`` bytes, or else the smallest there are."""
     for block, stages in ((64, 3), (64, 2), (32, 3), (32, 2), (32, 1)):
-        tiles = _Tiles(request, block, stages)
-        if tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
+        tiles = _Tiles(request, block, stages, programs)
+        if programs * tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
             return tiles
-    return _Tiles(request, MIN_DOT, 1)
+    return _Tiles(request, MIN_DOT, 1, programs)
 
 
 @dataclass(frozen=True, slots=True)
 class PagedAttention:
     """Attention as one request has it: all that is chosen, is chosen from sizes known at load.
 
-    A decode step's history is cut into shares by its :class:`StepShape` alone, so that a captured
-    launch serves any lengths of that shape.
+    A decode step's histories are cut into shares on the device, so that a captured launch serves any lengths.
     """
 
     launch: Launch
     machine: Machine
+    kv_heads: int
     group: int
     decode_tiles: _Tiles
-    whole_tiles: _Tiles
     ragged_tiles: _Tiles
     ragged_rows: int
+    counters: dict[torch.device, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
         """What serves ``request`` on ``machine``."""
-        group = request["q_heads"] // request["kv_heads"]
+        kv_heads = request["kv_heads"]
         # two programs to a processor hide each other's waiting
-        decode_tiles = _tiles(request, machine.shared_bytes // 2)
+        decode_tiles = _tiles(request, machine.shared_bytes, programs=2)
         rows = 128
         while rows > MAX_GROUP and rows * decode_tiles.block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
             rows //= 2
         q_bytes = rows * decode_tiles.block_d * dtype_bytes(request.dtype)
         ragged_tiles = _tiles(request, machine.shared_bytes - q_bytes)
-        # long tiles where programs take whole histories: 2 to 7 % faster on an H200, where they leave room
-        wide = _Tiles(request, 128, 2)
-        whole_tiles = wide if wide.nbytes <= 3 * machine.shared_bytes // 5 else decode_tiles
-        return cls(launch, machine, group, decode_tiles, whole_tiles, ragged_tiles, rows)
+        group = request["q_heads"] // kv_heads
+        return cls(launch, machine, kv_heads, group, decode_tiles, ragged_tiles, rows)
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
@@ -107,38 +113,36 @@ class PagedAttention:
         run(out, q, keys, values, pages, step, spec, strides)
         return out
 
-    def splits(self, step: Step, spec: AttentionSpec, page_size: int) -> int:
-        """Shares of a history: a power of two that gives each processor about four programs to choose from."""
-        longest = step.shape.pages * page_size
-        if spec.window is not None:
-            longest = min(longest, spec.window)
-        wanted = 4 * self.machine.processors // (step.shape.seqs * spec.kv_heads)
-        return min(power_of_two(wanted + 1) // 2 or 1, power_of_two(ceil_div(longest, 64)), MAX_SPLITS)
-
     def _decode(
         self, out: Tensor, q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, step: Step, spec: AttentionSpec,
         strides: tuple[int, ...],
     ) -> None:  # fmt: skip
-        seqs, page_size = q.shape[0], keys.shape[1]
-        splits = self.splits(step, spec, page_size)
-        partial = top = out
-        if splits > 1:
-            lines = (seqs, spec.q_heads, splits)
-            partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
-            top = torch.empty(lines, dtype=torch.float32, device=q.device)
+        seqs, tiles = q.shape[0], self.decode_tiles
+        shares = max(self.machine.processors * tiles.programs // spec.kv_heads, 1)
+        lines = (shares, spec.kv_heads, 2, self.group)
+        partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
+        top = torch.empty(lines, dtype=torch.float32, device=q.device)
+        members = power_of_two(self.group)
         self.launch(
             device.decode,
-            (spec.kv_heads, seqs, splits),
-            *(out, partial, top, q, keys, values, pages, step.kv_lens, *strides, spec.scale),
-            SPLITS=splits,
-            BLOCK_G=max(power_of_two(self.group), MIN_DOT),
+            (spec.kv_heads, shares),
+            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens, seqs),
+            *(*strides, spec.scale),
+            BLOCK_B=max(power_of_two(seqs), SEQS),
+            BLOCK_G=max(members, MIN_DOT),
+            BLOCK_M=members,
+            BLOCK_S=max(JOINED // (members * tiles.block_v), 1),
             num_warps=4,
-            **self._constants(spec, page_size, self.decode_tiles if splits > 1 else self.whole_tiles),
+            **self._constants(spec, keys.shape[1], tiles),
         )
-        if splits > 1:
-            constants = {"BLOCK_S": splits, "BLOCK_V": power_of_two(spec.v_head_dim), "num_warps": 4}
-            grid = (seqs * spec.q_heads,)
-            self.launch(device.combine, grid, out, partial, top, SPLITS=splits, V_HEAD_DIM=spec.v_head_dim, **constants)
+
+    def _counters(self, seqs: int, device: torch.device) -> Tensor:
+        """Zeros, [seqs or more, kv_heads], that every call leaves as it found them."""
+        kept = self.counters.get(device)
+        if kept is None or len(kept) < seqs:
+            shape = (max(power_of_two(seqs), COUNTERS), self.kv_heads)
+            kept = self.counters[device] = torch.zeros(shape, dtype=torch.int32, device=device)
+        return kept
 
     def _ragged(
         self, out: Tensor, q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, step: Step, spec: AttentionSpec,

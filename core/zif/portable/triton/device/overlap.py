@@ -16,7 +16,11 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def enter(OVERLAP: tl.constexpr):
-    """Let the next kernel be started from here on, and wait for the ones before."""
+    """Wait for the kernels before this one, then let the next be started.
+
+    In that order, so that no more than two kernels are ever under way: what is read before it may have been
+    written by any kernel but the last.
+    """
     if OVERLAP:
-        gdc_launch_dependents()
         gdc_wait()
+        gdc_launch_dependents()
