@@ -21,7 +21,7 @@ import triton
 from zif_cuda.device_kernels import matrix_vector
 from zif_cuda.launching import launch_overlapping
 
-from zif.portable.triton.device.attention import decode
+from zif.portable.triton.device.decode import decode
 
 BF16 = {"dtype": torch.bfloat16, "device": "cuda"}
 INT = {"dtype": torch.int32, "device": "cuda"}
@@ -96,9 +96,10 @@ def attention(*only: str) -> None:
                 def call(layer: int) -> None:
                     k, v = keys[layer], values[layer]
                     launch_overlapping(
-                        decode, (8, shares), out, partial, top, arrived, q, k, v, table, lens, seqs, q.stride(0),
-                        q.stride(1), *k.stride()[:3], *v.stride()[:3], table.stride(0), 128**-0.5, GROUP=group, CAP=0.0,
-                        WINDOW=0, HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16, BLOCK_B=256, BLOCK_G=16, BLOCK_M=group,
+                        decode, (8, shares), out, partial, top, arrived, q, k, v, table, lens, q, q, q, q, q, seqs,
+                        *q.stride()[:2], *k.stride()[:3], *v.stride()[:3], table.stride(0), 0, 0, 0, 0, 128**-0.5,
+                        0.0, 0.0, GROUP=group, CAP=0.0, WINDOW=0, HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16,
+                        FRESH=False, NORM=False, ROTARY=0, INTERLEAVED=False, BLOCK_B=256, BLOCK_G=16, BLOCK_M=group,
                         BLOCK_S=4096 // (128 * group), BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, num_warps=warps,
                         num_stages=stages,
                     )  # fmt: skip

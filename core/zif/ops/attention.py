@@ -235,15 +235,20 @@ def rope_and_cache(
 
 
 def _full_attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
-    frequencies = RopeSpec(32, tuple(10000.0 ** (-np.arange(16) / 16)))
+    frequencies = tuple(10000.0 ** (-np.arange(16) / 16))
+    whole, part = RopeSpec(32, frequencies), RopeSpec(16, frequencies[::2], interleaved=True)
     plain = {"q_heads": 4, "kv_heads": 2, "head_dim": 32, "v_head_dim": 32}
-    for label, facts, rope_spec, eps in (
-        ("rope", plain, frequencies, None),
-        ("qk-norm + rope", plain, frequencies, 1e-6),
-        ("no rope", plain, None, None),
+    mixed, decode = ([18, 0, 5], [1, 9, 1], 1), ([18, 0, 150, 7, 31], [1, 1, 1, 1, 1], 0)
+    for label, facts, rope_spec, eps, (before, new, pad) in (
+        ("rope", plain, whole, None, mixed),
+        ("qk-norm + rope", plain, whole, 1e-6, mixed),
+        ("no rope", plain, None, None, mixed),
+        ("decode, rope", plain, whole, None, decode),
+        ("decode, qk-norm + rope of a part", plain, part, 1e-6, decode),
+        ("decode, no rope, window", plain | {"window": 8}, None, None, decode),
     ):
         spec = AttentionSpec(group="g", scale=32**-0.5, rope=rope_spec, qk_norm_eps=eps, **facts)
-        step, num_pages = draw_step(rng, [18, 0, 5], [1, 9, 1], 8, "g", pad=1)
+        step, num_pages = draw_step(rng, before, new, 8, "g", pad)
         tokens, shape = step.shape.tokens, (2, num_pages, 8, spec.kv_heads)
         arguments = {
             "q": normal(rng, (tokens, 4, 32), dtype),

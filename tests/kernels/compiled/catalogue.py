@@ -171,6 +171,10 @@ def attention_calls(head_dim: int, **facts: Any) -> Callable[[TritonKernels], No
         for tokens, seqs, decode in ((256, 256, True), (1, 1, True), (2048, 8, False)):
             shape = step(tokens, seqs, 128, decode=decode)
             attend(meta(tokens, 32, head_dim), cache(head_dim), 0, shape, spec)
+        fused = kernels.attention(attention_request("attention", "bfloat16", spec, 16, "bfloat16"), Ops())
+        q, k, v = meta(8, 32, head_dim), meta(8, 8, head_dim), meta(8, 8, head_dim)
+        weights, angles = meta(head_dim), reals(8, head_dim)
+        fused(q, k, v, cache(head_dim), 0, step(8, 8, 128, decode=True), spec, angles, weights, weights)
 
     return calls
 

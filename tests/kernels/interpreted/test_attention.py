@@ -127,6 +127,15 @@ def test_writes_every_slot_of_the_step_and_no_other(op: str, dtype: str) -> None
             assert not writer_faults(op, case, dtype, padded=padded)
 
 
+@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
+def test_decode_turns_writes_and_attends_in_one(dtype: str) -> None:
+    found = [case for case in cases("attention", dtype) if case.arguments["step"].shape.decode]
+    assert len(found) == 3
+    for case in found:
+        for padded in (True, False):
+            assert not writer_faults("attention", case, dtype, padded=padded)
+
+
 def test_pages_beyond_two_to_the_thirty_first_element_are_reached() -> None:
     """The memory is reserved, and never touched but in three pages of it."""
     page_size, heads, size, stride = 4, 2, 64, 2**30

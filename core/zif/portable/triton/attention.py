@@ -13,6 +13,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.ops import OpRequest
 from zif.contract.step import Step
 from zif.portable.triton.device import attention as device
+from zif.portable.triton.device import decode as device_decode
 from zif.portable.triton.launching import FLOATS, Launch, Machine, power_of_two
 from zif.portable.triton.layers import dense_rows
 
@@ -73,6 +74,34 @@ def _tiles(request: OpRequest, budget: int, programs: int = 1) -> _Tiles:
 
 
 @dataclass(frozen=True, slots=True)
+class Fresh:
+    """A decode step's keys ``k`` [T, kv_heads, head_dim] and values ``v`` as linears leave them, and what turns them."""
+
+    k: Tensor
+    v: Tensor
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+    angles: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls, k: Tensor, v: Tensor, spec: AttentionSpec, angles: Tensor | None, q_norm: Tensor | None,
+        k_norm: Tensor | None,
+    ) -> Fresh:  # fmt: skip
+        """Of the arguments of the op ``attention``."""
+        if spec.rope is not None:
+            assert angles is not None, "the spec rotates, and there are no angles"
+            angles = angles.contiguous()
+        if spec.qk_norm_eps is not None:
+            assert q_norm is not None and k_norm is not None, "the spec normalises q and k, and there are no weights"
+        return cls(dense_rows(k), dense_rows(v), q_norm, k_norm, angles)
+
+    def arrays(self) -> tuple[Tensor, ...]:
+        """In the kernel's order; ``k`` for what is not there."""
+        return (self.k, self.v, *(self.k if x is None else x for x in (self.q_norm, self.k_norm, self.angles)))
+
+
+@dataclass(frozen=True, slots=True)
 class PagedAttention:
     """Attention as one request has it: all that is chosen, is chosen from sizes known at load.
 
@@ -104,30 +133,39 @@ class PagedAttention:
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
-        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
-        group = cache[spec.group]
-        keys, values = group["k"][layer], group["v"][layer]
-        out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        run = self._decode if step.shape.decode else self._ragged
-        strides = (q.stride(0), q.stride(1), *keys.stride()[:3], *values.stride()[:3], pages.stride(0))
-        run(out, q, keys, values, pages, step, spec, strides)
-        return out
+        run = self.decode if step.shape.decode else self.ragged
+        return run(q, cache, layer, step, spec)
 
-    def _decode(
-        self, out: Tensor, q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, step: Step, spec: AttentionSpec,
-        strides: tuple[int, ...],
-    ) -> None:  # fmt: skip
+    def decode(
+        self,
+        q: Tensor,
+        cache: Any,
+        layer: Any,
+        step: Step,
+        spec: AttentionSpec,
+        fresh: Fresh | None = None,
+    ) -> Tensor:
+        """Attention of a decode step; with ``fresh``, q is as a linear left it, k and v are not written yet."""
+        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
+        keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
+        out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         seqs, tiles = q.shape[0], self.decode_tiles
         shares = max(self.machine.processors * tiles.programs // spec.kv_heads, 1)
         lines = (shares, spec.kv_heads, 2, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
         top = torch.empty(lines, dtype=torch.float32, device=q.device)
         members = power_of_two(self.group)
+        new = fresh or Fresh(q, q)
         self.launch(
-            device.decode,
+            device_decode.decode,
             (spec.kv_heads, shares),
-            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens, seqs),
-            *(*strides, spec.scale),
+            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens, *new.arrays()),
+            *(seqs, *_strides(q, keys, values, pages), *new.k.stride()[:2], *new.v.stride()[:2]),
+            *(spec.scale, spec.qk_norm_eps or 0.0, spec.qk_norm_offset),
+            FRESH=fresh is not None,
+            NORM=spec.qk_norm_eps is not None,
+            ROTARY=spec.rope.rotary_dim if spec.rope is not None else 0,
+            INTERLEAVED=spec.rope is not None and spec.rope.interleaved,
             BLOCK_B=max(power_of_two(seqs), SEQS),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
@@ -135,6 +173,7 @@ class PagedAttention:
             num_warps=4,
             **self._constants(spec, keys.shape[1], tiles),
         )
+        return out
 
     def _counters(self, seqs: int, device: torch.device) -> Tensor:
         """Zeros, [seqs or more, kv_heads], that every call leaves as it found them."""
@@ -144,22 +183,25 @@ class PagedAttention:
             kept = self.counters[device] = torch.zeros(shape, dtype=torch.int32, device=device)
         return kept
 
-    def _ragged(
-        self, out: Tensor, q: Tensor, keys: Tensor, values: Tensor, pages: Tensor, step: Step, spec: AttentionSpec,
-        strides: tuple[int, ...],
-    ) -> None:  # fmt: skip
+    def ragged(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
+        """Attention of a step of any tokens."""
+        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
+        keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
+        out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         tokens, seqs = q.shape[0], step.kv_lens.shape[0]
         rows = min(self.ragged_rows, max(power_of_two(tokens * self.group), MAX_GROUP))
         queries = rows // self.group
         self.launch(
             device.ragged,
             (tokens // queries + seqs, spec.kv_heads),
-            *(out, q, keys, values, pages, step.query_starts, step.kv_lens, seqs, *strides, spec.scale),
+            *(out, q, keys, values, pages, step.query_starts, step.kv_lens, seqs),
+            *(*_strides(q, keys, values, pages), spec.scale),
             BLOCK_Q=queries,
             BLOCK_M=rows,
             num_warps=8 if rows * self.ragged_tiles.block_v > 64 * 128 else 4,  # 64 sums a lane at the most
             **self._constants(spec, keys.shape[1], self.ragged_tiles),
         )
+        return out
 
     def _constants(self, spec: AttentionSpec, page_size: int, tiles: _Tiles) -> Mapping[str, Any]:
         return {
@@ -174,3 +216,7 @@ class PagedAttention:
             "BLOCK_V": tiles.block_v,
             "num_stages": tiles.stages,
         }
+
+
+def _strides(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor) -> tuple[int, ...]:
+    return (q.stride(0), q.stride(1), *keys.stride()[:3], *values.stride()[:3], pages.stride(0))

@@ -1,0 +1,200 @@
+"""Attention over pages of decode steps: one token a sequence, in equal shares of all histories.
+
+Lean Attention (Sanovar et al. 2024): a step's histories are cut into as many equal shares as the device runs programs.
+"""
+
+import triton
+import triton.language as tl
+
+from zif.portable.triton.device.attention import NOTHING, attend
+from zif.portable.triton.device.overlap import enter
+
+
+@triton.jit
+def _tiles_of(length, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
+    """(first tile of a history that a window leaves, how many from there on; one for an empty history)."""
+    low = tl.maximum(length - WINDOW, 0) if WINDOW > 0 else length * 0
+    first = low // BLOCK_N
+    return first, tl.maximum(tl.cdiv(length, BLOCK_N) - first, 1)
+
+
+@triton.jit
+def _join(
+    out, partial, partial_top, head, kv_heads, first, last, opening,
+    GROUP: tl.constexpr, V_HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr,
+):  # fmt: skip
+    """Join what the shares [first, last] left of one history into ``out`` [GROUP, V_HEAD_DIM].
+
+    ``opening`` is the part of the first share that holds it (0 or 1); of the others it is 0.
+    """
+    s = tl.arange(0, BLOCK_S)
+    m = tl.arange(0, BLOCK_M)
+    e = tl.arange(0, BLOCK_V)
+    real = m < GROUP
+    highest = tl.full((BLOCK_M,), NOTHING, tl.float32)
+    for at in range(first, last + 1, BLOCK_S):
+        share = at + s
+        part = (share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)
+        mask = (share <= last)[:, None] & real[None, :]
+        tops = tl.load(partial_top + part[:, None] * GROUP + m[None, :], mask, float("-inf"), cache_modifier=".cg")
+        highest = tl.maximum(highest, tl.max(tops, 0))
+    total = tl.zeros((BLOCK_M,), tl.float32)
+    mean = tl.zeros((BLOCK_M, BLOCK_V), tl.float32)
+    for at in range(first, last + 1, BLOCK_S):
+        share = at + s
+        part = (share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)
+        mask = (share <= last)[:, None] & real[None, :]
+        tops = tl.load(partial_top + part[:, None] * GROUP + m[None, :], mask, float("-inf"), cache_modifier=".cg")
+        weight = tl.exp2(tops - highest[None, :])
+        line = (part[:, None] * GROUP + m[None, :])[:, :, None] * V_HEAD_DIM + e[None, None, :]
+        inside = mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :]
+        shares = tl.load(partial + line, inside, 0.0, cache_modifier=".cg")
+        total += tl.sum(weight, 0)
+        mean += tl.sum(shares * weight[:, :, None], 0)
+    mean = mean / tl.where(total > 0, total, 1.0)[:, None]
+    inside = real[:, None] & (e < V_HEAD_DIM)[None, :]
+    tl.store(out + m[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _turned(
+    source, norm, angle, eps, offset, mask, HEAD_DIM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr,
+    NORM: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Heads [M, BLOCK_D] float32 at pointers ``source`` [M], maybe normalised, their first ROTARY dimensions turned.
+
+    ``angle`` points to the token's cosines, which its sines follow.
+    """
+    d = tl.arange(0, BLOCK_D)
+    inside = d < HEAD_DIM
+    x = tl.load(source[:, None] + d[None, :], mask=mask[:, None] & inside[None, :], other=0.0).to(tl.float32)
+    scale = tl.full((1, 1), 1.0, tl.float32)
+    if NORM:
+        scale = tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
+        x *= scale * (tl.load(norm + d, mask=inside, other=0.0).to(tl.float32) + offset)[None, :]
+    if ROTARY > 0:
+        half: tl.constexpr = ROTARY // 2
+        first = d % 2 == 0 if INTERLEAVED else d < half
+        step: tl.constexpr = 1 if INTERLEAVED else half
+        other = tl.where(first, d + step, d - step)
+        pair = d // 2 if INTERLEAVED else tl.minimum(d, other)
+        turns = d < ROTARY
+        y = tl.load(source[:, None] + other[None, :], mask=mask[:, None] & turns[None, :], other=0.0).to(tl.float32)
+        if NORM:
+            y *= scale * (tl.load(norm + other, mask=turns, other=0.0).to(tl.float32) + offset)[None, :]
+        cos = tl.load(angle + pair, mask=turns, other=0.0)
+        sin = tl.load(angle + half + pair, mask=turns, other=0.0)
+        x = tl.where(turns[None, :], x * cos[None, :] + y * tl.where(first, -sin, sin)[None, :], x)
+    return x
+
+
+@triton.jit(do_not_specialize=["seqs", "pages_row"])
+def decode(
+    out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, k, v, q_norm, k_norm, angles, seqs,
+    q_row, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step,
+    scale, eps, offset, GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
+    BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_S: tl.constexpr, OVERLAP: tl.constexpr = False,
+):  # fmt: skip
+    """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
+
+    ``k_cache`` [pages, PAGE_SIZE, kv_heads, HEAD_DIM], ``v_cache`` likewise; ``pages`` [seqs, .] int32;
+    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0.
+
+    FRESH: the step's own keys and values are not in the cache yet. q and ``k`` [seqs, kv_heads, HEAD_DIM] are then
+    normalised a head (NORM, by ``q_norm`` and ``k_norm`` [HEAD_DIM]) and turned (ROTARY dimensions, by
+    ``angles`` [seqs, ROTARY] float32) here, and k and ``v`` [seqs, kv_heads, V_HEAD_DIM] written to the last position
+    by the program that has it in its share. What is not used is any pointer.
+
+    All histories, in tiles of BLOCK_N and one behind the other, are cut into equal shares, a program
+    each, whatever their lengths are. A history that is cut is left in
+    parts: ``partial`` [shares, kv_heads, 2, GROUP, V_HEAD_DIM] float32, normalised, the first and the last
+    that a share has, and the base-2 logarithms of their weights in ``partial_top`` [shares, kv_heads, 2,
+    GROUP] (-inf: nothing). Whoever finishes the last part of it joins all of them in order, so that the
+    same histories give the same bits. ``arrived`` [seqs, kv_heads] int32 counts the parts: it is 0 before
+    and after.
+
+    Grid (kv_heads, shares). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP, BLOCK_N,
+    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, parts that are joined at a time. CAP and WINDOW are 0
+    for none.
+    """
+    enter(OVERLAP)
+    kv_head, share = tl.program_id(0), tl.program_id(1)
+    kv_heads = tl.num_programs(0)
+    every = tl.arange(0, BLOCK_B)
+    _, tiles = _tiles_of(tl.load(kv_lens + every, mask=every < seqs, other=0), WINDOW, BLOCK_N)
+    tiles = tl.where(every < seqs, tiles, 0)
+    ends = tl.cumsum(tiles, 0)
+    whole = tl.sum(tiles, 0)
+    size = tl.cdiv(whole, tl.num_programs(1))
+    mine = share * size
+    stop = tl.minimum(mine + size, whole)
+    start = tl.sum(tl.where(ends <= mine, tiles, 0), 0)  # of the first sequence
+    sequence = tl.sum((ends <= mine).to(tl.int64), 0)
+    met = tl.sum(((ends > mine) & (ends - tiles < stop)).to(tl.int32), 0)
+    g = tl.arange(0, BLOCK_G)
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
+    head = kv_head * GROUP + g
+    inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
+    for _ in range(met):
+        high = tl.load(kv_lens + sequence)
+        low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
+        skipped, count = _tiles_of(high, WINDOW, BLOCK_N)
+        begin = skipped + tl.maximum(mine - start, 0)
+        end = skipped + tl.minimum(stop - start, count)
+        queries = q + sequence * q_row + head * q_head
+        if FRESH:
+            angle = angles + sequence * ROTARY
+            rows = _turned(
+                queries, q_norm, angle, eps, offset, g < GROUP, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
+            ).to(q.dtype.element_ty)
+            if (stop - start >= count) & (high > 0):
+                one = tl.zeros((1,), tl.int32)
+                page = tl.load(pages + sequence * pages_row + (high - 1) // PAGE_SIZE).to(tl.int64)
+                slot = (high - 1) % PAGE_SIZE
+                source = k + sequence * k_row + kv_head * k_step + one
+                key = _turned(
+                    source, k_norm, angle, eps, offset, one == 0, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
+                )
+                target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
+                tl.store(target[:, None] + d[None, :], key.to(k_cache.dtype.element_ty), mask=(d < HEAD_DIM)[None, :])
+                value = tl.load(v + sequence * v_row + kv_head * v_step + e, mask=e < V_HEAD_DIM, other=0.0)
+                target = v_cache + page * v_page + slot * v_slot + kv_head * v_head + e
+                tl.store(target, value.to(v_cache.dtype.element_ty), mask=e < V_HEAD_DIM)
+                tl.debug_barrier()  # written before it is read below
+        else:
+            mask = (g < GROUP)[:, None] & (d < HEAD_DIM)[None, :]
+            rows = tl.load(queries[:, None] + d[None, :], mask=mask, other=0.0)
+        acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+        top = tl.full((BLOCK_G,), NOTHING, tl.float32)
+        total = tl.zeros((BLOCK_G,), tl.float32)
+        acc, top, total = attend(
+            rows, acc, top, total, g, begin * BLOCK_N, tl.minimum(end * BLOCK_N, high), low, high,
+            k_cache + kv_head * k_head, v_cache + kv_head * v_head, pages + sequence * pages_row,
+            k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True, False,
+            HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
+        )  # fmt: skip
+        mean = acc / tl.where(total > 0, total, 1.0)[:, None]
+        target = out + (sequence * kv_heads + kv_head) * GROUP * V_HEAD_DIM
+        first_share = start // size
+        last_share = (start + count - 1) // size
+        if first_share == last_share:
+            tl.store(target + g[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
+        else:
+            part = (share.to(tl.int64) * kv_heads + kv_head) * 2 + (start > mine).to(tl.int32)
+            logarithm = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
+            tl.store(partial + (part * GROUP + g)[:, None] * V_HEAD_DIM + e[None, :], mean, mask=inside)
+            tl.store(partial_top + part * GROUP + g, logarithm, mask=g < GROUP)
+            tl.debug_barrier()  # all of the part is written before it is counted
+            counter = arrived + sequence * kv_heads + kv_head
+            if tl.atomic_add(counter, 1, sem="acq_rel") == last_share - first_share:
+                _join(
+                    target, partial, partial_top, kv_head, kv_heads, first_share, last_share,
+                    (start > first_share * size).to(tl.int32), GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V, BLOCK_S,
+                )  # fmt: skip
+                tl.store(counter, 0)
+        start += count
+        sequence += 1
