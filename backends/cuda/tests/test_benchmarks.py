@@ -1,0 +1,99 @@
+"""The parts of the benchmarks that need no GPU: workloads, gaps between steps, the comparison, and that all import."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
+
+
+@pytest.fixture(autouse=True)
+def on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+
+def test_every_part_says_its_purpose() -> None:
+    pytest.importorskip("triton")
+    driver = importlib.import_module("cuda_gpu")
+    for part in driver.PARTS:
+        purpose = driver._part(part).__doc__
+        assert purpose is not None and len(purpose.splitlines()[0]) > 20, part
+
+
+def test_offline_is_the_workload_that_peers_were_measured_with() -> None:
+    first, second = importlib.import_module("gpu.workloads").offline()
+    assert (first.tokens_in, first.tokens_out) == (142_827, 133_966)
+    assert second.lengths == first.lengths
+    assert [len(prompt) for prompt in second.prompts] == [len(prompt) for prompt in first.prompts]
+    assert second.prompts[0][:9] != first.prompts[0][:9]
+
+
+def test_shared_prefixes_are_shared_within_a_turn_alone() -> None:
+    warm, turn = importlib.import_module("gpu.workloads").shared()
+    assert len(turn.prompts) == 256
+    assert {len(prompt) for prompt in turn.prompts} == {2112}
+    assert len({tuple(prompt[:2048]) for prompt in turn.prompts}) == 1
+    assert len({tuple(prompt[2048:]) for prompt in turn.prompts}) == 256
+    assert warm.prompts[0][:2048] != turn.prompts[0][:2048]
+
+
+def test_a_config_has_a_tokenizer_as_large_as_its_vocabulary() -> None:
+    from zif.tokenizer import load_tokenizer
+
+    workloads = importlib.import_module("gpu.workloads")
+    directory = workloads.write_config("llama-3.1-8b", tokenizer=True, max_position_embeddings=8192)
+    assert json.loads((directory / "config.json").read_text())["max_position_embeddings"] == 8192
+    tokenizer = load_tokenizer(directory)
+    assert tokenizer.decode(tokenizer.encode("any text")) == "any text"
+    assert tokenizer.decode([workloads.SHAPES["llama-3.1-8b"]["vocab_size"] - 1]).startswith(" ")
+
+
+def steps(*, copies_out: bool) -> list[Any]:
+    """Three steps of 30 µs; 10 and 20 µs lie between their kernels, of which copies take 3 each."""
+    event = importlib.import_module("gpu.tracing").Event
+    found, at = [], 0.0
+    for pause in (10.0, 20.0, 0.0):
+        found.append(event(at - 3, at - 1, "Memcpy HtoD (Pinned -> Device)"))
+        found += [event(at, at + 14, "first"), event(at + 12, at + 20, "overlapping"), event(at + 25, at + 30, "last")]
+        if copies_out:
+            found.append(event(at + 31, at + 32, "Memcpy DtoH (Device -> Pinned)"))
+        at += 30 + pause
+    return found
+
+
+def test_gaps_are_those_between_steps_not_those_within() -> None:
+    tracing = importlib.import_module("gpu.tracing")
+    assert tracing.step_gaps(steps(copies_out=True)) == [(10.0, 7.0), (20.0, 17.0)]
+    assert tracing.step_gaps(steps(copies_out=False)) == [(10.0, 8.0), (20.0, 18.0)]
+
+
+def test_a_second_copy_in_begins_no_step() -> None:
+    tracing = importlib.import_module("gpu.tracing")
+    events = [*steps(copies_out=True), tracing.Event(21.0, 22.0, "Memcpy HtoD (Pinned -> Device)")]
+    assert tracing.step_gaps(events) == [(10.0, 7.0), (20.0, 17.0)]
+
+
+def test_comparison_leaves_out_the_first_turn_and_other_output(tmp_path: Path) -> None:
+    workloads, peers = importlib.import_module("gpu.workloads"), importlib.import_module("peers")
+
+    def line(engine: str, turn: int, rate: float) -> str:
+        return json.dumps({"part": "offline", "engine": engine, "shape": "s", "turn": turn, "out_tok_s": rate})
+
+    assert workloads.WORKLOADS.keys() >= peers.FIGURES.keys()
+    ours, theirs = tmp_path / "zif.jsonl", tmp_path / "vllm.jsonl"
+    ours.write_text("\n".join(["a log line", line("zif", 0, 1.0), line("zif", 1, 30.0)]))
+    online = {"part": "online", "shape": "s", "ttft_ms_median": 60.0, "itl_ms_median": 5.0}
+    theirs.write_text(
+        "\n".join([line("vllm", 0, 99.0), line("vllm", 1, 20.0), json.dumps(online | {"engine": "vllm"})])
+    )
+    rows = peers.compare([ours, theirs])
+    assert rows == [{"what": "offline out_tok_s", "shape": "s", "zif": 30.0, "vllm": 20.0, "ratio": 1.5}]
+    with ours.open("a") as file:
+        file.write("\n" + json.dumps(online | {"engine": "zif", "ttft_ms_median": 30.0}))
+    ratios = {row["what"]: row["ratio"] for row in peers.compare([ours, theirs])}
+    assert ratios == {"offline out_tok_s": 1.5, "online ttft_ms_median": 2.0, "online itl_ms_median": 1.0}

@@ -1,0 +1,141 @@
+"""Where the time of a decode step goes on the device, and how long the device waits between two steps."""
+
+from __future__ import annotations
+
+import random
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+
+from gpu.measuring import open_engine
+from gpu.workloads import HIGHEST_ID, say
+from zif.engine.engine import Engine
+from zif.engine.messages import EngineRequest
+from zif.sampling.params import SamplingParams
+
+STEPS = 40
+PROMPT = 512
+COPY_IN, COPY_OUT = "Memcpy HtoD", "Memcpy DtoH"
+
+
+class Event(NamedTuple):
+    """Something that the device did, from ``start`` to ``end`` in microseconds."""
+
+    start: float
+    end: float
+    name: str
+
+
+class Gap(NamedTuple):
+    """Between two steps, in microseconds.
+
+    ``kernels``: from the end of the last kernel of one to the start of the first kernel of the next.
+    ``idle``: the part of it in which the device did nothing at all, not even copy.
+    """
+
+    kernels: float
+    idle: float
+
+
+def trace(shape: str, requests: str) -> None:
+    """40 decode steps of N requests behind prompts of 512, profiled: kernels by time, gaps within and between steps"""
+    count = int(requests)
+    engine = open_engine(shape)
+    _fill(engine, count)
+    launch = []
+    torch.cuda.synchronize()
+    begin = time.perf_counter()
+    for _ in range(STEPS):
+        engine.step()
+        launch.append(engine.stats()["last_launch_ms"])
+    torch.cuda.synchronize()
+    per_step = (time.perf_counter() - begin) / STEPS
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        for _ in range(STEPS):
+            engine.step()
+        torch.cuda.synchronize()
+    events = sorted(
+        Event(e.time_range.start, e.time_range.end, e.name) for e in profile.events() if e.device_type.name == "CUDA"
+    )
+    busy, gaps = _busy(events)
+    span = events[-1].end - events[0].start
+    gaps.sort(reverse=True)
+    say("trace", shape=shape, requests=count, ms_per_step=per_step * 1e3, launch_ms=statistics.median(launch),
+        traced_ms_per_step=span / STEPS / 1e3, busy_ms_per_step=busy / STEPS / 1e3,
+        gaps_us_per_step=(span - busy) / STEPS, largest_gaps_us=[round(gap, 1) for gap in gaps[:40:4]],
+        events_per_step=len(events) / STEPS)  # fmt: skip
+    between = step_gaps(events)
+    if between:
+        kernels, idle = sorted(gap.kernels for gap in between), sorted(gap.idle for gap in between)
+        say("step gaps", shape=shape, requests=count, found=len(between), asked=STEPS - 1,
+            median_us=statistics.median(kernels), p90_us=kernels[len(kernels) * 9 // 10], most_us=kernels[-1],
+            idle_median_us=statistics.median(idle), idle_p90_us=idle[len(idle) * 9 // 10])  # fmt: skip
+    else:
+        names = sorted({event.name for event in events if event.name.startswith("Mem")})
+        say("step gaps", shape=shape, requests=count, found=0, copies=names)
+    spent: dict[str, float] = defaultdict(float)
+    for event in events:
+        spent[event.name[:70]] += event.end - event.start
+    for name, total in sorted(spent.items(), key=lambda item: -item[1])[:16]:
+        say("kernel", shape=shape, requests=count, name=name, us_per_step=total / STEPS)
+
+
+def step_gaps(events: Sequence[Event]) -> list[Gap]:
+    """The gaps between consecutive steps on one stream.
+
+    A step begins with the copy of its inputs to the device: the first copy in after a copy out, which brings the
+    step before its tokens. Where nothing is copied out, each copy in begins a step.
+    """
+    outs = any(event.name.startswith(COPY_OUT) for event in events)
+    steps: list[list[Event]] = []
+    armed = True
+    for event in sorted(events):
+        if event.name.startswith(COPY_OUT):
+            armed = True
+        elif event.name.startswith(COPY_IN) and (armed or not outs):
+            steps.append([])
+            armed = False
+        if steps:
+            steps[-1].append(event)
+    gaps = []
+    for before, after in pairwise(steps):
+        last = max((event.end for event in before if _computes(event)), default=None)
+        first = min((event.start for event in after if _computes(event)), default=None)
+        if last is None or first is None:
+            continue
+        copies = [e for e in (*before, *after) if not _computes(e) and e.end > last and e.start < first]
+        copied, _ = _busy([Event(max(e.start, last), min(e.end, first), e.name) for e in sorted(copies)])
+        gaps.append(Gap(max(first - last, 0.0), max(first - last - copied, 0.0)))
+    return gaps
+
+
+def _computes(event: Event) -> bool:
+    return not event.name.startswith("Mem")
+
+
+def _busy(events: Sequence[Event]) -> tuple[float, list[float]]:
+    """(microseconds in which any of the sorted ``events`` was on, the gaps in which none was)."""
+    busy, gaps, last = 0.0, [], None
+    for event in events:
+        if last is not None and event.start > last:
+            gaps.append(event.start - last)
+        if last is None or event.end > last:
+            busy += event.end - (event.start if last is None else max(event.start, last))
+            last = event.end
+    return busy, gaps
+
+
+def _fill(engine: Engine, requests: int) -> None:
+    """Requests that decode, all of them, for longer than a trace takes."""
+    rng = random.Random(0)
+    for number in range(requests):
+        params = SamplingParams(temperature=0.6, max_tokens=400, ignore_eos=True)
+        prompt = [rng.randint(0, HIGHEST_ID) for _ in range(PROMPT)]
+        assert engine.add(EngineRequest(f"trace-{number}", prompt, params, ())) is None
+    for _ in range(80):
+        engine.step()
