@@ -75,7 +75,7 @@ def _tiles(request: OpRequest, budget: int, programs: int = 1) -> _Tiles:
 
 @dataclass(frozen=True, slots=True)
 class Fresh:
-    """A decode step's keys ``k`` [T, kv_heads, head_dim] and values ``v`` as linears leave them, and what turns them."""
+    """What a decode step adds: ``k`` [T, kv_heads, head_dim] and ``v``, as linears leave them, and what turns them."""
 
     k: Tensor
     v: Tensor
