@@ -6,8 +6,7 @@ import importlib.util
 import os
 import pickle
 import re
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +15,18 @@ import numpy as np
 from jax.experimental import topologies
 
 from zif.contract.ahead import AheadReport
-from zif.contract.arrays import ArraySpec, Tree
+from zif.contract.arrays import ArraySpec
 from zif.contract.backend import HostTensors, MemoryInfo
 from zif.contract.errors import InvalidSettings, NoUsableDevice
-from zif.contract.executable import Program
 from zif.contract.weights import ExpertsSpec, PackedWeight
-from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime, Runs
-from zif.reference.jax.packing import runs_of
+from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime
 from zif.reference.jax.runtime import jax_dtype
 from zif_tpu.backend import TpuBackend, on_tpu
 from zif_tpu.chips import BY_NAME, Chip
 from zif_tpu.cost import cost_of
-from zif_tpu.executables import TpuExecutables, no_room
+from zif_tpu.executables import TpuExecutables
 from zif_tpu.kernels import PallasKernels
+from zif_tpu.runtime import TpuRuntime
 
 Shape = jax.ShapeDtypeStruct
 
@@ -55,26 +53,24 @@ def create(target: str) -> TpuAhead:
     except Exception as error:  # of whichever of libtpu's layers refuses it
         line = " ".join(str(error).split())[:300]
         raise InvalidSettings(f"--target {target}: libtpu does not compile for it: {line}") from error
-    return TpuAhead(target, chip, topology.devices[0], len(topology.devices))
+    return TpuAhead(target, chip, topology.devices)
 
 
-class ShapeRuntime(JaxRuntime):
-    """Arrays are shapes on a device of the topology; what was made is counted against its memory."""
+class ShapeRuntime(TpuRuntime):
+    """Arrays are shapes on devices of the topology; what was made is counted against one's memory."""
 
-    def __init__(self, device: Any, memory_bytes: int) -> None:
-        super().__init__(device)
+    def __init__(self, devices: Sequence[Any], memory_bytes: int) -> None:
+        super().__init__(*devices)
         self._total = memory_bytes
         self._used = 0
-        self._sharding = jax.sharding.SingleDeviceSharding(device)
 
     def shape(self, extents: tuple[int, ...], dtype: str) -> Shape:
         """An array that takes no memory here, and its share of the target's."""
-        made = Shape(extents, jax_dtype(dtype), sharding=self._sharding)  # type: ignore[no-untyped-call]
         self._used += ArraySpec(extents, dtype).nbytes
-        return made
+        return Shape(self.extents(extents), jax_dtype(dtype), sharding=self.resident)  # type: ignore[no-untyped-call]
 
-    def put(self, host: np.ndarray[Any, Any]) -> Any:
-        return self.shape(host.shape, host.dtype.name)
+    def joined(self, hosts: Sequence[np.ndarray[Any, Any]]) -> Any:
+        return self.shape(hosts[0].shape, hosts[0].dtype.name)
 
     def zeros(self, spec: ArraySpec) -> Any:
         return self.shape(spec.shape, spec.dtype)
@@ -95,17 +91,15 @@ class ShapePacker(JaxPacker):
         down = self.runtime.shape((spec.experts, spec.hidden, spec.size), dtype)
         return PackedWeight({"gate_up": gate_up, "down": down}, "dense", spec.shape)
 
-    def stack(self, layers: Sequence[Tree]) -> Runs:
-        runs = runs_of(layers)
-        return Runs(tuple(jax.tree.map(_stacked, *run) for run in runs), tuple(len(run) for run in runs))
-
-    def _rows(self, parts: HostTensors, dtype: str) -> Any:
+    def rows(self, parts: HostTensors, dtype: str) -> Any:
         return self.runtime.shape((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), dtype)
 
-
-def _stacked(*leaves: Any) -> Any:
-    first = leaves[0]
-    return Shape((len(leaves), *first.shape), first.dtype, sharding=first.sharding)  # type: ignore[no-untyped-call]
+    def stacked_leaf(self, leaves: Sequence[Any]) -> Any:
+        first = leaves[0]
+        devices = len(self.runtime.devices)
+        shape = self.runtime.extents((len(leaves), first.shape[0] // devices, *first.shape[1:]))
+        form = self.runtime.stack_format(len(shape), first.dtype)
+        return Shape(shape, first.dtype, sharding=form)  # type: ignore[no-untyped-call]
 
 
 class TpuAheadExecutable(JaxExecutable):
@@ -121,43 +115,29 @@ class TpuAheadExecutable(JaxExecutable):
 
 
 class AheadExecutables(TpuExecutables):
-    """Compiles with libtpu, on this machine's cores."""
+    """Compiles with libtpu, on this machine's cores, and reports instead of telling."""
+
+    kind = TpuAheadExecutable
 
     def __init__(self, runtime: JaxRuntime, chip: Chip) -> None:
         super().__init__(runtime)
         self._chip = chip
 
-    def compile(
-        self,
-        name: str,
-        fn: Program,
-        inputs: Mapping[str, ArraySpec],
-        outputs: Mapping[str, ArraySpec],
-        resident: Mapping[str, Tree],
-        donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
-    ) -> TpuAheadExecutable:
-        begin = time.monotonic()
-        try:
-            with jax.default_device(self._runtime.device):  # which Pallas asks for the chip that it compiles for
-                made = TpuAheadExecutable(name, fn, inputs, outputs, resident, donate, self._runtime, {})
-        except jax.errors.JaxRuntimeError as error:
-            raise no_room(name, error) from error
-        seconds = time.monotonic() - begin
-        cost = cost_of(made.jaxpr)
+    def compiled(self, executable: JaxExecutable, seconds: float, of_model: bool) -> None:
+        assert isinstance(executable, TpuAheadExecutable)
+        cost = cost_of(executable.jaxpr)
         least = max(cost.flops / self._chip.flops, cost.bytes / self._chip.bandwidth)
-        made.report = AheadReport(cost.flops, cost.bytes, made.memory_bytes, seconds, least)
-        return made
+        executable.report = AheadReport(cost.flops, cost.bytes, executable.memory_bytes, seconds, least)
 
 
 class TpuAhead(TpuBackend):
-    """The tpu backend on one device of a topology, without the device."""
+    """The tpu backend on devices of a topology, without the devices."""
 
-    def __init__(self, target: str, chip: Chip, device: Any, devices: int) -> None:
-        runtime = ShapeRuntime(device, chip.memory_bytes)
+    def __init__(self, target: str, chip: Chip, devices: Sequence[Any], ranks: int = 1) -> None:
+        runtime = ShapeRuntime(devices[:ranks], chip.memory_bytes)
         super().__init__(runtime, (PallasKernels(),))
         self.capabilities = on_tpu(warm_up=False)
         self.packer = ShapePacker(runtime)
         self.executables = AheadExecutables(runtime, chip)
         rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s"
-        self.target = f"{target} ({devices} devices; of one, {rates})"
+        self.target = f"{target} ({len(devices)} devices; of one, {rates})"

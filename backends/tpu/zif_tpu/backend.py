@@ -18,6 +18,7 @@ from zif.reference.host import user_cache
 from zif.reference.jax import JaxBackend, JaxReference, JaxRuntime
 from zif_tpu import buckets
 from zif_tpu.executables import TpuExecutables
+from zif_tpu.runtime import TpuRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ def create(options: Mapping[str, str], device: Device) -> TpuBackend:
     if device.index >= len(found):
         raise NoUsableDevice(f"JAX has {len(found)} {platform} devices; there is no number {device.index}")
     _keep_compiled(options.get("compilation_cache", ""))
-    return TpuBackend(JaxRuntime(found[device.index]), _pallas(options.get("pallas", "auto"), platform))
+    return TpuBackend(TpuRuntime(found[device.index]), _pallas(options.get("pallas", "auto"), platform))
 
 
 def _pallas(asked: str, platform: str) -> Sequence[KernelSet]:

@@ -42,21 +42,26 @@ class TpuExecutables(JaxExecutables):
         """Raises OutOfMemory for a bucket that the device has no room for."""
         start = time.monotonic()
         try:
-            executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
+            with jax.default_device(self._runtime.device):  # which Pallas asks for the chip that it compiles for
+                executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
         except jax.errors.JaxRuntimeError as error:
             raise no_room(name, error) from error
-        seconds = time.monotonic() - start
-        if "step" in (static or {}):
-            self._models += 1
-            logger.log(
-                logging.WARNING if self._serving else logging.INFO,
-                "compiled %s in %.1f s%s (executable %d of the model, of at most %d)",
-                name, seconds, " while requests wait" if self._serving else "", self._models, buckets.AT_MOST,
-            )  # fmt: skip
-        else:
+        self.compiled(executable, time.monotonic() - start, "step" in (static or {}))
+        return executable
+
+    def compiled(self, executable: JaxExecutable, seconds: float, of_model: bool) -> None:
+        """Tell of a program that took ``seconds`` to compile."""
+        name = executable.name
+        if not of_model:
             self._serving = True  # a request is being admitted, or its first tokens are drawn
             logger.info("compiled %s in %.1f s", name, seconds)
-        return executable
+            return
+        self._models += 1
+        logger.log(
+            logging.WARNING if self._serving else logging.INFO,
+            "compiled %s in %.1f s%s (executable %d of the model, of at most %d)",
+            name, seconds, " while requests wait" if self._serving else "", self._models, buckets.AT_MOST,
+        )  # fmt: skip
 
 
 def no_room(name: str, error: Exception) -> Exception:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.executable import Program, Staged
 from zif.ops.draw import numpy_dtype
-from zif.reference.jax.runtime import JaxRuntime, jax_dtype
+from zif.reference.jax.runtime import RANKS, JaxRuntime, jax_dtype
 from zif.reference.jax.trees import register_trees
 
 
@@ -56,12 +57,11 @@ class JaxExecutable:
             # updates first: JAX hands a donated buffer to the first result of its shape and dtype
             return updates, put_out
 
-        sharding = jax.sharding.SingleDeviceSharding(runtime.device)
         staged = {
-            key: jax.ShapeDtypeStruct(spec.shape, jax_dtype(spec.dtype), sharding=sharding)  # type: ignore[no-untyped-call]
+            key: jax.ShapeDtypeStruct(spec.shape, jax_dtype(spec.dtype), sharding=runtime.staged)  # type: ignore[no-untyped-call]
             for key, spec in inputs.items()
         }
-        traced = jax.jit(program, donate_argnums=1).trace(staged, *self._split(resident))
+        traced = jax.jit(_on_every(program, runtime.mesh), donate_argnums=1).trace(staged, *self._split(resident))
         self.jaxpr = traced.jaxpr
         self.compiled = traced.lower().compile(compiler_options=dict(compiler_options))
 
@@ -100,8 +100,22 @@ class JaxExecutable:
         return {key: resident[key] for key in self._donated}, {key: resident[key] for key in self._kept}
 
 
+def _on_every(program: Callable[..., Any], mesh: Mesh | None) -> Callable[..., Any]:
+    """``program(inputs, donated, kept) -> (updates, outputs)`` on each device's own residents."""
+    if mesh is None:
+        return program
+    every, own = PartitionSpec(), PartitionSpec(RANKS)  # type: ignore[no-untyped-call]
+    # that outputs are the same everywhere is the program's promise, which JAX could not follow through a kernel
+    return jax.shard_map(program, mesh=mesh, in_specs=(every, own, own), out_specs=(own, every), check_vma=False)
+
+
 class JaxExecutables:
-    """``jax.jit`` over shapes padded to powers of two. ``compiler_options`` are XLA's."""
+    """``jax.jit`` over shapes padded to powers of two, to executables of class ``kind``.
+
+    ``compiler_options`` are XLA's.
+    """
+
+    kind: type[JaxExecutable] = JaxExecutable
 
     def __init__(self, runtime: JaxRuntime, compiler_options: Mapping[str, Any] | None = None) -> None:
         self._runtime = runtime
@@ -120,7 +134,7 @@ class JaxExecutables:
         donate: tuple[str, ...] = (),
         static: Mapping[str, Any] | None = None,
     ) -> JaxExecutable:
-        return JaxExecutable(name, fn, inputs, outputs, resident, donate, self._runtime, self._compiler_options)
+        return self.kind(name, fn, inputs, outputs, resident, donate, self._runtime, self._compiler_options)
 
 
 def _check_outputs(name: str, outputs: Mapping[str, Any], declared: Mapping[str, ArraySpec]) -> None:

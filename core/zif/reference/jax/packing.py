@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from zif.contract.arrays import Tree
 from zif.contract.backend import HostTensors
 from zif.ops.draw import numpy_dtype
-from zif.reference.jax.runtime import JaxRuntime
+from zif.reference.jax.runtime import RANKS, JaxRuntime
 from zif.reference.jax.trees import Runs, register_trees
 from zif.reference.packing import DensePacker
 
@@ -29,12 +30,37 @@ class JaxPacker(DensePacker):
         """Layers in runs of alike packing. Their own arrays are given back as soon as they are stacked."""
         register_trees()
         runs = runs_of(layers)
-        return Runs(tuple(_stacked(run) for run in runs), tuple(len(run) for run in runs))
+        return Runs(tuple(self._stacked(run) for run in runs), tuple(len(run) for run in runs))
 
     def rows(self, parts: HostTensors, dtype: str) -> jax.Array:
         """Host tensors joined along their first axis, on the device, in ``dtype``."""
         host = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self.runtime.put(host.astype(numpy_dtype(dtype), copy=False))
+
+    def _stacked(self, layers: list[Tree]) -> Tree:
+        """One leaf after another, so that no more than one of them is there twice."""
+        structure = jax.tree.structure(layers[0])
+        every = zip(*(jax.tree.leaves(layer) for layer in layers), strict=True)
+        return jax.tree.unflatten(structure, [self.stacked_leaf(leaves) for leaves in every])
+
+    def stacked_leaf(self, leaves: Sequence[jax.Array]) -> jax.Array:
+        """One array [layers, ...] of ``leaves``, which it consumes."""
+        stacked: jax.Array = self.stacking(len(leaves), leaves[0])(*leaves).block_until_ready()
+        for leaf in leaves:
+            leaf.delete()
+        return stacked
+
+    def stacking(self, layers: int, leaf: Any) -> Any:
+        """The program that stacks ``layers`` leaves, straight into the layout that is scanned over."""
+        stack = _stack
+        if self.runtime.mesh is not None:
+            own = PartitionSpec(RANKS)  # type: ignore[no-untyped-call]
+            stack = jax.shard_map(stack, mesh=self.runtime.mesh, in_specs=(own,) * layers, out_specs=own)
+        return jax.jit(stack, out_shardings=self.runtime.stack_format(leaf.ndim + 1, leaf.dtype))
+
+
+def _stack(*leaves: jax.Array) -> jax.Array:
+    return jnp.stack(leaves)
 
 
 def runs_of(layers: Sequence[Tree]) -> list[list[Tree]]:
@@ -45,17 +71,3 @@ def runs_of(layers: Sequence[Tree]) -> list[list[Tree]]:
 def _likeness(layer: Tree) -> Any:
     leaves, structure = jax.tree.flatten(layer)
     return structure, [(leaf.shape, leaf.dtype) for leaf in leaves]
-
-
-def _stacked(layers: list[Tree]) -> Tree:
-    """One leaf after another, so that no more than one of them is there twice."""
-    structure = jax.tree.structure(layers[0])
-    return jax.tree.unflatten(structure, list(_stacked_leaves([jax.tree.leaves(layer) for layer in layers])))
-
-
-def _stacked_leaves(layers: list[list[jax.Array]]) -> Iterator[jax.Array]:
-    for leaves in zip(*layers, strict=True):
-        stacked = jnp.stack(leaves).block_until_ready()
-        for leaf in leaves:
-            leaf.delete()
-        yield stacked

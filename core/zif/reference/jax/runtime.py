@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental.layout import Format
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from zif.contract.arrays import ArraySpec, dtype_bytes
 from zif.contract.backend import MemoryInfo
 from zif.reference.host import host_memory
 
 HostArray = np.ndarray[Any, Any]
+
+RANKS = "ranks"
+"""Name of a mesh's only axis."""
 
 
 def jax_dtype(name: str) -> Any:
@@ -44,31 +49,71 @@ class JaxFetch:
 
 
 class JaxRuntime:
-    """Runtime of one JAX device, the process's first if none is given."""
+    """Runtime of one JAX device, the process's first if none is given, or of several that work as one.
 
-    def __init__(self, device: jax.Device | None = None) -> None:
-        self.device = device if device is not None else jax.devices()[0]
+    Several form a mesh, and run every program together. What stays on the device is then an array *each*:
+    JAX knows them joined along their first axis, a program sees its own device's. What is staged, and what
+    programs put out, is the same everywhere.
+    """
+
+    def __init__(self, *devices: jax.Device) -> None:
+        self.devices: tuple[jax.Device, ...] = devices or (jax.devices()[0],)
+        self.mesh = Mesh(np.array(self.devices), (RANKS,)) if len(self.devices) > 1 else None
+        self.resident: Sharding = self._sharding(RANKS)
+        self.staged: Sharding = self._sharding()
+
+    @property
+    def device(self) -> jax.Device:
+        """The first device."""
+        return self.devices[0]
 
     def put(self, host: HostArray) -> jax.Array:
         """A device array. Of a read-only host array it may be an alias, where the device is the host."""
-        jax_dtype(host.dtype.name)
+        return self.joined([host] * len(self.devices))
+
+    def joined(self, hosts: Sequence[HostArray]) -> jax.Array:
+        """An array each: ``hosts``, alike in shape and dtype, one a device."""
+        jax_dtype(hosts[0].dtype.name)
         # JAX takes host arrays to be immutable, and reads or even keeps them after it has returned
-        return jax.device_put(host.copy() if host.flags.writeable else host, self.device)
+        parts = [
+            jax.device_put(host.copy() if host.flags.writeable else host, device)
+            for host, device in zip(hosts, self.devices, strict=True)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        return jax.make_array_from_single_device_arrays(self.extents(hosts[0].shape), self.resident, parts)
 
     def zeros(self, spec: ArraySpec) -> jax.Array:
-        return jnp.zeros(spec.shape, jax_dtype(spec.dtype), device=self.device)
+        return jnp.zeros(self.extents(spec.shape), jax_dtype(spec.dtype), device=self.resident)
+
+    def extents(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that JAX knows an array each of ``shape`` by."""
+        return (len(self.devices) * shape[0], *shape[1:]) if self.mesh is not None else shape
+
+    def stack_format(self, ndim: int, dtype: Any) -> Format | Sharding:
+        """Where and in which layout a stack of layers is kept, of ``ndim`` dimensions with that of the layers."""
+        return self.resident
 
     def fetch(self, arrays: Mapping[str, jax.Array]) -> JaxFetch:
         return JaxFetch(arrays)
 
     def memory(self) -> MemoryInfo:
-        """The device's memory, as far as its allocator knows it; host memory where the device has none."""
-        stats = self.device.memory_stats()
-        if not stats or "bytes_limit" not in stats:
-            return host_memory()
-        return MemoryInfo(stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"])
+        """A device's memory, as far as its allocator knows it, of several the least; host memory where it has none."""
+        every = [device.memory_stats() for device in self.devices]
+        if not all(stats and "bytes_limit" in stats for stats in every):
+            host = host_memory()
+            return MemoryInfo(host.total // len(every), host.free // len(every))
+        return min(
+            (MemoryInfo(stats["bytes_limit"], stats["bytes_limit"] - stats["bytes_in_use"]) for stats in every),
+            key=lambda memory: memory.free,
+        )
 
     def synchronize(self) -> None:
         for array in jax.live_arrays():  # type: ignore[no-untyped-call]
             if not array.is_deleted():
                 array.block_until_ready()
+
+    def _sharding(self, *axes: str) -> Sharding:
+        if self.mesh is None:
+            return SingleDeviceSharding(self.device)
+        return NamedSharding(self.mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
