@@ -94,10 +94,10 @@ def ragged_attention(
     padded = jnp.pad(q, ((0, blocks * sizes.queries - tokens), (0, 0), (0, 0)))
     grouped = padded.reshape(blocks, sizes.queries, kv_heads, sizes.per_kv, head_dim).swapaxes(1, 2)
     grouped = grouped.reshape(blocks, kv_heads, sizes.rows, head_dim)
+    # counted, not searched: a search is a loop, which the compiler leaves inside the scan over layers
     at = jnp.arange(blocks, dtype=jnp.int32) * sizes.queries
-    first = jnp.searchsorted(query_starts[1:], at, side="right").astype(jnp.int32)
-    ends = jnp.minimum(at + sizes.queries, num_tokens)
-    last = jnp.searchsorted(query_starts[:-1], ends, side="left").astype(jnp.int32)
+    first = (query_starts[1:] <= at[:, None]).sum(1, dtype=jnp.int32)
+    last = (query_starts[:-1] < jnp.minimum(at + sizes.queries, num_tokens)[:, None]).sum(1, dtype=jnp.int32)
     block = pl.BlockSpec((1, kv_heads, sizes.rows, head_dim), lambda i, *_: (i, 0, 0, 0))
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
     buffer = pltpu.VMEM((2, sizes.pages, page_size, kv_heads, head_dim), keys.dtype)
