@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from zif.contract.attention import AttentionSpec
+from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.ops import OpRequest
-from zif.ops.attention import attention_request, draw_step, paged_attention
+from zif.ops.attention import attention_request, draw_step, paged_attention, rope_and_cache, rope_angles
 from zif_tpu.kernels import PallasKernels
 
 Facts = dict[str, Any]
@@ -22,6 +22,7 @@ CASES: dict[str, tuple[Facts, list[int], list[int], int, int, str]] = {
     "softcap": ({"softcap": 5.0}, [12, 0], [1, 7], 16, 0, "bfloat16"),
     "several blocks, multi-head": ({"q_heads": 8, "kv_heads": 8}, [700, 0, 3], [1, 70, 1], 16, 0, "bfloat16"),
 }
+TURNS = {"rope_and_cache"}
 FAST = "chunks and decodes, padded"
 
 
@@ -97,6 +98,48 @@ def test_kv_write() -> None:
 
 
 @pytest.mark.parametrize(
+    ("eps", "turned", "dtype"), [(1e-6, True, "bfloat16"), (None, True, "float32"), (1e-6, False, "float32")]
+)
+def test_rope_write(eps: float | None, turned: bool, dtype: str) -> None:
+    """Against the float64 specification: blocks of tokens, the last of them cut, and padding that goes nowhere."""
+    import jax
+    import jax.numpy as jnp
+
+    from zif.contract.arrays import tree_map
+    from zif.reference.jax import register_trees
+
+    register_trees()
+    turns = RopeSpec(128, tuple(1e4 ** (-np.arange(64) / 64))) if turned else None
+    heads = {"q_heads": 4, "kv_heads": 2, "head_dim": 128, "v_head_dim": 128}
+    spec = AttentionSpec(group="g", scale=1.0, rope=turns, qk_norm_eps=eps, qk_norm_offset=1.0, **heads)
+    rng = np.random.default_rng(0)
+    step, pages = draw_step(rng, [20, 9, 0], [16, 1, 580], 16, "g", pad=4)
+    tokens = step.shape.tokens
+    kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
+    q, k, v = (rng.standard_normal((tokens, count, 128)).astype(kind) for count in (4, 2, 2))
+    cache = {name: rng.standard_normal((2, pages, 16, 2, 128)).astype(kind) for name in ("k", "v")}
+    q_norm, k_norm = (rng.standard_normal(128).astype(kind) if eps else None for _ in "qk")
+    angles = None if turns is None else rope_angles(np.asarray(step.positions), turns).astype(np.float32)
+    arguments = (q, k, v, {"g": cache}, 1, step, spec, angles, q_norm, k_norm)
+    widened = tree_map(lambda array: array.astype(np.float64), [q, k, v, {"g": cache}])
+    norms = [None if norm is None else norm.astype(np.float64) for norm in (q_norm, k_norm)]
+    wanted, written = rope_and_cache(*widened, 1, step, spec, angles, *norms)
+    kernel = serving("rope_and_cache")
+    assert kernel.supports(attention_request("rope_and_cache", dtype, spec, 16, dtype)) is None
+    on_device = [None if one is None or one is spec else tree_map(jnp.asarray, one) for one in arguments]
+    run = jax.jit(lambda q, k, v, cache, layer, step, angles, *norms: kernel.make(None, None)(
+        q, k, v, cache, layer, step, spec, angles, *norms
+    ))  # fmt: skip
+    found, stored = run(*on_device[:6], *on_device[7:])
+    real = int(step.num_tokens[0])
+    tolerance = {"rtol": 1e-2, "atol": 3e-2} if dtype == "bfloat16" else {"rtol": 1e-5, "atol": 1e-5}
+    np.testing.assert_allclose(np.asarray(found, np.float64)[:real], wanted[:real], **tolerance)
+    for name in ("k", "v"):
+        np.testing.assert_allclose(np.asarray(stored["g"][name], np.float64), written["g"][name], **tolerance)
+    assert not races()
+
+
+@pytest.mark.parametrize(
     ("change", "refusal"),
     [
         ({"page_size": 4}, "pages of a multiple of 8 tokens, not 4: give another --page-size"),
@@ -110,6 +153,24 @@ def test_kv_write() -> None:
 def test_what_kernels_refuse(change: Facts, refusal: str) -> None:
     facts = {"q_heads": 16, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "page_size": 64}
     request = OpRequest.of("paged_attention", "bfloat16", **{**facts, "cache_dtype": "bfloat16", **change})
-    answers = {kernel.op: kernel.supports(request) for kernel in PallasKernels().kernels()}
+    answers = {kernel.op: kernel.supports(request) for kernel in PallasKernels().kernels() if kernel.op not in TURNS}
     assert set(answers) == {"kv_write", "paged_attention"}
     assert all(refusal in str(answer) for answer in answers.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "refusal"),
+    [
+        ({"head_dim": 64, "v_head_dim": 64}, "turns heads of a multiple of 128, not 64"),
+        ({"rope": RopeSpec(64, (1.0,) * 32)}, "turns whole heads, not 64 of 128"),
+        ({"rope": RopeSpec(128, (1.0,) * 64, interleaved=True)}, "turns pairs of (i, i + half), not neighbours"),
+        ({"v_head_dim": 64}, "keys and values of one size, not 128 and 64"),
+    ],
+    ids=str,
+)
+def test_what_the_kernel_that_turns_refuses(change: Facts, refusal: str) -> None:
+    facts = {"q_heads": 16, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, **change}
+    spec = AttentionSpec(group="g", scale=1.0, **facts)
+    request = attention_request("rope_and_cache", "bfloat16", spec, 64, "bfloat16")
+    (kernel,) = [kernel for kernel in PallasKernels().kernels() if kernel.op in TURNS]
+    assert refusal in str(kernel.supports(request))

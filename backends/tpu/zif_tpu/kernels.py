@@ -14,9 +14,11 @@ from zif.contract.step import Step
 from zif.reference.jax.attention import write_slots
 from zif_tpu.pallas.kv_write import kv_write
 from zif_tpu.pallas.ragged_attention import ragged_attention
+from zif_tpu.pallas.rope_write import rope_write, turning
 
 Array = jax.Array
 
+LANES = 128
 HEAD = 64
 """Head sizes are multiples of half a vector register's 128 lanes."""
 PAGE = 8
@@ -42,6 +44,18 @@ def _fits(kernels: PallasKernels, request: OpRequest) -> str | None:
     return None
 
 
+def _turns(kernels: PallasKernels, request: OpRequest) -> str | None:
+    """``when=`` of the kernel that turns q and k as well."""
+    if request["rotary_dim"] not in (0, request["head_dim"]):
+        return f"turns whole heads, not {request['rotary_dim']} of {request['head_dim']}"
+    spec: AttentionSpec = request["key"]
+    if spec.rope is not None and spec.rope.interleaved:
+        return "turns pairs of (i, i + half), not neighbours"
+    if request["head_dim"] % LANES and not kernels.interpreted:
+        return f"turns heads of a multiple of {LANES}, not {request['head_dim']}"
+    return _fits(kernels, request)
+
+
 class PallasKernels(KernelSet):
     """In the plain cache layout, which the reference reads too, so that either serves a model's layers.
 
@@ -54,6 +68,21 @@ class PallasKernels(KernelSet):
         self.interpreted = interpret
         params = pltpu.InterpretParams(detect_races=True, uninitialized_memory="nan")
         self._interpret: Any = params if interpret else False
+
+    @kernel("rope_and_cache", when=_turns)
+    def rope_and_cache(
+        self, q: Array, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec,
+        angles: Array | None = None, q_norm: Array | None = None, k_norm: Array | None = None,
+    ) -> tuple[Array, Any]:  # fmt: skip
+        group = cache[spec.group]
+        pages, offsets = write_slots(step, spec.group, group["k"].shape[2])
+        q, keys, values = rope_write(
+            q, k, v, group["k"], group["v"], layer, pages, offsets, step.num_tokens,
+            None if angles is None else turning(angles),
+            None if q_norm is None or k_norm is None else (q_norm, k_norm),
+            eps=spec.qk_norm_eps, offset=spec.qk_norm_offset, interpret=self._interpret,
+        )  # fmt: skip
+        return q, {**cache, spec.group: {"k": keys, "v": values}}
 
     @kernel("kv_write", when=_fits)
     def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
