@@ -22,14 +22,20 @@ MAX_HEAD = 256
 """Longest head that fits in a tile."""
 MAX_GROUP = 64
 """Most query heads of a kv head that a tile takes."""
-JOINED = 4096
-"""Numbers of cut histories' parts that are joined at a time: registers hold them."""
+WEIGHED, JOINED = 1024, 4096
+"""Weights and numbers of a cut history's parts that are compared and joined at a time: registers hold them."""
 COUNTERS = 1024
 """Sequences that there are counters for from the start."""
 SEQS = 256
 """Sequences that the kernel for decode steps is compiled for, at the least."""
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
+FEW = 4
+"""Sequences whose histories are cut into small tiles, a program to a processor: latency is all there is to hide."""
+PROGRAMS = 2
+"""Of a decode step to a processor: they hide each other's waiting."""
+DECODE_SCRATCH = 12288
+"""Bytes of shared memory that a program of a decode step needs beside its tiles."""
 MIN_DOT = 16
 """Least extent of a tile that is multiplied."""
 
@@ -52,25 +58,33 @@ def attention_fits(kernels: Any, request: OpRequest) -> str | None:
 
 
 class _Tiles:
-    """Tiles of keys and values for a request: BLOCK_N positions, ``stages`` of them on their way at once.
+    """Tiles of keys and values for a request: BLOCK_N positions, ``stages`` of them on their way at once."""
 
-    ``programs``: how many programs with such tiles are to share a processor.
-    """
-
-    def __init__(self, request: OpRequest, block: int, stages: int, programs: int = 1) -> None:
-        self.block_n, self.stages, self.programs = block, stages, programs
+    def __init__(self, request: OpRequest, block: int, stages: int) -> None:
+        self.block_n, self.stages = block, stages
         self.block_d = max(power_of_two(request["head_dim"]), MIN_DOT)
         self.block_v = max(power_of_two(request["v_head_dim"]), MIN_DOT)
         self.nbytes = stages * block * (self.block_d + self.block_v) * dtype_bytes(request["cache_dtype"])
 
 
-def _tiles(request: OpRequest, budget: int, programs: int = 1) -> _Tiles:
-    """The largest tiles with which ``programs`` fit ``budget`` bytes, or else the smallest there are."""
+def _tiles(request: OpRequest, budget: int) -> _Tiles:
+    """The largest tiles that fit ``budget`` bytes, or else the smallest there are."""
     for block, stages in ((64, 3), (64, 2), (32, 3), (32, 2), (32, 1)):
-        tiles = _Tiles(request, block, stages, programs)
-        if programs * tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
+        tiles = _Tiles(request, block, stages)
+        if tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
             return tiles
-    return _Tiles(request, MIN_DOT, 1, programs)
+    return _Tiles(request, MIN_DOT, 1)
+
+
+def _decode_tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
+    """The largest tiles of up to ``widest`` positions that PROGRAMS programs have room for.
+
+    Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values.
+    """
+    for block in (128, 64, 32):
+        if block <= widest and PROGRAMS * (_Tiles(request, block, 1).nbytes + DECODE_SCRATCH) <= budget:
+            return _Tiles(request, block, 3)
+    return _Tiles(request, MIN_DOT, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,7 @@ class PagedAttention:
     kv_heads: int
     group: int
     decode_tiles: _Tiles
+    few_tiles: _Tiles
     ragged_tiles: _Tiles
     ragged_rows: int
     counters: dict[torch.device, Tensor] = field(default_factory=dict)
@@ -121,15 +136,14 @@ class PagedAttention:
     def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
         """What serves ``request`` on ``machine``."""
         kv_heads = request["kv_heads"]
-        # two programs to a processor hide each other's waiting
-        decode_tiles = _tiles(request, machine.shared_bytes, programs=2)
+        decode_tiles, few_tiles = (_decode_tiles(request, machine.shared_bytes, widest) for widest in (128, 32))
         rows = 128
         while rows > MAX_GROUP and rows * decode_tiles.block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
             rows //= 2
         q_bytes = rows * decode_tiles.block_d * dtype_bytes(request.dtype)
         ragged_tiles = _tiles(request, machine.shared_bytes - q_bytes)
         group = request["q_heads"] // kv_heads
-        return cls(launch, machine, kv_heads, group, decode_tiles, ragged_tiles, rows)
+        return cls(launch, machine, kv_heads, group, decode_tiles, few_tiles, ragged_tiles, rows)
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
@@ -149,8 +163,10 @@ class PagedAttention:
         q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        seqs, tiles = q.shape[0], self.decode_tiles
-        shares = max(self.machine.processors * tiles.programs // spec.kv_heads, 1)
+        seqs = q.shape[0]
+        few = seqs <= FEW
+        tiles, programs = (self.few_tiles, 1) if few else (self.decode_tiles, PROGRAMS)
+        shares = max(self.machine.processors * programs // spec.kv_heads, 1)
         lines = (shares, spec.kv_heads, 2, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
         top = torch.empty(lines, dtype=torch.float32, device=q.device)
@@ -169,6 +185,7 @@ class PagedAttention:
             BLOCK_B=max(power_of_two(seqs), SEQS),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
+            BLOCK_T=max(min(power_of_two(shares), WEIGHED // members), 1),
             BLOCK_S=max(JOINED // (members * tiles.block_v), 1),
             num_warps=4,
             **self._constants(spec, keys.shape[1], tiles),

@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 
 from zif.portable.triton.device.attention import NOTHING, attend
+from zif.portable.triton.device.numbers import LOG2_E, tanh
 from zif.portable.triton.device.overlap import enter
 
 
@@ -19,40 +20,43 @@ def _tiles_of(length, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
+def _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
+           BLOCK: tl.constexpr):  # fmt: skip
+    """(where the parts of BLOCK shares from ``at`` on begin, in heads; which there are; their weights' logarithms)."""
+    share = at + tl.arange(0, BLOCK)
+    m = tl.arange(0, BLOCK_M)
+    part = ((share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)) * GROUP
+    mask = (share <= last)[:, None] & (m < GROUP)[None, :]
+    tops = tl.load(partial_top + part[:, None] + m[None, :], mask, float("-inf"), cache_modifier=".cg")
+    return part, mask, tops
+
+
+@triton.jit
 def _join(
-    out, partial, partial_top, head, kv_heads, first, last, opening,
-    GROUP: tl.constexpr, V_HEAD_DIM: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr,
+    out, partial, partial_top, head, kv_heads, first, last, opening, GROUP: tl.constexpr, V_HEAD_DIM: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
     """Join what the shares [first, last] left of one history into ``out`` [GROUP, V_HEAD_DIM].
 
     ``opening`` is the part of the first share that holds it (0 or 1); of the others it is 0.
     """
-    s = tl.arange(0, BLOCK_S)
     m = tl.arange(0, BLOCK_M)
     e = tl.arange(0, BLOCK_V)
-    real = m < GROUP
     highest = tl.full((BLOCK_M,), NOTHING, tl.float32)
-    for at in range(first, last + 1, BLOCK_S):
-        share = at + s
-        part = (share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)
-        mask = (share <= last)[:, None] & real[None, :]
-        tops = tl.load(partial_top + part[:, None] * GROUP + m[None, :], mask, float("-inf"), cache_modifier=".cg")
+    for at in range(first, last + 1, BLOCK_T):
+        _, _, tops = _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP, BLOCK_M, BLOCK_T)
         highest = tl.maximum(highest, tl.max(tops, 0))
     total = tl.zeros((BLOCK_M,), tl.float32)
     mean = tl.zeros((BLOCK_M, BLOCK_V), tl.float32)
     for at in range(first, last + 1, BLOCK_S):
-        share = at + s
-        part = (share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)
-        mask = (share <= last)[:, None] & real[None, :]
-        tops = tl.load(partial_top + part[:, None] * GROUP + m[None, :], mask, float("-inf"), cache_modifier=".cg")
+        part, mask, tops = _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP, BLOCK_M, BLOCK_S)
+        line = (part[:, None] + m[None, :])[:, :, None] * V_HEAD_DIM + e[None, None, :]
+        shares = tl.load(partial + line, mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :], 0.0, cache_modifier=".cg")
         weight = tl.exp2(tops - highest[None, :])
-        line = (part[:, None] * GROUP + m[None, :])[:, :, None] * V_HEAD_DIM + e[None, None, :]
-        inside = mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :]
-        shares = tl.load(partial + line, inside, 0.0, cache_modifier=".cg")
         total += tl.sum(weight, 0)
         mean += tl.sum(shares * weight[:, :, None], 0)
     mean = mean / tl.where(total > 0, total, 1.0)[:, None]
-    inside = real[:, None] & (e < V_HEAD_DIM)[None, :]
+    inside = (m < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
     tl.store(out + m[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
 
 
@@ -96,7 +100,7 @@ def decode(
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_S: tl.constexpr, OVERLAP: tl.constexpr = False,
+    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
@@ -106,7 +110,8 @@ def decode(
     FRESH: the step's own keys and values are not in the cache yet. q and ``k`` [seqs, kv_heads, HEAD_DIM] are then
     normalised a head (NORM, by ``q_norm`` and ``k_norm`` [HEAD_DIM]) and turned (ROTARY dimensions, by
     ``angles`` [seqs, ROTARY] float32) here, and k and ``v`` [seqs, kv_heads, V_HEAD_DIM] written to the last position
-    by the program that has it in its share. What is not used is any pointer.
+    by the program that has it in its share. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
+    older than the kernel that is launched before this one, which made q, k or v.
 
     All histories, in tiles of BLOCK_N and one behind the other, are cut into equal shares, a program
     each, whatever their lengths are. A history that is cut is left in
@@ -117,10 +122,11 @@ def decode(
     and after.
 
     Grid (kv_heads, shares). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP, BLOCK_N,
-    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, parts that are joined at a time. CAP and WINDOW are 0
-    for none.
+    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_T and BLOCK_S, parts that are weighed and joined at a time.
+    CAP and WINDOW are 0 for none.
     """
-    enter(OVERLAP)
+    if not FRESH:
+        enter(OVERLAP)
     kv_head, share = tl.program_id(0), tl.program_id(1)
     kv_heads = tl.num_programs(0)
     every = tl.arange(0, BLOCK_B)
@@ -139,6 +145,8 @@ def decode(
     e = tl.arange(0, BLOCK_V)
     head = kv_head * GROUP + g
     inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
+    if FRESH:
+        enter(OVERLAP)
     for _ in range(met):
         high = tl.load(kv_lens + sequence)
         low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
@@ -146,33 +154,41 @@ def decode(
         begin = skipped + tl.maximum(mine - start, 0)
         end = skipped + tl.minimum(stop - start, count)
         queries = q + sequence * q_row + head * q_head
+        acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+        top = tl.full((BLOCK_G,), NOTHING, tl.float32)
+        total = tl.zeros((BLOCK_G,), tl.float32)
+        cached = high
         if FRESH:
             angle = angles + sequence * ROTARY
             rows = _turned(
                 queries, q_norm, angle, eps, offset, g < GROUP, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
             ).to(q.dtype.element_ty)
+            cached = tl.maximum(high - 1, 0)
             if (stop - start >= count) & (high > 0):
+                page = tl.load(pages + sequence * pages_row + cached // PAGE_SIZE).to(tl.int64)
+                slot = cached % PAGE_SIZE
                 one = tl.zeros((1,), tl.int32)
-                page = tl.load(pages + sequence * pages_row + (high - 1) // PAGE_SIZE).to(tl.int64)
-                slot = (high - 1) % PAGE_SIZE
                 source = k + sequence * k_row + kv_head * k_step + one
                 key = _turned(
                     source, k_norm, angle, eps, offset, one == 0, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
-                )
-                target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
-                tl.store(target[:, None] + d[None, :], key.to(k_cache.dtype.element_ty), mask=(d < HEAD_DIM)[None, :])
+                ).to(k_cache.dtype.element_ty)
                 value = tl.load(v + sequence * v_row + kv_head * v_step + e, mask=e < V_HEAD_DIM, other=0.0)
-                target = v_cache + page * v_page + slot * v_slot + kv_head * v_head + e
-                tl.store(target, value.to(v_cache.dtype.element_ty), mask=e < V_HEAD_DIM)
-                tl.debug_barrier()  # written before it is read below
+                value = value.to(v_cache.dtype.element_ty)
+                target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
+                tl.store(target[:, None] + d[None, :], key, mask=(d < HEAD_DIM)[None, :])
+                tl.store(v_cache + page * v_page + slot * v_slot + kv_head * v_head + e, value, mask=e < V_HEAD_DIM)
+                # the softmax begins with it
+                score = tl.sum(rows.to(tl.float32) * key.to(tl.float32), 1) * scale
+                if CAP > 0:
+                    score = CAP * tanh(score / CAP)
+                top = score * LOG2_E
+                total += 1.0
+                acc += value.to(tl.float32)[None, :]
         else:
             mask = (g < GROUP)[:, None] & (d < HEAD_DIM)[None, :]
             rows = tl.load(queries[:, None] + d[None, :], mask=mask, other=0.0)
-        acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
-        top = tl.full((BLOCK_G,), NOTHING, tl.float32)
-        total = tl.zeros((BLOCK_G,), tl.float32)
         acc, top, total = attend(
-            rows, acc, top, total, g, begin * BLOCK_N, tl.minimum(end * BLOCK_N, high), low, high,
+            rows, acc, top, total, g, begin * BLOCK_N, tl.minimum(end * BLOCK_N, cached), low, cached,
             k_cache + kv_head * k_head, v_cache + kv_head * v_head, pages + sequence * pages_row,
             k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True, False,
             HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
@@ -193,7 +209,7 @@ def decode(
             if tl.atomic_add(counter, 1, sem="acq_rel") == last_share - first_share:
                 _join(
                     target, partial, partial_top, kv_head, kv_heads, first_share, last_share,
-                    (start > first_share * size).to(tl.int32), GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V, BLOCK_S,
+                    (start > first_share * size).to(tl.int32), GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V, BLOCK_T, BLOCK_S,
                 )  # fmt: skip
                 tl.store(counter, 0)
         start += count
