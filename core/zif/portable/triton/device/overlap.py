@@ -24,3 +24,12 @@ def enter(OVERLAP: tl.constexpr):
     if OVERLAP:
         gdc_wait()
         gdc_launch_dependents()
+
+
+@triton.jit
+def fetch_early(pointers, OVERLAP: tl.constexpr):
+    """Ask for the cache lines of constants at ``pointers``, two axes of them, ahead of :func:`enter`; wait for none."""
+    if OVERLAP:
+        tl.inline_asm_elementwise(
+            "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l", [pointers.to(tl.int64)], tl.int32, is_pure=False, pack=1
+        )

@@ -1,0 +1,296 @@
+"""Linears of few tokens: every tile of the portable kernels beside cuBLAS, at the sizes of two models.
+
+    python benchmarks/cuda_linears.py compile skinny[:SHAPES] vector[:SHAPES] logits
+
+``compile`` fills Triton's cache on disk, in as many processes as there are processors, and times nothing.
+SHAPES are parts of names, comma-separated. Each product is replayed as a graph over weights that do not fit the L2
+cache, its kernels overlapping as they do in a model. ``floor_us`` is the weight's bytes at the speed of a copy.
+"""
+
+# ruff: noqa: B023 (what a loop defines is called in the same turn)
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from triton.runtime.errors import OutOfResources
+from zif_cuda.launching import launch_overlapping
+
+from zif.portable.triton.device.linear import skinny as skinny_kernel
+from zif.portable.triton.device.linear import vector as vector_kernel
+
+BF16 = {"dtype": torch.bfloat16, "device": "cuda"}
+SHAPES = {
+    "0.6b qkv": (4096, 1024), "0.6b o": (1024, 2048), "0.6b gate_up": (6144, 1024), "0.6b down": (1024, 3072),
+    "8b qkv": (6144, 4096), "8b o": (4096, 4096), "8b gate_up": (28672, 4096), "8b down": (4096, 14336),
+    "0.6b head": (151936, 1024), "8b head": (128256, 4096),
+}  # fmt: skip
+TOKENS = (2, 8, 16, 32, 64, 128, 256)
+
+
+class Tile(NamedTuple):
+    first: bool
+    tokens: int
+    outputs: int
+    inputs: int
+    stages: int
+    warps: int
+    early: int = 0
+
+
+def tiles(tokens: int) -> Iterator[Tile]:
+    """What is tried for a tile of that many tokens."""
+    small = ((32, 128, 4, 4), (32, 128, 6, 4), (32, 256, 4, 4), (16, 256, 4, 4), (64, 128, 4, 4), (64, 64, 6, 4))
+    if tokens <= 32:
+        for outputs, inputs, stages, warps in small:
+            yield Tile(outputs >= 64, tokens, outputs, inputs, stages, warps)
+        yield Tile(True, tokens, 64, 256, 3, 4)
+        yield Tile(True, tokens, 128, 64, 5, 4)
+        yield Tile(False, tokens, 64, 128, 4, 4)
+    elif tokens == 64:
+        for outputs, inputs, stages, warps in ((32, 128, 4, 4), (64, 128, 3, 4), (64, 64, 5, 4), (32, 64, 6, 4)):
+            yield Tile(False, tokens, outputs, inputs, stages, warps)
+        for outputs, inputs, stages, warps in ((64, 128, 3, 4), (64, 64, 5, 4), (128, 64, 4, 4), (128, 64, 4, 8)):
+            yield Tile(True, tokens, outputs, inputs, stages, warps)
+    elif tokens == 128:
+        for outputs, inputs, stages, warps in ((32, 128, 3, 4), (64, 64, 4, 4), (64, 128, 3, 8), (32, 64, 5, 4)):
+            yield Tile(False, tokens, outputs, inputs, stages, warps)
+        for outputs, inputs, stages, warps in ((64, 64, 4, 4), (64, 128, 3, 4), (128, 64, 3, 8), (128, 64, 4, 8)):
+            yield Tile(True, tokens, outputs, inputs, stages, warps)
+    else:
+        for outputs, inputs, stages, warps in ((64, 64, 3, 8), (64, 64, 4, 8), (32, 64, 4, 8)):
+            yield Tile(False, tokens, outputs, inputs, stages, warps)
+        yield Tile(True, tokens, 64, 64, 4, 4)
+        yield Tile(True, tokens, 128, 64, 3, 8)
+
+
+def say(part: str, **figures: Any) -> None:
+    rounded = {key: round(value, 5) if isinstance(value, float) else value for key, value in figures.items()}
+    print(json.dumps({"part": part, **rounded}), flush=True)
+
+
+def replayed(calls: Sequence[Callable[[], Any]], turns: int = 4) -> float:
+    """Microseconds of one of ``calls``, which a graph holds one after the other."""
+    calls[0]()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    graph.replay()
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(turns):
+        graph.replay()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) * 1e3 / (turns * len(calls))
+
+
+def copy_speed() -> float:
+    """Bytes a microsecond, read and written."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    return 2 * source.numel() / replayed([lambda: target.copy_(source)] * 3)
+
+
+def multiply(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, tile: Tile, splits: int, gated: bool) -> None:
+    rows, inner = w.shape
+    rows = rows // 2 if gated else rows
+    share = -(-inner // splits // tile.inputs) * tile.inputs
+    grid = (-(-rows // tile.outputs), -(-inner // share), -(-len(x) // tile.tokens))
+    launch_overlapping(
+        skinny_kernel, grid, out, x, w, x, len(x), rows, inner, x.stride(0), share, BIAS=False, GATED=gated,
+        GELU=False, WEIGHTS_FIRST=tile.first, BLOCK_T=tile.tokens, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,
+        EARLY=tile.early, num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def multiply_one(
+    out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, tile: tuple[int, int, int, int], gated: bool
+) -> None:
+    rows, inner = w.shape
+    rows = rows // 2 if gated else rows
+    outputs, inputs, warps, early = tile
+    launch_overlapping(
+        vector_kernel, (-(-rows // outputs),), out, x, w, x, rows, inner, BIAS=False, GATED=gated, GELU=False,
+        BLOCK_N=outputs, BLOCK_K=inputs, EARLY=early, num_warps=warps,
+    )  # fmt: skip
+
+
+def vector_tiles(inner: int, gated: bool) -> Iterator[tuple[int, int, int, int]]:
+    for outputs, inputs, warps, early in product((2, 4, 8, 16), (512, 1024, 2048), (4, 8), (0, 512, 2048)):
+        enough = 2048 <= outputs * inputs * (2 if gated else 1) <= 16384
+        if enough and inner % inputs == 0 and inputs + early <= inner and (warps == 4 or outputs * inputs >= 8192):
+            yield outputs, inputs, warps, early
+
+
+def chosen(names: str) -> dict[str, tuple[int, int]]:
+    return {name: shape for name, shape in SHAPES.items() if any(part in name for part in names.split(","))}
+
+
+def weights_of(rows: int, inner: int) -> list[torch.Tensor]:
+    copies = max(2, min(40, (300 << 20) // (rows * inner * 2)))
+    return [torch.randn(rows, inner, **BF16) * inner**-0.5 for _ in range(copies)]
+
+
+def wanted(name: str) -> tuple[bool, torch.dtype, tuple[int, ...]]:
+    """(gated, dtype of the result, splits to try)."""
+    if "head" in name:
+        return False, torch.float32, (1,)
+    if name.endswith((" o", " down")):
+        return False, torch.float32, (1, 2, 4, 8)
+    return "gate_up" in name, torch.bfloat16, (1,)
+
+
+def library(name: str, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """By cuBLAS; a gated one without its activation."""
+    return torch.mm(x, w.t(), out_dtype=torch.float32) if "head" in name else F.linear(x, w)
+
+
+def expected_of(x: torch.Tensor, w: torch.Tensor, gated: bool) -> torch.Tensor:
+    y = F.linear(x.double(), w.double())
+    if not gated:
+        return y
+    gate, up = y.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+def worst(out: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((out.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+def skinny(names: str = "") -> None:
+    speed = copy_speed()
+    say("ceiling", copy_tb_s=speed / 1e6)
+    for name, (rows, inner) in chosen(names).items():
+        begin = time.monotonic()
+        weights = weights_of(rows, inner)
+        gated, dtype, splits_of = wanted(name)
+        outputs = rows // 2 if gated else rows
+        floor = rows * inner * 2 / speed
+        errors, variants = [], 0
+        for tokens in TOKENS:
+            x = torch.randn(tokens, inner, **BF16)
+            expected = expected_of(x, weights[0], gated)
+            cublas = replayed([lambda w=w: library(name, x, w) for w in weights])  # type: ignore[misc]
+            found = []
+            blocks = {max(16, tokens)} | ({128} if tokens == 256 else set())
+            for tile in (tile for block in blocks for tile in tiles(block)):
+                for splits in splits_of:
+                    if inner // splits < 2 * tile.inputs or (splits > 1 and rows // tile.outputs * splits > 600):
+                        continue
+                    made = torch.full((splits, tokens, outputs), torch.nan, dtype=dtype, device="cuda")
+                    try:
+                        multiply(made, x, weights[0], tile, splits, gated)
+                    except OutOfResources as error:  # more shared memory than there is
+                        say("refused", tile=tile, why=str(error)[:80])
+                        continue
+                    errors.append(worst(made.sum(0), expected))
+                    us = replayed([lambda w=w: multiply(made, x, w, tile, splits, gated) for w in weights])  # type: ignore[misc]
+                    found.append((us, tile, splits))
+                    variants += 1
+            found.sort(key=lambda one: one[0])
+            best, tile, splits = found[0]
+            made = torch.empty((splits, tokens, outputs), dtype=dtype, device="cuda")
+            sooner = {
+                early: replayed(
+                    [lambda w=w: multiply(made, x, w, tile._replace(early=early), splits, gated) for w in weights]  # type: ignore[misc]
+                )
+                for early in (256, 1024)
+                if early <= inner // splits
+            }
+            three = [[round(us, 2), *tile[:-1], splits] for us, tile, splits in found[:3]]
+            figures = {"floor_us": floor, "cublas_us": cublas, "us": best, "early_us": sooner}
+            say("skinny", shape=name, tokens=tokens, **figures, best=three)
+        say("skinny", shape=name, worst_error=max(errors), variants=variants, seconds=time.monotonic() - begin)
+
+
+def vector(names: str = "") -> None:
+    speed = copy_speed()
+    for name, (rows, inner) in chosen(names).items():
+        weights = weights_of(rows, inner)
+        gated, dtype, _ = wanted(name)
+        dtype = dtype if "head" in name else torch.bfloat16
+        x = torch.randn(1, inner, **BF16)
+        expected = expected_of(x, weights[0], gated)
+        cublas = replayed([lambda w=w: library(name, x, w) for w in weights])  # type: ignore[misc]
+        found, errors = [], []
+        for tile in vector_tiles(inner, gated):
+            out = torch.full((1, rows // 2 if gated else rows), torch.nan, dtype=dtype, device="cuda")
+            multiply_one(out, x, weights[0], tile, gated)
+            errors.append(worst(out, expected))
+            us = replayed([lambda w=w: multiply_one(out, x, w, tile, gated) for w in weights])  # type: ignore[misc]
+            found.append((us, *tile))
+        found.sort()
+        now = [one for one in found if one[1:] == ((8, 512, 4, 0) if inner < 2048 else (4, 1024, 4, 0))]
+        three = [[round(us, 2), *rest] for us, *rest in found[:3] + now]
+        floor = rows * inner * 2 / speed
+        say("vector", shape=name, floor_us=floor, cublas_us=cublas, best=three, worst_error=max(errors))
+
+
+def logits() -> None:
+    for rows, vocab, hidden in ((256, 151936, 1024), (32, 151936, 1024), (256, 128256, 4096), (32, 128256, 4096)):
+        w, x = torch.randn(vocab, hidden, **BF16), torch.randn(rows, hidden, **BF16)
+        two = replayed([lambda: F.linear(x, w).float()] * 5)
+        one = replayed([lambda: torch.mm(x, w.t(), out_dtype=torch.float32)] * 5)
+        plain = replayed([lambda: F.linear(x, w)] * 5)
+        figures = {"linear_then_float_us": two, "float32_out_us": one, "bf16_us": plain}
+        say("logits", rows=rows, vocab=vocab, hidden=hidden, **figures)
+
+
+def _compile_share(share: tuple[int, int]) -> int:
+    """Compile every n-th variant."""
+    at, stride = share
+    small = {dtype: torch.zeros(16, 16, dtype=dtype, device="cuda") for dtype in (torch.bfloat16, torch.float32)}
+    x = small[torch.bfloat16]
+    jobs: list[Callable[[], Any]] = []
+    for block, early in product((16, 32, 64, 128, 256), (0,)):
+        for tile, gated, dtype in product(tiles(block), (False, True), small):
+            if not (gated and dtype == torch.float32):
+                jobs.append(
+                    lambda tile=tile, gated=gated, dtype=dtype: skinny_kernel.warmup(  # type: ignore[misc]
+                        small[dtype], x, x, x, 32, 1024, 1024, 1024, 1024, BIAS=False, GATED=gated, GELU=False,
+                        WEIGHTS_FIRST=tile.first, BLOCK_T=tile.tokens, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,
+                        EARLY=early, OVERLAP=True, num_warps=tile.warps, num_stages=tile.stages,
+                        enable_fp_fusion=True, launch_pdl=True, grid=(1,),
+                    )
+                )  # fmt: skip
+    for gated, dtype in ((False, torch.bfloat16), (True, torch.bfloat16), (False, torch.float32)):
+        for outputs, inputs, warps, early in vector_tiles(1 << 20, gated):
+            jobs.append(
+                lambda tile=(outputs, inputs, warps, early), gated=gated, dtype=dtype: vector_kernel.warmup(  # type: ignore[misc]
+                    small[dtype], x, x, x, 1024, 1024, BIAS=False, GATED=gated, GELU=False, BLOCK_N=tile[0],
+                    BLOCK_K=tile[1], EARLY=tile[3], OVERLAP=True, num_warps=tile[2], enable_fp_fusion=True,
+                    launch_pdl=True, grid=(1,),
+                )
+            )  # fmt: skip
+    for job in jobs[at::stride]:
+        with contextlib.suppress(OutOfResources):
+            job()
+    return len(jobs[at::stride])
+
+
+def compile_all() -> None:
+    begin = time.monotonic()
+    workers = os.cpu_count() or 1
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        made = sum(pool.map(_compile_share, [(at, workers) for at in range(workers)]))
+    say("compile", variants=made, workers=workers, seconds=time.monotonic() - begin)
+
+
+if __name__ == "__main__":
+    for part in sys.argv[1:]:
+        begun = time.monotonic()
+        name, *arguments = part.split(":")
+        {"compile": compile_all, "skinny": skinny, "vector": vector, "logits": logits}[name](*arguments)
+        say("took", which=part, seconds=time.monotonic() - begun)

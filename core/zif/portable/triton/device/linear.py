@@ -1,0 +1,133 @@
+"""Products of few tokens with a weight: what they cost is reading the weight, once.
+
+``out`` [tokens, rows] = ``x`` [tokens, inner] ``w`` [rows, inner]ᵀ (+ ``bias`` [rows]), summed in float32 and
+rounded once. Weights do not depend on earlier kernels, so that a program asks for its own before it waits for ``x``.
+"""
+
+import triton
+import triton.language as tl
+
+from zif.portable.triton.device.overlap import enter, fetch_early
+
+LINE: tl.constexpr = tl.constexpr(64)
+"""Sixteen-bit weights of a cache line."""
+
+
+@triton.jit
+def activated(gate, up, GELU: tl.constexpr):
+    """silu(gate) * up, or GELU's tanh form."""
+    if GELU:
+        # (1 + tanh(z)) / 2 is sigmoid(2 z)
+        return gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
+def _rounded(sums, bias, n, dtype: tl.constexpr, BIAS: tl.constexpr):
+    """``sums`` [BLOCK_N, ...] + bias, as a linear of ``dtype`` would give them, in float32."""
+    if BIAS:
+        sums += tl.load(bias + n).to(tl.float32)[:, None]
+    return sums.to(dtype).to(tl.float32)
+
+
+@triton.jit(do_not_specialize=["tokens"])
+def skinny(
+    out, x, w, bias, tokens, rows, inner, x_row, share, BIAS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
+    WEIGHTS_FIRST: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    EARLY: tl.constexpr, OVERLAP: tl.constexpr = False,
+):  # fmt: skip
+    """Tiles of BLOCK_T tokens by BLOCK_N outputs, over ``share`` of the inputs.
+
+    Grid (ceil(rows / BLOCK_N), splits, ceil(tokens / BLOCK_T)), splits = ceil(inner / share). With more than one,
+    ``out`` is [splits, tokens, rows] partial sums. BLOCK_K divides ``share`` and ``inner``. GATED: ``w`` is
+    [2 rows, inner], gate above up, and ``out`` their activation's product. WEIGHTS_FIRST: the weights are the left
+    operand of the matrix unit, whose tile is 64 high where it is fast. EARLY: inputs of each output that are
+    asked for before waiting.
+    """
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(1)
+    t = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
+    k = tl.arange(0, BLOCK_K)
+    first = split * share
+    last = tl.minimum(first + share, inner)
+    real_n = tl.minimum(n, rows - 1)  # what lies beyond is computed from other rows, and not stored
+    row = w + real_n.to(tl.int64) * inner
+    above = row + rows.to(tl.int64) * inner  # of the up half, where there is one
+    if EARLY:
+        lines = first + LINE * tl.arange(0, EARLY // LINE)
+        fetch_early(row[:, None] + tl.minimum(lines, last - 1)[None, :], OVERLAP)
+        if GATED:
+            fetch_early(above[:, None] + tl.minimum(lines, last - 1)[None, :], OVERLAP)
+    enter(OVERLAP)
+    token = x + tl.minimum(t, tokens - 1).to(tl.int64) * x_row
+    if WEIGHTS_FIRST:
+        sums = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+        ups = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
+        for at in tl.range(first, last, BLOCK_K):
+            right = tl.load(token[None, :] + (at + k)[:, None])
+            sums = tl.dot(tl.load(row[:, None] + (at + k)[None, :]), right, sums)
+            if GATED:
+                ups = tl.dot(tl.load(above[:, None] + (at + k)[None, :]), right, ups)
+    else:
+        sums = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        ups = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
+        for at in tl.range(first, last, BLOCK_K):
+            left = tl.load(token[:, None] + (at + k)[None, :])
+            sums = tl.dot(left, tl.load(row[None, :] + (at + k)[:, None]), sums)
+            if GATED:
+                ups = tl.dot(left, tl.load(above[None, :] + (at + k)[:, None]), ups)
+        sums = tl.trans(sums)
+        ups = tl.trans(ups)
+    if GATED:
+        gate = _rounded(sums, bias, real_n, x.dtype.element_ty, BIAS)
+        sums = activated(gate, _rounded(ups, bias + rows, real_n, x.dtype.element_ty, BIAS), GELU)
+    elif BIAS:
+        # a sum in parts takes the bias with its first
+        sums += tl.load(bias + real_n, mask=real_n * 0 + split == 0, other=0.0).to(tl.float32)[:, None]
+    target = out + (split.to(tl.int64) * tokens + t.to(tl.int64))[None, :] * rows + n[:, None]
+    tl.store(target, sums.to(out.dtype.element_ty), mask=(n < rows)[:, None] & (t < tokens)[None, :])
+
+
+@triton.jit
+def _multiplied(row, x, first_tile, inner, k, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Sums [BLOCK_N] of weights ``row`` by ``x``, the first of whose tiles is at hand."""
+    sums = first_tile.to(tl.float32) * tl.load(x + k).to(tl.float32)[None, :]
+    for at in range(BLOCK_K, inner, BLOCK_K):
+        tile = tl.load(row[:, None] + (at + k)[None, :])
+        sums += tile.to(tl.float32) * tl.load(x + at + k).to(tl.float32)[None, :]
+    return tl.sum(sums, 1)
+
+
+@triton.jit
+def vector(
+    out, x, w, bias, rows, inner, BIAS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr, EARLY: tl.constexpr, OVERLAP: tl.constexpr = False,
+):  # fmt: skip
+    """One token. ``out`` [rows], ``x`` [inner]; ``w``, ``bias``, GATED and EARLY as in :func:`skinny`.
+
+    Grid (ceil(rows / BLOCK_N)); BLOCK_K divides ``inner``.
+    """
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    k = tl.arange(0, BLOCK_K)
+    real_n = tl.minimum(n, rows - 1)
+    row = w + real_n.to(tl.int64) * inner
+    above = row + rows.to(tl.int64) * inner
+    tile = tl.load(row[:, None] + k[None, :])
+    if GATED:
+        second = tl.load(above[:, None] + k[None, :])
+    if EARLY:
+        lines = tl.minimum(BLOCK_K + LINE * tl.arange(0, EARLY // LINE), inner - 1)
+        fetch_early(row[:, None] + lines[None, :], OVERLAP)
+        if GATED:
+            fetch_early(above[:, None] + lines[None, :], OVERLAP)
+    enter(OVERLAP)
+    sums = _multiplied(row, x, tile, inner, k, BLOCK_N, BLOCK_K)
+    if BIAS:
+        sums += tl.load(bias + real_n).to(tl.float32)
+    if GATED:
+        ups = _multiplied(above, x, second, inner, k, BLOCK_N, BLOCK_K)
+        if BIAS:
+            ups += tl.load(bias + rows + real_n).to(tl.float32)
+        gate = sums.to(x.dtype.element_ty).to(tl.float32)
+        sums = activated(gate, ups.to(x.dtype.element_ty).to(tl.float32), GELU)
+    tl.store(out + n, sums.to(out.dtype.element_ty), mask=n < rows)
