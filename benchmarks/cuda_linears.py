@@ -34,7 +34,7 @@ SHAPES = {
     "8b qkv": (6144, 4096), "8b o": (4096, 4096), "8b gate_up": (28672, 4096), "8b down": (4096, 14336),
     "0.6b head": (151936, 1024), "8b head": (128256, 4096),
 }  # fmt: skip
-TOKENS = (2, 8, 16, 32, 64, 128, 256)
+TOKENS = (2, 16, 32, 64, 128, 256)
 
 
 class Tile(NamedTuple):
@@ -254,7 +254,7 @@ def _compile_share(share: tuple[int, int]) -> int:
     small = {dtype: torch.zeros(16, 16, dtype=dtype, device="cuda") for dtype in (torch.bfloat16, torch.float32)}
     x = small[torch.bfloat16]
     jobs: list[Callable[[], Any]] = []
-    for block, early in product((16, 32, 64, 128, 256), (0,)):
+    for block, early in product((16, 32, 64, 128, 256), (0, 256, 1024)):
         for tile, gated, dtype in product(tiles(block), (False, True), small):
             if not (gated and dtype == torch.float32):
                 jobs.append(

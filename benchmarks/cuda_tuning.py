@@ -1,9 +1,8 @@
-"""Sweeps that the cuda backend's choices come from: tiles of decode attention, matrix-vector products, logits.
+"""The sweep that decode attention's tiles come from; ``cuda_linears.py`` is that of the linears.
 
-    python benchmarks/cuda_tuning.py attention vector logits
+    python benchmarks/cuda_tuning.py attention
 
-What is timed is replayed as a graph over data that does not fit the L2 cache. Each part prints its best and,
-for comparison, what the library does.
+What is timed is replayed as a graph over data that does not fit the L2 cache. It prints the best.
 """
 
 # ruff: noqa: B023 (what a loop defines is called in the same turn)
@@ -12,13 +11,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 import triton
-from zif_cuda.device_kernels import matrix_vector
 from zif_cuda.launching import launch_overlapping
 
 from zif.portable.triton.device.decode import decode
@@ -141,50 +137,7 @@ def _attended(
     return torch.stack(rows)
 
 
-def vector() -> None:
-    shapes = {
-        "0.6b qkv": (4096, 1024), "0.6b o": (1024, 2048), "0.6b gate_up": (6144, 1024), "0.6b down": (1024, 3072),
-        "8b qkv": (6144, 4096), "8b o": (4096, 4096), "8b gate_up": (28672, 4096), "8b down": (4096, 14336),
-        "0.6b head": (151936, 1024), "8b head": (128256, 4096),
-    }  # fmt: skip
-    for name, (rows, inner) in shapes.items():
-        nbytes = rows * inner * 2
-        copies = max(2, min(60, (600 << 20) // nbytes))
-        weights = [torch.randn(rows, inner, **BF16) * inner**-0.5 for _ in range(copies)]
-        x = torch.randn(1, inner, **BF16)
-        expected = F.linear(x.double(), weights[0].double())
-        us = replayed([lambda w=w: F.linear(x, w) for w in weights])  # type: ignore[misc]
-        say("vector", shape=name, by="cublas", us=us, tb_s=nbytes / us / 1e6)
-        found = []
-        for block_n, block_k, warps in product((2, 4, 8, 16), (512, 1024, 2048), (2, 4, 8)):
-            if block_n * block_k < 1024 or block_n * block_k > 16384 or inner % block_k:
-                continue
-            out = torch.empty(1, rows, **BF16)
-
-            def call(w: torch.Tensor) -> None:
-                grid = (triton.cdiv(rows, block_n),)
-                matrix_vector[grid](out, x, w, x, rows, inner, False, block_n, block_k, num_warps=warps)
-
-            call(weights[0])
-            error = ((out - expected).norm() / expected.norm()).item()
-            us = replayed([lambda w=w: call(w) for w in weights])  # type: ignore[misc]
-            found.append((us, block_n, block_k, warps, error))
-        for us, block_n, block_k, warps, error in sorted(found)[:3]:
-            say("vector", shape=name, by="triton", us=us, tb_s=nbytes / us / 1e6, block_n=block_n, block_k=block_k,
-                warps=warps, error=error)  # fmt: skip
-
-
-def logits() -> None:
-    for rows, vocab, hidden in ((256, 151936, 1024), (256, 128256, 4096), (1, 151936, 1024)):
-        w, x = torch.randn(vocab, hidden, **BF16), torch.randn(rows, hidden, **BF16)
-        two = replayed([lambda: F.linear(x, w).float()] * 5)
-        one = replayed([lambda: torch.mm(x, w.t(), out_dtype=torch.float32)] * 5)
-        plain = replayed([lambda: F.linear(x, w)] * 5)
-        figures = {"linear_then_float_us": two, "float32_out_us": one, "bf16_us": plain}
-        say("logits", rows=rows, vocab=vocab, hidden=hidden, **figures)
-
-
 if __name__ == "__main__":
     for part in sys.argv[1:]:
         name, *arguments = part.split(":")
-        {"attention": attention, "vector": vector, "logits": logits}[name](*arguments)
+        {"attention": attention}[name](*arguments)

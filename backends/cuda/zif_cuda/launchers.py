@@ -39,7 +39,7 @@ def widened(x: torch.Tensor) -> torch.Tensor:
 def _tile(inner: int) -> tuple[int, int]:
     """(outputs of a program, inputs at a time): few outputs, so that a small weight keeps every processor busy.
 
-    The best, or within 4 % of it, for the linears of 0.6 and 8 billion parameters (``benchmarks/cuda_tuning.py``).
+    The best, or within 4 % of it, for the linears of 0.6 and 8 billion parameters (``benchmarks/cuda_linears.py``).
     """
     if inner < 2048:
         return 8, BLOCK_K
