@@ -50,7 +50,8 @@ def replayed(calls: Sequence[Callable[[], Any]]) -> float:
 def attention(*only: str) -> None:
     """Decode attention: tiles, stages and programs to a processor, over batches alike and ragged.
 
-    ``only``: the numbers of cases to run, and "compile" to call every variant once and time none.
+    ``only``: the numbers of cases to run, "compile" to call every variant once and time none, "fp8" for a cache of
+    eight bits.
     """
     generator = torch.Generator().manual_seed(0)
     processors = torch.cuda.get_device_properties(0).multi_processor_count
@@ -59,7 +60,9 @@ def attention(*only: str) -> None:
         (2, 1, 400, 400), (4, 256, 100, 1500), (4, 32, 100, 1500), (4, 1, 400, 400), (4, 1, 4000, 4000),
     )  # fmt: skip
     tiles = ((32, 3, 4), (32, 4, 4), (64, 3, 4), (64, 3, 8), (128, 2, 4), (128, 3, 4), (128, 3, 8))
-    timed = "compile" not in only
+    timed, narrow = "compile" not in only, "fp8" in only
+    if narrow:
+        tiles = (*tiles, (64, 5, 4), (64, 7, 4), (128, 5, 4))
     for number, (group, seqs, low, high) in enumerate(cases):
         if not timed and number not in (0, 6):
             continue
@@ -71,10 +74,12 @@ def attention(*only: str) -> None:
         for row, count in enumerate(pages.tolist()):
             table[row, :count] = order[at : at + count]
             at += count
-        total = int(lens.sum()) * 8 * 128 * 2 * 2
+        total = int(lens.sum()) * 8 * 128 * 2 * (1 if narrow else 2)
         layers = max(4, min(40, (400 << 20) // total)) if timed else 1
         shape = (layers, int(pages.sum()) + 1, 16, 8, 128)
         keys, values = torch.randn(shape, **BF16), torch.randn(shape, **BF16)
+        if narrow:
+            keys, values = keys.to(torch.float8_e4m3fn), values.to(torch.float8_e4m3fn)
         q = torch.randn(seqs, 8 * group, 128, **BF16)
         out = torch.empty_like(q)
         arrived = torch.zeros(seqs, 8, **INT)
@@ -131,7 +136,7 @@ def _attended(
     for row, length in enumerate(lens.tolist()):
         at = torch.arange(length, device="cuda")
         places = table[row, at // 16].long(), at % 16
-        k, v = (cache[places].double().repeat_interleave(group, 1) for cache in (keys, values))
+        k, v = (cache.float()[places].double().repeat_interleave(group, 1) for cache in (keys, values))
         scores = torch.einsum("hd,nhd->hn", q[row].double(), k) * 128**-0.5
         rows.append(torch.einsum("hn,nhd->hd", scores.softmax(-1), v))
     return torch.stack(rows)

@@ -64,7 +64,7 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
         "auto", "model", "what activations are computed in; auto: the checkpoint's, if the backend has it"
     )
-    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
+    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8_e4m3", "fp8_e5m2"] = _setting(
         "auto", "model", "what keys and values are stored in; auto: as dtype"
     )
     context_length: int | None = _setting(

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from backend.checkpoints import VOCAB, Saved, save
+from zif.contract.attention import AttentionSpec
+from zif.contract.errors import InvalidSettings
+from zif.contract.kernel import kernel
+from zif.contract.step import Step
 from zif.engine.build import build_engine
 from zif.engine.engine import Engine
 from zif.engine.messages import EngineOutput, EngineRequest
 from zif.reference.torch import TorchBackend, TorchRuntime
+from zif.reference.torch.reference import TorchReference
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 
@@ -47,8 +53,6 @@ def engine_of(saved: Saved, *, asynchronous: bool = False, **settings: Any) -> E
     """An engine on the torch reference; ``asynchronous`` has it overlap steps, as it would on an accelerator."""
     backend = TorchBackend(TorchRuntime())
     if asynchronous:
-        from dataclasses import replace
-
         backend.capabilities = replace(backend.capabilities, asynchronous=True)
     own = {"max_total_tokens": 2048, "page_size": 4, "dtype": "float32"}
     return build_engine(Settings(model=str(saved.path), **{**own, **settings}), progress=False, backend=backend)
@@ -318,3 +322,38 @@ def test_many_ends_with_min_tokens_are_refused(llama: Saved) -> None:
     refused = engine_of(llama).add(EngineRequest("a", [1], params, tuple(range(100, 120))))
     assert refused is not None
     assert "70" in str(refused.error)
+
+
+class RoundedReference(TorchReference):
+    """Keys and values that eight bits can hold, in a cache of the activations' dtype."""
+
+    kind = torch.float8_e4m3fn
+
+    @kernel("kv_write")
+    def kv_write(self, k: Any, v: Any, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        k, v = (x.to(self.kind).to(x.dtype) for x in (k, v))
+        return super().kv_write(k, v, cache, layer, step, spec)
+
+
+@pytest.mark.parametrize("flag", ["fp8_e4m3", "fp8_e5m2"])
+def test_a_cache_of_eight_bits_holds_rounded_numbers_in_a_quarter_of_the_bytes(
+    llama: Saved, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    eight = ("float8_e4m3fn", "float8_e5m2")
+    monkeypatch.setattr(TorchBackend, "capabilities", replace(TorchBackend.capabilities, cache_dtypes=eight))
+    monkeypatch.setattr(RoundedReference, "kind", torch.float8_e5m2 if flag == "fp8_e5m2" else torch.float8_e4m3fn)
+    scored = SamplingParams(temperature=0, max_tokens=6, logprobs=0, prompt_logprobs=0)
+    exact, narrow = engine_of(llama), engine_of(llama, kv_cache_dtype=flag)
+    monkeypatch.setattr(TorchBackend, "kernels", lambda self: (RoundedReference(),))
+    rounded = engine_of(llama)
+    assert exact.stats()["cache_bytes"] == 4 * narrow.stats()["cache_bytes"]
+    wanted, found = run(rounded, PROMPTS, scored), run(narrow, PROMPTS, scored)
+    assert [answer.tokens for answer in found] == [answer.tokens for answer in wanted]
+    assert [answer.logprobs for answer in found] == [answer.logprobs for answer in wanted]
+    assert [answer.prompt_logprobs for answer in found] == [answer.prompt_logprobs for answer in wanted]
+    assert found[1].prompt_logprobs != run(exact, PROMPTS, scored)[1].prompt_logprobs
+
+
+def test_a_cache_that_the_backend_cannot_store_is_refused(llama: Saved) -> None:
+    with pytest.raises(InvalidSettings, match="fp8_e4m3: torch stores keys and values in float32, bfloat16"):
+        engine_of(llama, kv_cache_dtype="fp8_e4m3")

@@ -31,7 +31,9 @@ class CpuBackend(TorchBackend):
     """
 
     name = "cpu"
-    capabilities = Capabilities(dtypes=("bfloat16", "float32"), asynchronous=False)
+    capabilities = Capabilities(
+        dtypes=("bfloat16", "float32"), asynchronous=False, cache_dtypes=("float8_e4m3fn", "float8_e5m2")
+    )
 
     def __init__(self, threads: int, native: Native | None, missing: str | None) -> None:
         super().__init__(TorchRuntime("cpu"))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from zif.contract.backend import Capabilities
+from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.errors import InvalidSettings
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
 from zif.reference.torch.backend import TorchBackend
@@ -16,6 +19,10 @@ from zif_cuda.flashinfer_attention import FlashinferAttention, missing
 from zif_cuda.kernels import CudaKernels
 from zif_cuda.packing import CudaPacker
 from zif_cuda.runtime import CudaRuntime
+
+EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
+OLDEST_EIGHT_BITS = (8, 9)
+"""The first compute capability that converts them."""
 
 
 class CudaBackend(TorchBackend):
@@ -31,15 +38,28 @@ class CudaBackend(TorchBackend):
     )
 
     def __init__(self, device: CudaDevice, *, graphs: bool = True, flashinfer: str | None = None) -> None:
+        self._device = device
         runtime = CudaRuntime(device)
         super().__init__(runtime)
         self.packer = CudaPacker(runtime)
         self.executables = CudaExecutables(device, graphs=graphs)  # type: ignore[assignment]
-        portable = _portable(device)
+        if device.facts().capability >= OLDEST_EIGHT_BITS:
+            self.capabilities = replace(self.capabilities, cache_dtypes=EIGHT_BITS)
+        portable = _portable(device, self.capabilities.cache_dtypes)
         self._kernels = (CudaKernels(), FlashinferAttention(device, flashinfer, portable), *portable, TorchReference())
 
     def kernels(self) -> Sequence[KernelSet]:
         return self._kernels
+
+    def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
+        """Changes nothing. Raises InvalidSettings for a cache of eight bits on a GPU that cannot convert them."""
+        if config["kv_cache_dtype"] in set(EIGHT_BITS) - set(self.capabilities.cache_dtypes):
+            major, minor = self._device.facts().capability
+            raise InvalidSettings(
+                "--kv-cache-dtype fp8_e4m3 and fp8_e5m2 need a GPU of compute capability 8.9 or later (Ada, Hopper, "
+                f"Blackwell), and this one has {major}.{minor}; leave it at auto"
+            )
+        return ()
 
 
 def create(options: Mapping[str, str], device: Device) -> CudaBackend:
@@ -49,7 +69,7 @@ def create(options: Mapping[str, str], device: Device) -> CudaBackend:
     return CudaBackend(CudaDevice(device.index), graphs=options.get("graphs") != "off", flashinfer=refusal)
 
 
-def _portable(device: CudaDevice) -> tuple[KernelSet, ...]:
+def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[KernelSet, ...]:
     """The portable Triton kernels, where there is Triton."""
     if importlib.util.find_spec("triton") is None:
         return ()
@@ -57,6 +77,5 @@ def _portable(device: CudaDevice) -> tuple[KernelSet, ...]:
     from zif_cuda.launching import launch_for
 
     facts = device.facts()
-    narrow = ("float8_e4m3fn", "float8_e5m2") if facts.capability >= (8, 9) else ()
-    machine = Machine(facts.processors, facts.shared_bytes, narrow)
+    machine = Machine(facts.processors, facts.shared_bytes, cache_dtypes)
     return (TritonKernels(machine, launch_for(facts.capability)),)

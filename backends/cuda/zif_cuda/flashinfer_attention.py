@@ -68,6 +68,8 @@ class FlashinferAttention(KernelSet):
             return self._refusal
         if request.dtype not in ("bfloat16", "float16"):
             return f"takes bfloat16 or float16, not {request.dtype}"
+        if request["cache_dtype"].startswith("float8"):
+            return "its fa3 reads a cache of eight bits with queries of eight bits alone, its fa2 is not used for them"
         if request["cache_dtype"] != request.dtype:
             return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_dtype']}"
         if request["head_dim"] not in HEAD_SIZES or request["head_dim"] != request["v_head_dim"]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zif.cli.output import print_json, print_table
-from zif.conformance.opcheck import Subject, cases_of
+from zif.conformance.opcheck import Subject, cases_of, narrow_caches
 from zif.conformance.profiles import required
 from zif.contract.backend import Backend
 from zif.contract.errors import KernelNotFound
@@ -38,9 +38,11 @@ def _choices(backend: Backend, providers: Sequence[KernelSet], names: Sequence[s
     for name in names:
         spec = op_specs()[name]
         for dtype in backend.capabilities.dtypes:
-            for case in cases_of(spec, dtype, 0):
+            for case in cases_of(spec, dtype, 0, narrow_caches(backend, dtype)):
                 rng = np.random.default_rng(0)
-                row = {"op": name, "dtype": dtype, "case": case.label}
+                cache = case.request.get("cache_dtype", dtype)
+                shown = dtype if cache == dtype else f"{dtype}, {cache} cache"
+                row = {"op": name, "dtype": shown, "case": case.label}
                 try:
                     subject = Subject.make(backend, providers, spec, case, dtype, "packed", rng, padded=False)
                 except KernelNotFound as error:

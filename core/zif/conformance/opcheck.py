@@ -28,6 +28,7 @@ from zif.contract.optable import Ops
 from zif.contract.version import API_VERSION
 from zif.contract.weights import LoopStack, PackedWeight
 from zif.ops.draw import normal, numpy_dtype
+from zif.ops.tolerances import NEIGHBOURS
 
 SECTION = "ops"
 WRITERS = {"kv_write": "paged_attention", "rope_and_cache": "attention"}
@@ -50,7 +51,7 @@ def check_ops(
 def _check_op(
     backend: Backend, providers: Sequence[KernelSet], spec: OpSpec, dtype: str, recorder: Recorder, seed: int
 ) -> None:
-    for case in cases_of(spec, dtype, seed):
+    for case in cases_of(spec, dtype, seed, narrow_caches(backend, dtype)):
         rng = np.random.default_rng([seed, zlib.crc32(f"{spec.name} {dtype} {case.label}".encode())])
         for form in _weight_forms(backend, case):
             label = f"{dtype}/{case.label}" + ("" if form == "packed" else ", dense")
@@ -58,12 +59,24 @@ def _check_op(
             _check_case(backend, subject, label, recorder)
 
 
-def cases_of(spec: OpSpec, dtype: str, seed: int) -> Iterator[OpCase]:
-    """The op's own cases, or, for ops that only write, those of the op that reads what they wrote."""
+def narrow_caches(backend: Backend, dtype: str) -> tuple[str, ...]:
+    """Cache dtypes besides the activations' that are tried with ``dtype``: all, with the one that is liked best."""
+    return backend.capabilities.cache_dtypes if dtype == backend.capabilities.dtypes[0] else ()
+
+
+def cases_of(spec: OpSpec, dtype: str, seed: int, caches: Sequence[str] = ()) -> Iterator[OpCase]:
+    """The op's own cases, or, for ops that only write, those of the op that reads what they wrote.
+
+    ``caches``: cache dtypes with which each case of keys and values comes once more.
+    """
     source = spec if spec.cases is not None else op_specs()[WRITERS.get(spec.name, "absorbed_attention")]
     assert source.cases is not None
     for case in source.cases(np.random.default_rng(seed), dtype):
         yield case if source is spec else replace(case, request=replace(case.request, op=spec.name))
+        if "spec" in case.arguments and "v" in case.arguments["cache"][case.arguments["spec"].group]:
+            for cache_dtype in caches:
+                request = replace(case.request, op=spec.name).but(cache_dtype=cache_dtype)
+                yield replace(case, label=f"{case.label}, {cache_dtype} cache", request=request)
 
 
 @dataclass(frozen=True)
@@ -98,7 +111,8 @@ class Subject:
         """Raises KernelNotFound if the backend has no kernel for the case."""
         arguments, paged = dict(case.arguments), None
         if "cache" in arguments:
-            arguments, paged = _relaid(backend, spec, arguments, dtype, rng, padded)
+            cache_dtype = case.request["cache_dtype"]
+            arguments, paged = _relaid(backend, spec, arguments, dtype, cache_dtype, rng, padded)
         host = arguments
         arguments = {
             name: _weights(backend, case.request, value, form) if isinstance(value, PackedWeight) else value
@@ -128,9 +142,8 @@ class Subject:
         """A fresh cache of the backend's own, filled through its own kernel."""
         if self.paged is None:
             return None
-        cache_dtype = self.request["cache_dtype"]
-        empty = paging.empty_cache(self.backend, self.paged, cache_dtype)
-        return paging.fill(self.backend, self.ops, self.paged, empty, cache_dtype)
+        empty = paging.empty_cache(self.backend, self.paged, self.request["cache_dtype"])
+        return paging.fill(self.backend, self.ops, self.paged, empty, self.dtype)
 
     def call(self, kernel: Kernel) -> Call:
         """One kernel's call of the case."""
@@ -162,9 +175,15 @@ class Subject:
         """The reference's results, the cache aside."""
         return list(tree_leaves(_without_cache(self.spec, self.expected)))
 
-    def tolerance(self) -> Tolerance:
-        """The op's; KeyError for a dtype that it has none for."""
-        return self.spec.tolerances[self.dtype] if self.spec.tolerances else Tolerance(0.0, 0.0)
+    def tolerance(self, spec: OpSpec | None = None) -> Tolerance:
+        """The op's, or another's that reads what it wrote; KeyError for a dtype that it has none for."""
+        tolerances = (spec or self.spec).tolerances
+        if not tolerances:
+            return Tolerance(0.0, 0.0)
+        own = tolerances[self.dtype]
+        computed = _writes(self.spec) and self.spec.name != "kv_write"
+        more = NEIGHBOURS.get(self.request.get("cache_dtype", ""), 0.0) if computed else 0.0
+        return Tolerance(own.rtol, own.atol + more)
 
 
 def _check_case(backend: Backend, make: Callable[..., Subject], label: str, recorder: Recorder) -> None:
@@ -250,7 +269,7 @@ def _read_back(subject: Subject, cache: Any) -> str | None:
         typed, step = q.astype(numpy_dtype(subject.dtype)), paging.to_device(subject.backend, probe)
         got = getattr(subject.ops, reader.name)(subject.backend.runtime.put(typed), cache, layer, step, paged.spec)
         host = subject.backend.runtime.fetch({"got": got}).wait()["got"]
-        if fault := difference(host, expected, reader.tolerances[subject.dtype]):
+        if fault := difference(host, expected, subject.tolerance(reader)):
             return f"layer {layer} of the cache, read back (row {len(rows) - 1} was not in the step): {fault}"
     return None
 
@@ -263,13 +282,18 @@ def _grown(paged: Paged) -> list[int]:
 
 
 def _relaid(
-    backend: Backend, spec: OpSpec, arguments: dict[str, Any], dtype: str, rng: np.random.Generator, padded: bool
-) -> tuple[dict[str, Any], Paged]:
+    backend: Backend, spec: OpSpec, arguments: dict[str, Any], dtype: str, cache_dtype: str, rng: np.random.Generator,
+    padded: bool,
+) -> tuple[dict[str, Any], Paged]:  # fmt: skip
     """The arguments on new pages; arrays that have a row a token get rows for the padding, which hold NaN."""
     old: Any = arguments["step"]
     page_size = paging.page_size_for(backend, arguments["cache"][arguments["spec"].group]["k"].shape[2])
     writes = _writes(spec)
     paged = paging.lay_out(arguments, page_size, rng, writes=writes, padded=padded)
+    cache = paged.plain()
+    if cache_dtype != dtype:
+        paged = paging.narrowed(paged, cache_dtype)
+        cache = tree_map(lambda array: array.astype(numpy_dtype(cache_dtype)), paged.plain())
     if spec.name in WRITERS or spec.name == "latent_write":
         arguments = _writer_arguments(spec, arguments, dtype, rng)
     extra = paged.step.shape.tokens - old.shape.tokens
@@ -281,7 +305,7 @@ def _relaid(
         return np.concatenate([value, fill((extra, *value.shape[1:]))]) if extra else value
 
     relaid = {name: longer(name, value) for name, value in arguments.items()}
-    return {**relaid, "cache": paged.plain(), "step": paged.step}, paged
+    return {**relaid, "cache": cache, "step": paged.step}, paged
 
 
 def _writer_arguments(spec: OpSpec, arguments: dict[str, Any], dtype: str, rng: np.random.Generator) -> dict[str, Any]:

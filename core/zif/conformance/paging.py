@@ -20,7 +20,7 @@ from zif.contract.backend import Backend
 from zif.contract.cache import CacheGroup
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.ops.draw import normal, numpy_dtype
+from zif.ops.draw import normal, numpy_dtype, rounded
 
 A = np.ndarray[Any, Any]
 LAYERS = 2
@@ -105,6 +105,12 @@ def lay_out(
             first[row] = dead * page_size
     new_step = replace(step, pages={spec.group: tables[:-1]}, shape=replace(step.shape, pages=tables.shape[1]))
     return Paged(spec, page_size, num_pages, tables, history, first, pad(new_step, spec.group) if padded else new_step)
+
+
+def narrowed(paged: Paged, cache_dtype: str) -> Paged:
+    """``paged`` with a history of numbers that ``cache_dtype`` has, so that writing it loses nothing."""
+    history = {name: [rounded(rows, cache_dtype) for rows in every] for name, every in paged.history.items()}
+    return replace(paged, history=history)
 
 
 def _tables(lengths: Sequence[int], page_size: int, rng: np.random.Generator) -> tuple[A, int]:

@@ -29,8 +29,8 @@ class Capabilities:
     ``dtypes``: activation dtypes, best first. ``page_sizes``: those the kernels take, best first;
     empty for any. ``asynchronous``: launches return before the device is done, so that overlap
     pays. ``fuse_sampling``: sampling may be compiled into the decode program. ``warm_up``: decode
-    programs are to be compiled and run before the first request. The rest are defaults of the settings
-    of the same names.
+    programs are to be compiled and run before the first request. ``cache_dtypes``: what keys and values may be stored
+    in, besides any of ``dtypes``. The rest are defaults of the settings of the same names.
     """
 
     dtypes: tuple[str, ...]
@@ -41,6 +41,7 @@ class Capabilities:
     max_running_requests: int = 256
     chunked_prefill_size: int = 2048
     mem_fraction_static: float = 0.88
+    cache_dtypes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

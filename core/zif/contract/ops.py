@@ -50,6 +50,10 @@ class OpRequest:
     def get(self, fact: str, default: Any = None) -> Any:
         return next((value for name, value in self.facts if name == fact), default)
 
+    def but(self, **facts: Hashable) -> OpRequest:
+        """The same request with other facts."""
+        return OpRequest.of(self.op, self.dtype, **{**dict(self.facts), **facts})
+
     def __str__(self) -> str:
         inner = ", ".join(f"{name}={value}" for name, value in self.facts)
         return f"{self.op}[{self.dtype}{', ' if inner else ''}{inner}]"

@@ -14,6 +14,9 @@ from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+EIGHT_BITS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
+"""--kv-cache-dtype's names, which are SGLang's and vLLM's, and the contract's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
@@ -53,7 +56,9 @@ def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, 
     chunk = context_length if chunk == -1 else chunk
     plan = EnginePlan(
         dtype=dtype,
-        kv_cache_dtype=dtype if settings.kv_cache_dtype == "auto" else settings.kv_cache_dtype,
+        kv_cache_dtype=EIGHT_BITS.get(settings.kv_cache_dtype, settings.kv_cache_dtype)
+        if settings.kv_cache_dtype != "auto"
+        else dtype,
         page_size=page_size,
         context_length=context_length,
         max_running_requests=settings.max_running_requests or capabilities.max_running_requests,
@@ -68,6 +73,7 @@ def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, 
             raise InvalidSettings(f"{backend.name} wants to change {change.field!r}, which no setting is called")
         logger.info("%s: %s = %s: %s", backend.name, change.field, change.value, change.reason)
         plan = replace(plan, **{change.field: change.value})
+    _check_cache_dtype(plan, backend)
     return plan
 
 
@@ -110,6 +116,16 @@ def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: s
     if checkpoint == "float16" and "bfloat16" in served:  # as wide; keeps float16's range and more
         return "bfloat16"
     return served[0]
+
+
+def _check_cache_dtype(plan: EnginePlan, backend: Backend) -> None:
+    stored = (*backend.capabilities.dtypes, *backend.capabilities.cache_dtypes)
+    if plan.kv_cache_dtype not in stored:
+        flags = {name: flag for flag, name in EIGHT_BITS.items()}
+        asked, *offered = (flags.get(name, name) for name in (plan.kv_cache_dtype, *stored))
+        raise InvalidSettings(
+            f"--kv-cache-dtype {asked}: {backend.name} stores keys and values in {', '.join(offered)}"
+        )
 
 
 def _gib(size: float) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.ops import OpCase, OpRequest, op
 from zif.contract.step import Step, StepShape
-from zif.ops.draw import normal
+from zif.ops.draw import normal, stored, wide
 from zif.ops.layers import rms_norm
 from zif.ops.tolerances import REDUCTION
 
@@ -88,6 +88,9 @@ def kv_write(k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec
     positions in ``layer`` of group ``spec.group``; padding goes to page 0. Consumes ``cache`` and
     returns it. ``layer`` counts within the group and may be traced.
 
+    A cache narrower than the activations gets the nearest number that it can hold: of eight bits, those that
+    are larger than its largest become that. There is no scale beside it.
+
     Tested through ``paged_attention``, which reads what this wrote.
     """
     group = {name: array.copy() for name, array in cache[spec.group].items()}
@@ -95,8 +98,8 @@ def kv_write(k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec
     for token in range(int(step.num_tokens[0])):
         page, offset = divmod(int(step.positions[token]), page_size)
         page = step.pages[spec.group][step.seqs[token], page]
-        group["k"][layer, page, offset] = k[token]
-        group["v"][layer, page, offset] = v[token]
+        group["k"][layer, page, offset] = stored(k[token], group["k"].dtype)
+        group["v"][layer, page, offset] = stored(v[token], group["v"].dtype)
     return {**cache, spec.group: group}
 
 
@@ -175,7 +178,7 @@ def paged_attention(q: A, cache: Any, layer: Any, step: Step, spec: AttentionSpe
     h // (q_heads / kv_heads). Reads nothing beyond a sequence's length: unused slots may hold NaN.
     Rows of padding tokens are undefined.
     """
-    keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
+    keys, values = wide(cache[spec.group]["k"][layer]), wide(cache[spec.group]["v"][layer])
     page_size, per_kv = keys.shape[1], spec.q_heads // spec.kv_heads
     out = np.zeros((q.shape[0], spec.q_heads, spec.v_head_dim))
     for token in range(int(step.num_tokens[0])):

@@ -21,7 +21,7 @@ from zif.contract.ops import OpCase, OpRequest, op
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.ops.attention import attention_request, draw_step
-from zif.ops.draw import normal
+from zif.ops.draw import normal, stored
 from zif.ops.tolerances import REDUCTION
 
 A = np.ndarray[Any, Any]
@@ -73,7 +73,7 @@ def latent_write(latent: A, cache: Any, layer: Any, step: Step, spec: AttentionS
     for token in range(int(step.num_tokens[0])):
         page, offset = divmod(int(step.positions[token]), page_size)
         page = step.pages[spec.group][step.seqs[token], page]
-        group["k"][layer, page, offset, 0] = latent[token]
+        group["k"][layer, page, offset, 0] = stored(latent[token], group["k"].dtype)
     return {**cache, spec.group: group}
 
 

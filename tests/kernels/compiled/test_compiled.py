@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from kernels.compiled.catalogue import CALLS, TARGETS, compiled
+from kernels.compiled.catalogue import CALLS, TARGETS, Compiled, compiled
+from zif.portable.triton import attention
 
 MULTIPLIES = ("decode", "ragged")
 SPILLS = {"decode": 192}
@@ -39,3 +41,20 @@ def test_compiles(name: str, calls: str, tmp_path: Path, monkeypatch: pytest.Mon
         assert any(name in kernel.assembly for name in unit) == (kernel.name in MULTIPLIES), kernel.name
     if target.gpu.backend == "cuda" and "attention" in calls:
         assert any(target.matrix in kernel.assembly for kernel in kernels if kernel.name == "ragged")
+
+
+def copied(kernel: Compiled) -> int:
+    """Bytes that one thread copies to shared memory in code for one tile after the other, page numbers aside."""
+    sizes = re.findall(r"cp\.async\.c[ag]\.shared\.global[^;]*?, 0x([0-9a-f]+)", kernel.assembly)
+    return sum(size for size in (int(one, 16) for one in sizes) if size > 4)
+
+
+def test_a_cache_of_eight_bits_is_read_in_half_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compared in tiles of the same extent, which they are not launched with."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(attention, "_decode_tiles", lambda request, *_: attention._Tiles(request, 64, 3))
+    found = {calls: list(compiled(TARGETS["sm_90"], calls)) for calls in ("attention", "attention, eight bits")}
+    for name in MULTIPLIES:
+        wide, narrow = (next(one for one in found[calls] if one.name == name) for calls in found)
+        assert copied(wide) > 0
+        assert copied(narrow) * 2 == copied(wide), name

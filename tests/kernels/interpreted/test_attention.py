@@ -103,6 +103,16 @@ def test_a_cache_of_eight_bits(cache_dtype: str) -> None:
     assert not attention_faults(case, "bfloat16", 16, padded=False)
 
 
+@pytest.mark.parametrize("cache_dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("op", ["rope_and_cache", "kv_write", "attention"])
+def test_a_cache_of_eight_bits_is_written_rounded_and_saturated(op: str, cache_dtype: str) -> None:
+    for case in cases("attention", "bfloat16"):
+        if op == "attention" and not case.arguments["step"].shape.decode:
+            continue
+        for scale in (1.0, 2.0**9 if cache_dtype == "float8_e4m3fn" else 2.0**16):
+            assert not writer_faults(op, case, "bfloat16", padded=True, cache_dtype=cache_dtype, scale=scale)
+
+
 def test_many_sequences_are_found_by_their_blocks() -> None:
     rng = np.random.default_rng(3)
     new = [int(n) for n in rng.integers(1, 40, 9)]

@@ -79,11 +79,13 @@ def _tiles(request: OpRequest, budget: int) -> _Tiles:
 def _decode_tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
     """The largest tiles of up to ``widest`` positions that PROGRAMS programs have room for.
 
-    Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values.
+    Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values, and
+    two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
     """
-    for block in (128, 64, 32):
-        if block <= widest and PROGRAMS * (_Tiles(request, block, 1).nbytes + DECODE_SCRATCH) <= budget:
-            return _Tiles(request, block, 3)
+    ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
+    for block in blocks:
+        if block <= widest and PROGRAMS * (_Tiles(request, block, ahead).nbytes + DECODE_SCRATCH) <= budget:
+            return _Tiles(request, block, 2 * ahead + 1)
     return _Tiles(request, MIN_DOT, 1)
 
 

@@ -53,8 +53,8 @@ class JaxAttention(KernelSet):
         group = cache[spec.group]
         page, offset = write_slots(step, spec.group, group["k"].shape[2])
         written = {
-            "k": group["k"].at[layer, page, offset].set(k.astype(group["k"].dtype)),
-            "v": group["v"].at[layer, page, offset].set(v.astype(group["v"].dtype)),
+            "k": group["k"].at[layer, page, offset].set(stored(k, group["k"].dtype)),
+            "v": group["v"].at[layer, page, offset].set(stored(v, group["v"].dtype)),
         }
         return {**cache, spec.group: written}
 
@@ -62,6 +62,14 @@ class JaxAttention(KernelSet):
     def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
         group = cache[spec.group]
         return attend_pages(q, group["k"], group["v"], layer, step, spec)
+
+
+def stored(x: Array, dtype: Any) -> Array:
+    """``x`` as a cache of ``dtype`` holds it: in eight bits no further than the largest that they have."""
+    if dtype.itemsize == 1:
+        largest = float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
+        x = jnp.clip(x, -largest, largest)
+    return x.astype(dtype)
 
 
 def write_slots(step: Step, group: str, page_size: int) -> tuple[Array, Array]:

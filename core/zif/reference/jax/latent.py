@@ -10,7 +10,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.reference.jax.attention import attend_pages, write_slots
+from zif.reference.jax.attention import attend_pages, stored, write_slots
 from zif.reference.jax.layers import contract, dense
 
 Array = jax.Array
@@ -27,7 +27,7 @@ class JaxLatent(KernelSet):
     def latent_write(self, latent: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         latents = cache[spec.group]["k"]
         page, offset = write_slots(step, spec.group, latents.shape[2])
-        written = latents.at[layer, page, offset, 0].set(latent.astype(latents.dtype))
+        written = latents.at[layer, page, offset, 0].set(stored(latent, latents.dtype))
         return {**cache, spec.group: {"k": written}}
 
     @kernel("absorbed_attention")

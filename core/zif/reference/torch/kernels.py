@@ -117,14 +117,22 @@ class TorchAttention(KernelSet):
     def kv_write(self, k: Tensor, v: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         group = cache[spec.group]
         page, offset = write_slots(step, spec.group, group["k"].shape[2])
-        group["k"][layer, page, offset] = k.to(group["k"].dtype)
-        group["v"][layer, page, offset] = v.to(group["v"].dtype)
+        group["k"][layer, page, offset] = stored(k, group["k"].dtype)
+        group["v"][layer, page, offset] = stored(v, group["v"].dtype)
         return cache
 
     @kernel("paged_attention", capturable=False)
     def paged_attention(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         group = cache[spec.group]
         return attend_pages(q, group["k"][layer], group["v"][layer], step, spec)
+
+
+def stored(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` as a cache of ``dtype`` holds it; torch makes NaN of what is too large for eight bits."""
+    if dtype.itemsize == 1:
+        largest = torch.finfo(dtype).max
+        x = x.clamp(-largest, largest)
+    return x.to(dtype)
 
 
 def write_slots(step: Step, group: str, page_size: int) -> tuple[Tensor, Tensor]:

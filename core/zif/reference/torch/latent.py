@@ -10,7 +10,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.reference.torch.kernels import attend_pages, dense, write_slots
+from zif.reference.torch.kernels import attend_pages, dense, stored, write_slots
 
 Tensor = torch.Tensor
 
@@ -26,7 +26,7 @@ class TorchLatent(KernelSet):
     def latent_write(self, latent: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         latents = cache[spec.group]["k"]
         page, offset = write_slots(step, spec.group, latents.shape[2])
-        latents[layer, page, offset, 0] = latent.to(latents.dtype)
+        latents[layer, page, offset, 0] = stored(latent, latents.dtype)
         return cache
 
     @kernel("absorbed_attention", capturable=False)

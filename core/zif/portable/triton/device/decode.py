@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from zif.portable.triton.device.attention import NOTHING, attend
-from zif.portable.triton.device.numbers import LOG2_E, tanh
+from zif.portable.triton.device.numbers import LOG2_E, stored, tanh
 from zif.portable.triton.device.overlap import enter
 
 
@@ -171,9 +171,10 @@ def decode(
                 source = k + sequence * k_row + kv_head * k_step + one
                 key = _turned(
                     source, k_norm, angle, eps, offset, one == 0, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
-                ).to(k_cache.dtype.element_ty)
+                )
+                key = stored(key, k_cache.dtype.element_ty)
                 value = tl.load(v + sequence * v_row + kv_head * v_step + e, mask=e < V_HEAD_DIM, other=0.0)
-                value = value.to(v_cache.dtype.element_ty)
+                value = stored(value, v_cache.dtype.element_ty)
                 target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
                 tl.store(target[:, None] + d[None, :], key, mask=(d < HEAD_DIM)[None, :])
                 tl.store(v_cache + page * v_page + slot * v_slot + kv_head * v_head + e, value, mask=e < V_HEAD_DIM)

@@ -1,4 +1,4 @@
-"""Functions of float32 numbers that Triton's language lacks."""
+"""Functions of numbers that Triton's language lacks."""
 
 import triton
 import triton.language as tl
@@ -15,3 +15,13 @@ def tanh(x):
     e = tl.exp(-2.0 * tl.abs(x))
     size = (1.0 - e) / (1.0 + e)
     return tl.where(tl.abs(x) < 0.125, series, tl.where(x < 0, -size, size))
+
+
+@triton.jit
+def stored(x, KIND: tl.constexpr):
+    """``x`` as a cache of dtype KIND holds it: of eight bits, no further than the largest that they have."""
+    if tl.float8e4nv == KIND:
+        x = tl.clamp(x.to(tl.float32), -448.0, 448.0, tl.PropagateNan.ALL)
+    if tl.float8e5 == KIND:
+        x = tl.clamp(x.to(tl.float32), -57344.0, 57344.0, tl.PropagateNan.ALL)
+    return x.to(KIND)

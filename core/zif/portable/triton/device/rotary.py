@@ -3,6 +3,7 @@
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.numbers import stored
 from zif.portable.triton.device.overlap import enter
 
 
@@ -68,10 +69,10 @@ def _turn_heads(
         cos = tl.load(angle + pair, mask=turned, other=0.0)[None, :]
         sin = tl.load(angle + ROTARY // 2 + pair, mask=turned, other=0.0)[None, :]
         mask = store[:, None] & turned[None, :]
-        tl.store(target[:, None] + near[None, :], (first * cos - second * sin).to(kind), mask=mask)
-        tl.store(target[:, None] + far[None, :], (second * cos + first * sin).to(kind), mask=mask)
+        tl.store(target[:, None] + near[None, :], stored(first * cos - second * sin, kind), mask=mask)
+        tl.store(target[:, None] + far[None, :], stored(second * cos + first * sin, kind), mask=mask)
     if ROTARY < HEAD_DIM:
-        tl.store(target[:, None] + other[None, :], rest.to(kind), mask=store[:, None] & passed[None, :])
+        tl.store(target[:, None] + other[None, :], stored(rest, kind), mask=store[:, None] & passed[None, :])
 
 
 @triton.jit
@@ -111,7 +112,7 @@ def _copy_heads(target, source, load, store, HEAD_DIM: tl.constexpr, BLOCK: tl.c
     column = tl.arange(0, BLOCK)
     inside = column < HEAD_DIM
     values = tl.load(source[:, None] + column[None, :], mask=load[:, None] & inside[None, :], other=0.0)
-    values = values.to(target.dtype.element_ty)
+    values = stored(values, target.dtype.element_ty)
     tl.store(target[:, None] + column[None, :], values, mask=store[:, None] & inside[None, :])
 
 
@@ -165,9 +166,9 @@ def rope_and_cache(
         head = block * HEADS + tl.arange(0, HEADS)
         inside = head < Q_HEADS
         source = q + row * q_row + head * q_head
-        target = out + (row * Q_HEADS + head) * HEAD_DIM
+        turned = out + (row * Q_HEADS + head) * HEAD_DIM  # a name of its own: the cache may be of another dtype
         _turn_heads(
-            target, source, inside, inside, q_norm, angle, eps, offset,
+            turned, source, inside, inside, q_norm, angle, eps, offset,
             HEAD_DIM, ROTARY, INTERLEAVED, NORM, HALF, REST,
         )  # fmt: skip
     else:
