@@ -134,6 +134,13 @@ class Settings(BaseSettings):
         "what requests get that leave sampling open: the model's generation_config.json, "
         "or OpenAI's (temperature 1, nothing cut off)",
     )
+    watchdog_timeout: float | None = _setting(
+        None,
+        "server",
+        "seconds in which a step must end, or the device counts as hung and the engine is ended; 0: never; "
+        "if not given 300, or never where the host itself computes",
+        ge=0,
+    )
     drain_timeout: float = _setting(
         30.0, "server", "seconds that running requests get to finish when the server is stopped", ge=0
     )

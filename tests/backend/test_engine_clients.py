@@ -109,6 +109,81 @@ async def test_a_device_that_breaks_ends_requests_with_the_reason(path: Path) ->
     await client.shutdown(0)
 
 
+def made(kind: str, path: Path, *options: str, **values: object) -> Client:
+    if kind == "thread":
+        return thread_client(path, *options, **values)
+    return ProcessClient(settings_of(path, *options, **values))
+
+
+async def ended(client: Client) -> None:
+    """Wait until the engine's thread or process is gone."""
+    begin = time.monotonic()
+    while client._alive():
+        assert time.monotonic() - begin < 5
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+@pytest.mark.parametrize("where", ["run", "wait"])
+async def test_a_device_error_in_a_step_ends_open_streams_and_the_engine(path: Path, kind: str, where: str) -> None:
+    client = made(kind, path, "null.fail_at=9", f"null.fail_in={where}")
+    await client.start()
+    streams = [client.submit(EngineRequest(str(i), [1, 2, 3], LONG)) for i in range(3)]
+    assert (await anext(streams[0])).token_ids
+    for stream in streams:
+        with pytest.raises(EngineDead, match=r"RuntimeError: null device: run 9 failed, as null\.fail_at asked$"):
+            async for _ in stream:
+                pass
+    assert "run 9 failed" in str(client.failure)
+    await ended(client)
+    await client.shutdown(0)
+
+
+@pytest.mark.parametrize("kind", ["thread", "process"])
+async def test_a_device_that_never_ends_a_step_is_found_by_the_watchdog(path: Path, kind: str) -> None:
+    client = made(kind, path, "null.hang_at=9", watchdog_timeout=0.4)
+    await client.start()
+    await asyncio.sleep(0.8)  # idle is not hung
+    stream = client.submit(EngineRequest("a", [1, 2, 3], LONG))
+    assert (await anext(stream)).token_ids
+    await asyncio.sleep(0.1)  # it hangs by now
+    asked = asyncio.create_task(client.stats())
+    begin = time.monotonic()
+    with pytest.raises(EngineDead, match=r"no step has ended for 0\.4 s"):
+        async for _ in stream:
+            pass
+    assert time.monotonic() - begin < 3
+    with pytest.raises(EngineDead, match="no step has ended"):
+        await asked
+    with pytest.raises(EngineDead, match="no step has ended"):
+        await collect(client, EngineRequest("b", [1], LONG))
+    if kind == "process":
+        await ended(client)
+    await client.shutdown(0)
+
+
+async def test_steps_without_news_are_no_hang(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zif.engine.loop.BEAT_SECONDS", 0.1)
+    client = thread_client(path, "null.step_ms=150", watchdog_timeout=0.4, chunked_prefill_size=8)
+    await client.start()
+    begin = time.monotonic()
+    answer = await collect(client, EngineRequest("a", [1] * 60, SamplingParams(max_tokens=1)))
+    assert answer[-1].finish_reason == "length"
+    assert time.monotonic() - begin > 0.8  # eight steps, of which the last alone has a token
+    await client.shutdown(0)
+
+
+def test_only_a_device_of_its_own_is_watched_unasked(path: Path) -> None:
+    def limit(**values: object) -> object:
+        return build_engine(settings_of(path, **values), progress=False).stats()["watchdog_timeout"]
+
+    assert limit() == 300
+    assert limit(watchdog_timeout=7) == 7
+    assert limit(watchdog_timeout=0) == 0
+    host = Settings(model=str(path), device="cpu", device_opt=("cpu.native=off",), max_total_tokens=64)
+    assert build_engine(host, progress=False).stats()["watchdog_timeout"] == 0
+
+
 async def test_a_killed_engine_is_reported_at_once(path: Path) -> None:
     client = ProcessClient(settings_of(path, "null.step_ms=5"))
     await client.start()

@@ -224,6 +224,23 @@ def test_a_broken_device_says_so_where_the_host_waits() -> None:
         failing.wait()
 
 
+def test_a_broken_device_can_say_so_at_the_launch() -> None:
+    backend = NullBackend(NullOptions(fail_at=2, fail_in="run"))
+    program = decode(backend)
+    program.run(program.stage(ids()), {})
+    with pytest.raises(RuntimeError, match="run 2 failed"):
+        program.run(program.stage(ids()), {})
+
+
+def test_a_run_that_hangs_is_never_there() -> None:
+    backend = NullBackend(NullOptions(hang_at=2))
+    program = decode(backend)
+    backend.runtime.fetch(program.run(program.stage(ids()), {})[0]).wait()
+    hanging = backend.runtime.fetch(program.run(program.stage(ids()), {})[0])
+    assert not hanging.ready()
+    assert backend.device.free_at == float("inf")
+
+
 def test_memory_is_counted_while_something_refers_to_it() -> None:
     backend = NullBackend(NullOptions(memory_mb=1))
     before = backend.runtime.memory()
@@ -245,7 +262,8 @@ def test_a_program_that_computes_is_found_out(backend: NullBackend) -> None:
 @pytest.mark.parametrize("option", ["step_ms=fast", "step_ms=-1", "token=x", "ring=0", "memory_mb=0", "fail_at=-2"])
 def test_wrong_options_are_named(option: str) -> None:
     key, _, value = option.partition("=")
-    options = {"step_ms": "0", "token": "7", "memory_mb": "64", "ring": "2", "fail_at": "0"} | {key: value}
+    options = {"step_ms": "0", "token": "7", "memory_mb": "64", "ring": "2", "fail_at": "0", "fail_in": "wait"}
+    options |= {"hang_at": "0"} | {key: value}
     with pytest.raises(InvalidSettings, match=rf"--device-opt null\.{option}: must be a number of at least"):
         NullOptions.parse(options)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import signal
@@ -181,6 +182,38 @@ def test_a_killed_engine_is_reported_and_the_server_stops_well(tmp_path: Path) -
         assert health.status_code == 503
         assert "signal 9" in health.json()["error"]["message"]
         assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).status_code == 503
+        served.process.send_signal(signal.SIGINT)
+        assert served.process.wait(20) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (("null.fail_at=30",), "run 30 failed"),
+        (("null.fail_at=30", "null.fail_in=run"), "run 30 failed"),
+        (("null.hang_at=30",), "no step has ended for 1 s"),
+    ],
+    ids=["fails in a fetch", "fails in a run", "hangs"],
+)
+def test_a_device_error_reaches_open_streams_and_the_health_check(
+    tmp_path: Path, options: tuple[str, ...], reason: str
+) -> None:
+    flags = [word for option in options for word in ("--device-opt", option)]
+    with serve(tmp_path / "log", "--device", "null", "--watchdog-timeout", "1", *flags) as served:
+        body = {"prompt": "hello", "max_tokens": 200, "stream": True, "ignore_eos": True}
+        with httpx.stream("POST", f"{served.url}/v1/completions", json=body, timeout=30) as response:
+            assert response.status_code == 200
+            events = [line for line in response.iter_lines() if line]
+        assert len(events) > 5  # tokens came, then the reason, and no [DONE]
+        assert "data: [DONE]" not in events
+        error = json.loads(events[-1].removeprefix("data: "))["error"]
+        assert error["code"] == "engine_dead"
+        assert reason in error["message"]
+        health = served.get("/health")
+        assert health.status_code == 503
+        assert reason in health.json()["error"]["message"]
+        answer = httpx.post(f"{served.url}/v1/completions", json=body | {"stream": False}, timeout=30)
+        assert answer.status_code == 503
         served.process.send_signal(signal.SIGINT)
         assert served.process.wait(20) == 0
 

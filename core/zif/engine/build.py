@@ -11,7 +11,7 @@ import zif_models
 from zif.contract.bind import bind
 from zif.contract.errors import InvalidSettings
 from zif.engine.engine import Engine
-from zif.engine.plan import cache_report, plan_engine, plan_pages
+from zif.engine.plan import cache_report, plan_engine, plan_pages, watchdog_timeout
 from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
 from zif.engine.staging import Limits
@@ -96,6 +96,7 @@ def build_engine(
         "vocab_size": model.vocab_size,
         **cache_report(plan, num_pages, cache.nbytes),
         "context_length": scheduler.max_length,
+        "watchdog_timeout": watchdog_timeout(settings, backend),
     }
     return Engine(scheduler, runner, facts)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from zif.contract import errors
 from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, ZifError
 from zif.engine.messages import EngineOutput, EngineRequest
-from zif.engine.wire import Abort, Add, Ask, Command, Failed, Message, News, Question, Ready, Reply, Stop
+from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
 
 if TYPE_CHECKING:
     from zif.engine.engine import Engine
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 STOP_SECONDS = 5.0
 """How long an engine gets to leave its loop before it is ended."""
+WATCH_SECONDS = 5.0
+"""How often a client looks, at the least, whether its engine hangs."""
 
 
 class Client(ABC):
@@ -43,6 +45,7 @@ class Client(ABC):
         self._ready: asyncio.Future[dict[str, Any]] | None = None
         self._failure: str | None = None
         self._stopping = False
+        self._heard = 0.0
 
     @property
     def failure(self) -> str | None:
@@ -61,12 +64,16 @@ class Client(ABC):
         self._ready = self._loop.create_future()
         self._launch()
         await self._ready
+        limit = float(self.facts.get("watchdog_timeout", 0.0))
+        if limit:
+            self._watch(limit)
 
     async def submit(self, request: EngineRequest) -> AsyncGenerator[EngineOutput, None]:
         """See :meth:`zif.frontend.client.EngineClient.submit`."""
         if self._failure is not None or self._stopping:
             raise EngineDead(self._failure or "the engine is shutting down")
         inbox: asyncio.Queue[EngineOutput | ZifError] = asyncio.Queue()
+        self._expect()
         self._queues[request.request_id] = inbox
         self._post(Add(request))
         try:
@@ -137,6 +144,7 @@ class Client(ABC):
             raise EngineDead(self._failure)
         assert self._loop is not None, "the engine has not been started"
         number = next(self._numbers)
+        self._expect()
         answer = self._answers[number] = self._loop.create_future()
         self._post(Ask(number, question))
         try:
@@ -144,9 +152,30 @@ class Client(ABC):
         finally:
             self._answers.pop(number, None)
 
+    def _expect(self) -> None:
+        """Something is about to be asked of the engine: from now on it is to be heard of."""
+        if not (self._queues or self._answers):
+            self._heard = time.monotonic()
+
+    def _watch(self, limit: float) -> None:
+        """Look now and again whether the engine has been silent for ``limit`` seconds while it had something to do."""
+        assert self._loop is not None
+        if self._failure is not None or self._stopping:
+            return
+        if (self._queues or self._answers) and time.monotonic() - self._heard > limit:
+            self._fail(
+                "",
+                f"no step has ended for {limit:g} s: the device, or its driver, hangs "
+                "(--watchdog-timeout says how long is too long)",
+            )
+            self._loop.run_in_executor(None, self._end, 0.0)
+            return
+        self._loop.call_later(min(limit / 4, WATCH_SECONDS), self._watch, limit)
+
     def _deliver_soon(self, message: Message) -> None:
         """Hand a message over from the thread it arrived on."""
         assert self._loop is not None
+        self._heard = time.monotonic()
         try:
             self._loop.call_soon_threadsafe(self._deliver, message)
         except RuntimeError:  # the loop has been closed: nobody listens any more
@@ -167,6 +196,8 @@ class Client(ABC):
                 assert self._ready is not None
                 if not self._ready.done():  # whoever waited may have given up
                     self._ready.set_result(facts)
+            case Beat():
+                pass
             case Failed(kind, text):
                 self._fail(kind, text)
 
@@ -277,6 +308,9 @@ class ProcessClient(Client):
                 break
             self._deliver_soon(message)
         self._process.join(STOP_SECONDS)
+        if self._process.is_alive():
+            self._process.kill()  # its end of the pipe is closed: whatever it still does, it is of no use
+            self._process.join(STOP_SECONDS)
         code = self._process.exitcode
         said = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
         self._deliver_soon(Failed("", f"the engine process ended {said}"))
@@ -288,7 +322,7 @@ class ProcessClient(Client):
         if patience:
             logger.warning("the engine process did not stop within %g s; it is killed", patience)
         self._process.kill()
-        self._process.join()
+        self._process.join(STOP_SECONDS)  # a process that waits inside a driver may not end even so
 
 
 def _process_main(settings: Settings, pipe: Any) -> None:
@@ -297,7 +331,9 @@ def _process_main(settings: Settings, pipe: Any) -> None:
     Ctrl-C and a SIGTERM to the whole group are for its parent, which drains and then stops it; should
     the parent be gone, the pipe's end says so.
     """
+    import os
     import signal
+    import sys
 
     for ours in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ours, signal.SIG_IGN)
@@ -309,6 +345,11 @@ def _process_main(settings: Settings, pipe: Any) -> None:
 
     try:
         serve(functools.partial(build_engine, settings), PipePort(pipe))
-    except Exception:
+    except ZifError:
         logger.debug("engine process ends", exc_info=True)
         raise SystemExit(1) from None  # the client has been told, and says it to the user
+    except BaseException:
+        logger.debug("engine process ends at once", exc_info=True)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(1)  # what a broken device's libraries do at exit may never end

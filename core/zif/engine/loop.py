@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Protocol
 
+from zif.contract.errors import ZifError
 from zif.engine.engine import Engine
-from zif.engine.wire import Abort, Add, Ask, Command, Failed, Message, News, Ready, Reply, Stop
+from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Ready, Reply, Stop
 
 logger = logging.getLogger(__name__)
+BEAT_SECONDS = 1.0
+"""How long steps may go on without news before their client is told that they do."""
 
 
 class Port(Protocol):
@@ -59,19 +63,31 @@ class PipePort:
 
 def serve(build: Callable[[], Engine], port: Port) -> None:
     """Build an engine and run it until told to stop, or until it fails; a failure is sent before it ends."""
+    running = False
     try:
         engine = build()
         port.send(Ready(engine.stats()))
+        running = True
         _run(engine, port)
     except BrokenPipeError:
         logger.warning("the engine's client has gone; stopping")
     except BaseException as error:  # SystemExit of a library too: whoever waits has to be told
-        logger.debug("engine failed", exc_info=True)
-        port.send(Failed(type(error).__name__, " ".join(str(error).split()) or repr(error)))
+        bug = running and not isinstance(error, ZifError)  # what was not meant to happen is shown whole
+        logger.log(logging.ERROR if bug else logging.DEBUG, "the engine failed", exc_info=True)
+        port.send(Failed(type(error).__name__, _readable(error)))
         raise
 
 
+def _readable(error: BaseException) -> str:
+    """What went wrong, on one line. Of errors that are not ours the first: drivers add advice for programmers."""
+    said = str(error).strip()
+    if not isinstance(error, ZifError):
+        said = said.partition("\n")[0]
+    return " ".join(said.split()) or repr(error)
+
+
 def _run(engine: Engine, port: Port) -> None:
+    said = 0.0
     while True:
         while (command := port.receive(block=not engine.has_work)) is not None:
             if isinstance(command, Stop):
@@ -80,6 +96,10 @@ def _run(engine: Engine, port: Port) -> None:
         outputs = engine.step()
         if outputs:
             port.send(News.of(outputs))
+            said = time.monotonic()
+        elif time.monotonic() - said > BEAT_SECONDS:
+            port.send(Beat())
+            said = time.monotonic()
 
 
 def _obey(engine: Engine, command: Command, port: Port) -> None:

@@ -14,6 +14,8 @@ from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
 
+WATCHDOG_SECONDS = 300.0
+"""As SGLang's: longer than any step, and than compiling the kernels of one."""
 EIGHT_BITS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 """--kv-cache-dtype's names, which are SGLang's and vLLM's, and the contract's."""
 
@@ -98,6 +100,16 @@ def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend)
             f"{plan.page_size} tokens takes {per_page / 2**20:.1f} MiB. Raise the fraction, or take a smaller model"
         )
     return min(fitting, useful + 1)
+
+
+def watchdog_timeout(settings: Settings, backend: Backend) -> float:
+    """Seconds after which a step that has not ended counts as hung; 0: never.
+
+    A host that computes itself is at work, not hung, however long it takes.
+    """
+    if settings.watchdog_timeout is not None:
+        return settings.watchdog_timeout
+    return WATCHDOG_SECONDS if backend.capabilities.asynchronous else 0.0
 
 
 def _page_bytes(group: CacheGroup, plan: EnginePlan, backend: Backend) -> float:

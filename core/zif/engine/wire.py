@@ -58,6 +58,11 @@ class Ready:
 
 
 @dataclass(slots=True, frozen=True)
+class Beat:
+    """A step has ended that brought no news."""
+
+
+@dataclass(slots=True, frozen=True)
 class Failed:
     """The engine cannot go on: one readable line. ``kind`` is the exception's class."""
 
@@ -93,4 +98,4 @@ class News:
 
 
 Command = Add | Abort | Ask | Stop
-Message = News | Reply | Ready | Failed
+Message = News | Reply | Ready | Beat | Failed

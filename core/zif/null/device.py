@@ -29,6 +29,8 @@ class NullOptions:
     memory_mb: int = 1024
     ring: int = 2
     fail_at: int = 0
+    fail_in: str = "wait"
+    hang_at: int = 0
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> NullOptions:
@@ -49,6 +51,8 @@ class NullOptions:
             memory_mb=number("memory_mb", int, 1),
             ring=number("ring", int, 1),
             fail_at=number("fail_at", int, 0),
+            fail_in=options["fail_in"],
+            hang_at=number("hang_at", int, 0),
         )
 
 
@@ -153,7 +157,11 @@ class NullDevice:
         self.settle()
         self.runs += 1
         if self.runs == self.options.fail_at:
-            self.failure = f"null device: run {self.runs} failed, as null.fail_at asked"
+            self.failure = f"null device: run {self.runs} failed, as null.fail_at asked\nand more, for programmers"
+            if self.options.fail_in == "run":
+                raise RuntimeError(self.failure)
+        if self.runs == self.options.hang_at:
+            self._free_at = float("inf")
         self._free_at = max(time.perf_counter(), self._free_at) + seconds
         self._retiring.append((self._free_at, retire))
         return self._free_at
@@ -177,7 +185,7 @@ class NullDevice:
     def wait_until(self, moment: float) -> None:
         """Sleep until ``moment``. Raises RuntimeError if the device has broken."""
         while (left := moment - time.perf_counter()) > 0:
-            time.sleep(left)
+            time.sleep(min(left, 3600.0))
         self.settle()
         if self.failure is not None:
             raise RuntimeError(self.failure)

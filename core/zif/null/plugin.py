@@ -37,6 +37,13 @@ def zif_cli_options() -> Sequence[DeviceOption]:
         DeviceOption(
             name="fail_at", summary="number of the run, from 1, at which the device breaks; 0: never", default="0"
         ),
+        DeviceOption(
+            name="fail_in",
+            summary="who is told first: who launches the run, or who waits for it",
+            default="wait",
+            choices=("wait", "run"),
+        ),
+        DeviceOption(name="hang_at", summary="number of the run, from 1, that never ends; 0: none", default="0"),
     ]
 
 
