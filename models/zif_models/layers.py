@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.cache import CacheGroup
-from zif.contract.model import InputSpec
+from zif.contract.model import InputSpec, divided, local_attention
 from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
@@ -146,6 +146,14 @@ class Decoder:
     def segments(self) -> list[Segment]:
         """The body, as ``repeat`` runs it."""
         return segments(self.attention)
+
+    def local(self, size: int) -> Self:
+        """The model as each of ``size`` ranks runs it: its share of the heads and of the MLP's inner units."""
+        return replace(
+            self,
+            attention=tuple(local_attention(spec, size) for spec in self.attention),
+            intermediate_size=divided(self.intermediate_size, size, "inner units of the MLP"),
+        )
 
     def weights(self) -> dict[str, Tree]:
         """embed, body (a RepeatedSpec a segment, each copy a list of layers), norm, lm_head."""

@@ -15,6 +15,7 @@ from backend.oracle import Float64Packer, Specifications
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend, Capabilities, HostTensors, MemoryInfo
 from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Program, Staged
 from zif.contract.kernel import KernelSet
 from zif.contract.weights import ExpertsSpec, HeadsSpec, PackedWeight
@@ -99,6 +100,7 @@ class Oracle:
 
     name = "oracle"
     capabilities = Capabilities(dtypes=("float32",), asynchronous=False)
+    communicator: Communicator = ONE_DEVICE
 
     def __init__(self) -> None:
         self.runtime = OracleRuntime()

@@ -15,6 +15,7 @@ import numpy as np
 
 from zif.contract.arrays import Array, ArraySpec, Tree
 from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
 from zif.contract.kernel import KernelSet
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
@@ -121,7 +122,12 @@ class Packer(Protocol):
 
 
 class Backend(Protocol):
-    """One accelerator kind, made by a plugin's ``zif_create_backend``."""
+    """One accelerator kind, made by a plugin's ``zif_create_backend``.
+
+    ``communicator`` is that of the group that it was created for.
+    """
+
+    communicator: Communicator = ONE_DEVICE
 
     @property
     def name(self) -> str: ...

@@ -20,6 +20,7 @@ from zif.contract.info import BackendInfo, Device, DeviceOption, ExtensionInfo, 
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
+    from zif.contract.comm import Group
     from zif.contract.kernel import KernelSet
 
 hookspec = pluggy.HookspecMarker("zif")
@@ -42,8 +43,10 @@ def zif_probe(options: Mapping[str, str]) -> ProbeResult:  # type: ignore[empty-
 
 
 @hookspec
-def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:  # type: ignore[empty-body]
-    """Return the backend on ``device``, one of those that the probe found (required of a backend)."""
+def zif_create_backend(  # type: ignore[empty-body]
+    options: Mapping[str, str], device: Device, group: Group | None
+) -> Backend:
+    """Return the backend on ``device``, one the probe found, in a ``group`` if ranks share a model (required)."""
 
 
 @hookspec

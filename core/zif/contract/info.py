@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +19,9 @@ class BackendInfo:
 
     ``verified_on`` names the hardware that this backend's results were obtained on. None says
     that it has never run on its hardware, and ``zif devices`` says so too.
+
+    ``ranks`` says how it shares a model's layers among devices (:mod:`zif.contract.comm`): by a process
+    each ("processes"), or by one process over a "mesh". None: it cannot.
     """
 
     name: str
@@ -28,6 +31,7 @@ class BackendInfo:
     verified_on: str | None
     profiles: tuple[str, ...] = ("llm",)
     preference: int = 0
+    ranks: Literal["processes", "mesh"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,12 +51,16 @@ class ExtensionInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One device that a probe found. ``memory_bytes`` is its whole memory, None if unknown."""
+    """One device that a probe found. ``memory_bytes`` is its whole memory, None if unknown.
+
+    ``shared``: several ranks of a group may be on it, as processes on one host's cores are.
+    """
 
     name: str
     index: int = 0
     memory_bytes: int | None = None
     detail: str = ""
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)

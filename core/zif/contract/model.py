@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec
 from zif.contract.cache import CacheGroup
+from zif.contract.errors import UnsupportedModel
 from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
+
+_MOST_RANKS = 64
+"""Of a message, not of anything that works."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,15 @@ class Model(Protocol):
     @property
     def inputs(self) -> Sequence[InputSpec]: ...
 
+    def local(self, size: int) -> Model:
+        """The model as each of ``size`` ranks runs it (:mod:`zif.contract.comm`).
+
+        Its attention specs, cache groups and requests are a rank's, and so are the sizes in ``weights`` of what
+        is split by columns or rows; the vocabulary is whole, core divides it. :func:`local_attention` and
+        :func:`divided` do the arithmetic. Raises UnsupportedModel for sizes that do not divide.
+        """
+        raise UnsupportedModel(f"{type(self).__name__} has no tensor parallelism: leave --tp-size at 1")
+
     def weights(self) -> dict[str, Tree]:
         """The tree of weight specs (:mod:`zif.contract.weights`)."""
         ...
@@ -79,3 +92,22 @@ class ModelFamily(Protocol):
         ``served_context_length``. Raises UnsupportedModel for a feature of the config that it does not have.
         """
         ...
+
+
+def local_attention(spec: AttentionSpec, size: int) -> AttentionSpec:
+    """``spec`` of one of ``size`` ranks: a share of the query heads, and the key-value heads that these read.
+
+    Where there are fewer key-value heads than ranks, several ranks keep the same one. Raises UnsupportedModel.
+    """
+    q_heads = divided(spec.q_heads, size, "attention heads")
+    if size % spec.kv_heads == 0:
+        return replace(spec, q_heads=q_heads, kv_heads=1)
+    return replace(spec, q_heads=q_heads, kv_heads=divided(spec.kv_heads, size, "key-value heads"))
+
+
+def divided(whole: int, size: int, what: str) -> int:
+    """``whole`` / ``size``. Raises UnsupportedModel, with the sizes that would do, where that leaves a rest."""
+    if whole % size:
+        fitting = ", ".join(str(n) for n in range(1, min(whole, _MOST_RANKS) + 1) if whole % n == 0)
+        raise UnsupportedModel(f"--tp-size {size}: the model's {whole} {what} are not divided by it, but by {fitting}")
+    return whole // size

@@ -119,7 +119,7 @@ class RepeatedSpec:
     copies: Sequence[Tree]
 
 
-@tree(static=("format", "shape", "facts"))
+@tree(static=("format", "shape", "facts", "split"))
 @dataclass(frozen=True)
 class PackedWeight:
     """A linear, an embedding, heads or experts as a kernel reads it.
@@ -128,12 +128,14 @@ class PackedWeight:
     in] and maybe ``b`` [out]). ``shape`` is (out, in) as the model sees it, of heads (heads, out, in),
     of experts (experts, size, hidden). ``facts`` are further hashable constants of the packing. A
     format that wraps another (an adapter over any base) holds that PackedWeight among its arrays.
+    ``split`` is for core to set: how the weight is divided among ranks, None where it is whole.
     """
 
     arrays: Mapping[str, Any]
     format: str
     shape: tuple[int, ...]
     facts: tuple[Any, ...] = ()
+    split: Split | None = None
 
     @cached_property
     def dispatch_key(self) -> Any:

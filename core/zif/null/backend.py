@@ -10,6 +10,7 @@ import numpy as np
 from zif.contract.arrays import Array, ArraySpec, Tree
 from zif.contract.backend import Capabilities, ConfigChange, HostTensors, MemoryInfo
 from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
@@ -113,6 +114,7 @@ class NullBackend:
 
     name = "null"
     capabilities = Capabilities(dtypes=("bfloat16", "float32", "float16"), asynchronous=True, fuse_sampling=True)
+    communicator: Communicator = ONE_DEVICE
 
     def __init__(self, options: NullOptions | None = None) -> None:
         self.device = NullDevice(options or NullOptions())

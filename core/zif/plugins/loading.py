@@ -19,6 +19,7 @@ from zif.plugins.discovery import Found, installable, installed
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
+    from zif.contract.comm import Group
     from zif.contract.kernel import KernelSet
 
 T = TypeVar("T")
@@ -162,9 +163,10 @@ class BackendPlugin(Plugin):
         """Environment variables that must be set before a framework is imported."""
         return self._str_mapping("zif_environment", options=options)
 
-    def create_backend(self, options: Mapping[str, str], device: Device) -> Backend:
+    def create_backend(self, options: Mapping[str, str], device: Device, group: Group | None = None) -> Backend:
         """Make the backend. Its errors pass as they are: by now it is the user's chosen device that fails."""
-        (backend,) = self._manager.hook.zif_create_backend(options=options, device=device) or (None,)
+        hook = self._manager.hook.zif_create_backend
+        (backend,) = hook(options=options, device=device, group=group) or (None,)
         if backend is None:
             self.fail("zif_create_backend returned None")
         made: Backend = backend

@@ -21,6 +21,7 @@ from zif.plugins.loading import FRAMEWORKS, BackendPlugin, load, load_found
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
+    from zif.contract.comm import Group
 
 AUTO = "auto"
 logger = logging.getLogger(__name__)
@@ -72,6 +73,31 @@ class Selection:
         head = f"device {self.plugin.name}:{self.device.index} of {self.plugin.found}: {self.reason}"
         return "\n".join([head, *(f"  {entry}" for entry in self.trace)])
 
+    def devices_of_ranks(self, size: int) -> tuple[Device, ...]:
+        """The devices of ``size`` ranks: this one and those numbered after it, or it alone if ranks can share it.
+
+        Raises :class:`InvalidSettings` where the plugin has no tensor parallelism, :class:`NoUsableDevice`
+        where there are too few.
+        """
+        name, first = self.plugin.name, self.device.index
+        if self.plugin.info.ranks is None:
+            raise InvalidSettings(f"--tp-size {size}: {self.plugin.found} has no tensor parallelism; leave it at 1")
+        if self.device.shared:
+            return (self.device,) * size
+        found: tuple[Device, ...] = next(
+            entry.probe.devices
+            for entry in self.trace
+            if entry.verdict == "chosen" and isinstance(entry.probe, Available)
+        )
+        by_index = {device.index: device for device in found}
+        missing = [f"{name}:{index}" for index in range(first, first + size) if index not in by_index]
+        if missing:
+            raise NoUsableDevice(
+                f"--tp-size {size} from {name}:{first} on: {', '.join(missing)} not there; "
+                f"{self.plugin.found} found {', '.join(map(str, by_index))}"
+            )
+        return tuple(by_index[index] for index in range(first, first + size))
+
     def apply_environment(self) -> None:
         """Set the plugin's environment variables, before any framework is imported; the user's own win."""
         wanted = {k: v for k, v in self.plugin.environment(self.options).items() if k not in os.environ}
@@ -82,10 +108,10 @@ class Selection:
             )
         os.environ.update(wanted)
 
-    def create_backend(self) -> Backend:
-        """Make the backend: the first step that imports a framework."""
+    def create_backend(self, group: Group | None = None) -> Backend:
+        """Make the backend, on its own or as part of a group: the first step that imports a framework."""
         self.apply_environment()
-        return self.plugin.create_backend(self.options, self.device)
+        return self.plugin.create_backend(self.options, self.device, group)
 
 
 def select(device: str = AUTO, device_opts: Sequence[str] = ()) -> Selection:

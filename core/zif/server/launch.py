@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from zif.engine.build import model_path, served_name
+from zif.engine.build import served_name
 from zif.engine.client import ProcessClient
+from zif.engine.part import model_path
 from zif.opening import open_frontend
 from zif.server.options import ServerOptions
 from zif.server.runner import run_server

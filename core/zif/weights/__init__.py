@@ -2,5 +2,6 @@
 
 from zif.weights.checkpoint import Checkpoint, Tensors, open_checkpoint
 from zif.weights.load import LoadFormat, load_weights
+from zif.weights.shard import Shard
 
-__all__ = ["Checkpoint", "LoadFormat", "Tensors", "load_weights", "open_checkpoint"]
+__all__ = ["Checkpoint", "LoadFormat", "Shard", "Tensors", "load_weights", "open_checkpoint"]

@@ -19,6 +19,7 @@ from zif.contract.weights import (
 )
 from zif.weights.dummy import DummyTensors, Shapes
 from zif.weights.safetensors import HostArray
+from zif.weights.shard import ALONE, Shard, linear_parts, local_weights, marked
 
 if TYPE_CHECKING:
     from zif.contract.backend import Packer
@@ -41,8 +42,11 @@ def load_weights(
     *,
     progress: bool = True,
     load_format: LoadFormat = "auto",
+    shard: Shard = ALONE,
 ) -> dict[str, Tree]:
     """``model``'s weights, packed by ``packer`` for activations in ``dtype``, in the shape of its spec tree.
+
+    ``shard`` says of which rank: its slices alone are read. ``model`` is the whole one in any case.
 
     Tensors are views of the files' pages, handed on one weight after the other and given back as
     soon as they are packed: beyond the packed weights, memory holds one tensor. ``load_format``
@@ -66,7 +70,7 @@ def load_weights(
     # disable=None: no bar where standard error is not a terminal
     disable = None if progress else True
     with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=disable) as bar:
-        packed = _Loading(tensors, packer, dtype, bar).tree(specs)
+        packed = _Loading(tensors, packer, dtype, bar, shard).tree(specs, local_weights(model, shard.size))
     assert isinstance(packed, dict)
     return packed
 
@@ -92,41 +96,55 @@ def stored_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:
 class _Loading:
     """One load: packs specs, and counts what it has read."""
 
-    def __init__(self, tensors: Tensors | DummyTensors | Shapes, packer: Packer, dtype: str, bar: Any) -> None:
-        self._tensors, self._packer, self._dtype, self._bar = tensors, packer, dtype, bar
+    def __init__(
+        self, tensors: Tensors | DummyTensors | Shapes, packer: Packer, dtype: str, bar: Any, shard: Shard
+    ) -> None:
+        self._tensors, self._packer, self._dtype, self._bar, self._shard = tensors, packer, dtype, bar, shard
 
-    def tree(self, specs: Tree) -> Tree:
-        """Packed weights in the place of specs; those that are tied after what they are tied to."""
+    def tree(self, specs: Tree, local: Tree) -> Tree:
+        """Packed weights in the place of specs; those that are tied after what they are tied to.
+
+        ``local`` are the specs of the shard.
+        """
         if isinstance(specs, dict):
-            packed = {key: self.tree(spec) for key, spec in specs.items() if not _is_tied(spec)}
+            packed = {key: self.tree(spec, local[key]) for key, spec in specs.items() if not _is_tied(spec)}
             for key, spec in specs.items():
                 if _is_tied(spec):
-                    packed[key] = self._packer.tied(spec, packed[spec.tied])
+                    packed[key] = marked(self._packer.tied(local[key], packed[spec.tied]), spec, self._shard)
             return {key: packed[key] for key in specs}
         if isinstance(specs, list | tuple):
-            return type(specs)(self.tree(spec) for spec in specs)
+            return type(specs)(self.tree(*pair) for pair in zip(specs, local, strict=True))
         if isinstance(specs, RepeatedSpec):
-            return self._packer.stack([self.tree(copy) for copy in specs.copies])
-        packed = self._pack(specs)
+            copies = zip(specs.copies, local.copies, strict=True)
+            return self._packer.stack([self.tree(*copy) for copy in copies])
+        packed = marked(self._pack(specs, local), specs, self._shard)
         for name, shape in stored_shapes(specs).items():
             self._tensors.release(name)
             self._bar.update(self._tensors.nbytes(name, shape))
         return packed
 
-    def _pack(self, spec: WeightSpec) -> Tree:
+    def _pack(self, spec: WeightSpec, local: Any) -> Tree:
+        shard = self._shard
         read = {name: self._tensors.read(name, shape) for name, shape in stored_shapes(spec).items()}
         if isinstance(spec, LinearSpec):
-            weights, biases = (_cut(spec, [read[name] for name in names]) for names in (spec.names, spec.bias))
-            return self._packer.linear(spec, weights, biases, self._dtype)
+            whole = (_cut(spec, [read[name] for name in names]) for names in (spec.names, spec.bias))
+            weights, biases = (linear_parts(spec, local, parts, shard) for parts in whole)
+            return self._packer.linear(local, weights, biases, self._dtype)
         if isinstance(spec, EmbeddingSpec):
-            return self._packer.embedding(spec, read[spec.name], self._dtype)
+            table = read[spec.name] if spec.split is None else shard.vocab_rows(read[spec.name], local.vocab)
+            return self._packer.embedding(local, table, self._dtype)
         if isinstance(spec, VectorSpec):
+            assert local == spec, f"{spec.name} is a vector, and vectors are not divided"
             return self._packer.vector(spec, read[spec.name], self._dtype)
         if isinstance(spec, HeadsSpec):
-            return self._packer.heads(spec, spec.cut(read[spec.name]), self._dtype)
-        names = (spec.gate, spec.up, spec.down)
-        gates, ups, downs = ([read[name.format(e=expert)] for expert in range(spec.experts)] for name in names)
-        return self._packer.experts(spec, gates, ups, downs, self._dtype)
+            heads = shard.slice(spec.heads, local.heads)
+            return self._packer.heads(local, spec.cut(read[spec.name])[heads], self._dtype)
+        inner = shard.slice(spec.size, local.size)
+        gates, ups, downs = (
+            [read[name.format(e=expert)] for expert in range(spec.experts)] for name in (spec.gate, spec.up, spec.down)
+        )
+        gates, ups = ([tensor[inner] for tensor in tensors] for tensors in (gates, ups))
+        return self._packer.experts(local, gates, ups, [tensor[:, inner] for tensor in downs], self._dtype)
 
 
 def _is_tied(spec: Tree) -> bool:

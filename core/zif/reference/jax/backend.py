@@ -7,6 +7,7 @@ from typing import Any
 
 from zif.contract.backend import Capabilities, ConfigChange
 from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.kernel import KernelSet
 from zif.reference.jax.executables import JaxExecutables
 from zif.reference.jax.packing import JaxPacker
@@ -19,6 +20,7 @@ class JaxBackend:
 
     name = "jax"
     capabilities = Capabilities(dtypes=("bfloat16", "float32"))
+    communicator: Communicator = ONE_DEVICE
 
     def __init__(self, runtime: JaxRuntime, compiler_options: Mapping[str, Any] | None = None) -> None:
         self.runtime = runtime

@@ -7,6 +7,7 @@ from typing import Any
 
 from zif.contract.backend import Capabilities, ConfigChange
 from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.kernel import KernelSet
 from zif.reference.torch.executables import EagerExecutables
 from zif.reference.torch.packing import TorchPacker
@@ -19,6 +20,7 @@ class TorchBackend:
 
     name = "torch"
     capabilities = Capabilities(dtypes=("float32", "bfloat16"), asynchronous=False)
+    communicator: Communicator = ONE_DEVICE
 
     def __init__(self, runtime: TorchRuntime) -> None:
         self.runtime = runtime

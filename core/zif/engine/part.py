@@ -1,0 +1,120 @@
+"""What one process holds of a model on its device: weights, bound ops and, from them, a runner.
+
+It is all of the model, or a rank's part of it where several share its layers.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import zif_models
+from zif.contract.arrays import Tree
+from zif.contract.bind import Bound, bind
+from zif.contract.errors import InvalidSettings
+from zif.engine.plan import EnginePlan, plan_engine
+from zif.engine.requests import model_requests
+from zif.engine.runner import Runner
+from zif.engine.staging import Limits
+from zif.engine.store import CacheStore
+from zif.parallel import parallel_ops
+from zif.plugins import Selection, extension_kernels, extension_models
+from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint
+
+if TYPE_CHECKING:
+    from zif.contract.backend import Backend
+    from zif.contract.model import Model
+    from zif.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Part:
+    """``model`` and ``weights`` are the rank's, ``plan`` is the same on all ranks."""
+
+    backend: Backend
+    model: Model
+    plan: EnginePlan
+    weights: Tree
+    bound: Bound
+
+    def runner(self, num_pages: int, limits: Limits, seed: int, kind: type[Runner] = Runner) -> Runner:
+        """A runner with a cache of ``num_pages`` pages a group."""
+        counts = {group.name: num_pages for group in self.model.cache_groups}
+        cache = CacheStore(self.backend, self.model.cache_groups, self.plan.page_size, counts, self.plan.kv_cache_dtype)
+        return kind(self.backend, self.model, self.weights, self.bound, cache, limits=limits, seed=seed)
+
+
+def load_part(
+    settings: Settings,
+    backend: Backend,
+    selection: Selection | None,
+    *,
+    load_format: LoadFormat,
+    progress: bool = True,
+) -> Part:
+    """Plan, load and bind ``settings.model`` on ``backend``, one rank's part of it or the whole.
+
+    Raises the deliberate errors of :mod:`zif.contract.errors`.
+    """
+    comm = backend.communicator
+    if comm.size != settings.tp_size:
+        raise InvalidSettings(f"--tp-size {settings.tp_size}: {backend.name} was made for {comm.size}")
+    checkpoint = open_checkpoint(model_path(settings), settings.revision)
+    family = zif_models.resolve(checkpoint.config, further_models(selection))
+    longest = family.build(checkpoint.config).context_length
+    whole = family.build(family_config(settings, checkpoint))
+    model = whole if comm.size == 1 else whole.local(comm.size)
+    plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend)
+    shards = [
+        load_weights(
+            whole, checkpoint, packer, plan.dtype,
+            load_format=load_format, progress=progress, shard=Shard(rank, comm.size),
+        )
+        for rank, packer in comm.packers(backend.packer).items()
+    ]  # fmt: skip
+    weights = comm.join(shards)
+    requests = model_requests(model, weights, plan.dtype, plan.page_size, plan.kv_cache_dtype)
+    providers = extension_kernels(backend, selection.plugin.name if selection is not None else backend.name)
+    bound = bind(requests, [*providers, *backend.kernels()], settings.kernel)
+    if comm.size > 1:
+        bound = replace(bound, ops=parallel_ops(bound.ops, comm, model.vocab_size))
+    return Part(backend, model, plan, weights, bound)
+
+
+def family_config(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:
+    """``config.json``, and the context that is served where it is not the model's own."""
+    if settings.context_length is None:
+        return checkpoint.config
+    return {**checkpoint.config, "served_context_length": settings.context_length}
+
+
+def model_path(settings: Settings) -> str:
+    """The checkpoint to serve: the bundled one where none is named."""
+    if settings.model is not None:
+        return settings.model
+    from zif import bundled
+
+    return str(bundled.path())
+
+
+def checkpoint_dtype(config: dict[str, Any]) -> str | None:
+    """What ``config.json`` says that the weights are stored in, under its newer name or its older."""
+    for part in (config, config.get("text_config") or {}):
+        for name in ("dtype", "torch_dtype"):
+            if part.get(name):
+                return str(part[name])
+    return None
+
+
+def further_models(selection: Selection | None) -> dict[str, str]:
+    """Architectures that plugins add; the device's own overrides of shared ones are reported and win."""
+    if selection is None:
+        return {}
+    added = {**extension_models(selection.plugin.name), **selection.plugin.models()}
+    for override in selection.plugin.model_overrides():
+        logger.warning("%s runs its own %s: %s", selection.plugin.name, override.architecture, override.reason)
+        added[override.architecture] = override.module
+    return added

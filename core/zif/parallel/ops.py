@@ -1,0 +1,93 @@
+"""The ops of a model whose layers several ranks share: bound kernels, with collectives around a few of them.
+
+As in Megatron-LM (Shoeybi et al. 2019) a layer has two sums over ranks: that of attention's output and
+that of the MLP's. A linear split by rows leaves its sum to whatever takes its result; there the addends
+are reduced. So one place decides when, and a sum of two partial sums is reduced once.
+
+Kernels that call other ops were bound to the plain ones and keep them: within a rank nothing is partial.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from zif.contract.arrays import Array
+from zif.contract.comm import Communicator, Partial
+from zif.contract.optable import Ops
+from zif.contract.step import Step
+from zif.contract.weights import PackedWeight
+
+
+def parallel_ops(ops: Ops, comm: Communicator, vocab: int) -> Ops:
+    """``ops`` as a model calls them on each rank of ``comm``. ``vocab`` is the whole vocabulary's size."""
+    made = Ops()
+    vars(made).update(vars(ops))
+    for name in vars(Collectives):
+        if name in vars(ops):
+            setattr(made, name, getattr(Collectives(ops, comm, vocab), name))
+    return made
+
+
+class Collectives:
+    """Each method is the op of its name, over all ranks; see :mod:`zif.ops.layers`, :mod:`zif.ops.moe`."""
+
+    def __init__(self, ops: Ops, comm: Communicator, vocab: int) -> None:
+        self._ops = ops
+        self._comm = comm
+        self._vocab = vocab
+
+    def embedding(self, ids: Array, w: PackedWeight) -> Array:
+        """Each rank looks up the ids that it has rows of; the others' are zeros in the sum."""
+        if w.split is None:
+            return self._ops.embedding(ids, w)
+        rows = w.shape[0]
+        at = ids - self._comm.rank * rows
+        here = (at >= 0) & (at < rows)
+        x = self._ops.embedding(self._ops.where(here, at, 0), w)
+        return self._comm.all_reduce(self._ops.where(here[:, None], x, 0))
+
+    def linear(self, x: Array, w: PackedWeight, step: Step | None = None) -> Any:
+        """Of rows a partial sum, of columns this rank's columns, of the vocabulary all columns."""
+        y = self._ops.linear(x, w, step)
+        if w.split == "rows":
+            return Partial(y)
+        if w.split == "vocab":
+            return self._gathered(y)
+        return y
+
+    def moe(
+        self, x: Array, weights: Array, experts: Array, w: PackedWeight, kind: str, step: Step | None = None
+    ) -> Any:
+        """Every rank has a share of each expert's inner units."""
+        y = self._ops.moe(x, weights, experts, w, kind, step)
+        return y if w.split is None else Partial(y)
+
+    def rms_norm(self, x: Any, weight: Array, eps: float, offset: float = 0.0) -> Array:
+        return self._ops.rms_norm(self._whole(x), weight, eps, offset)
+
+    def add_norm(
+        self,
+        x: Any,
+        residual: Array,
+        weight: Array,
+        eps: float,
+        offset: float = 0.0,
+        consumers: tuple[PackedWeight, ...] = (),
+        step: Step | None = None,
+    ) -> tuple[Array, Array]:
+        return self._ops.add_norm(self._whole(x), residual, weight, eps, offset, consumers, step)
+
+    def add(self, x: Any, residual: Any) -> Any:
+        if isinstance(x, Partial) and isinstance(residual, Partial):
+            return Partial(self._ops.add(x.addend, residual.addend))
+        return self._ops.add(self._whole(x), self._whole(residual))
+
+    def _whole(self, x: Any) -> Array:
+        return self._comm.all_reduce(x.addend) if isinstance(x, Partial) else x
+
+    def _gathered(self, y: Array) -> Array:
+        """[R, vocab] of each rank's [R, ceil(vocab / ranks)]; the last ranks' may be padded."""
+        gathered = self._comm.all_gather(y)
+        if gathered.shape[-1] == self._vocab:
+            return gathered
+        return self._ops.concat([gathered[:, : self._vocab]])  # kernels read rows that lie one behind the other
