@@ -90,7 +90,7 @@ class Gemma(Decoder):
             "o": reducing(f"{name}.self_attn.o_proj", hidden, q, self.bias),
             "attention_norm": VectorSpec(f"{name}.post_attention_layernorm.weight", (hidden,)),
             "pre_mlp_norm": VectorSpec(f"{name}.pre_feedforward_layernorm.weight", (hidden,)),
-            "gate_up": fused(f"{name}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden),
+            "gate_up": fused(f"{name}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, gate=self.activation),
             "down": reducing(f"{name}.mlp.down_proj", hidden, inner),
             "mlp_norm": VectorSpec(f"{name}.post_feedforward_layernorm.weight", (hidden,)),
         }
@@ -115,6 +115,6 @@ class Gemma(Decoder):
         x = ops.linear(x.reshape(-1, spec.q_heads * spec.v_head_dim), w["o"], step)
         x = ops.rms_norm(x, w["attention_norm"], eps, one)
         x, residual = ops.add_norm(x, residual, w["pre_mlp_norm"], eps, one, consumers=(w["gate_up"],), step=step)
-        x = ops.gated_activation(ops.linear(x, w["gate_up"], step), self.activation)
+        x = ops.gated_linear(x, w["gate_up"], self.activation, step)
         x = ops.rms_norm(ops.linear(x, w["down"], step), w["mlp_norm"], eps, one)
         return x, residual, cache

@@ -204,7 +204,7 @@ class Decoder:
     def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
         """Logits [R, vocab] float32 of hidden states [R, hidden]."""
         rows = ops.rms_norm(rows, w["norm"], self.eps, self.norm_offset)
-        logits = ops.cast(ops.linear(rows, w["lm_head"]), "float32")
+        logits = ops.logits(rows, w["lm_head"])
         return logits if self.final_softcap is None else ops.softcap(logits, self.final_softcap)
 
     @cached_property
@@ -233,7 +233,7 @@ def windowed(spec: AttentionSpec, window: int | None) -> AttentionSpec:
     return spec if window is None else replace(spec, group="window", window=window)
 
 
-def fused(name: str, parts: Mapping[str, int], inputs: int, bias: bool = False) -> LinearSpec:
+def fused(name: str, parts: Mapping[str, int], inputs: int, bias: bool = False, gate: str | None = None) -> LinearSpec:
     """Linears ``name.part`` that read the same input, as one; each with its number of outputs."""
     return LinearSpec(
         names=tuple(f"{name}.{part}.weight" for part in parts),
@@ -241,6 +241,7 @@ def fused(name: str, parts: Mapping[str, int], inputs: int, bias: bool = False) 
         in_features=inputs,
         bias=tuple(f"{name}.{part}.bias" for part in parts) if bias else (),
         split="columns",
+        gate=gate,
     )
 
 

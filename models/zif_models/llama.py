@@ -74,7 +74,9 @@ class Llama(Decoder):
             "qkv": fused(f"{name}.self_attn", {"q_proj": q, "k_proj": k, "v_proj": v}, hidden, self.qkv_bias),
             "o": reducing(f"{name}.self_attn.o_proj", hidden, q, self.o_bias),
             "mlp_norm": VectorSpec(f"{name}.post_attention_layernorm.weight", (hidden,)),
-            "gate_up": fused(f"{name}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, self.mlp_bias),
+            "gate_up": fused(
+                f"{name}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, self.mlp_bias, self.activation
+            ),
             "down": reducing(f"{name}.mlp.down_proj", hidden, inner, self.mlp_bias),
         }
         if spec.qk_norm_eps is not None:
@@ -91,5 +93,5 @@ class Llama(Decoder):
         x, cache = ops.attention(q, k, v, cache, index, step, spec, angles, w.get("q_norm"), w.get("k_norm"))
         x = ops.linear(x.reshape(-1, spec.q_heads * spec.v_head_dim), w["o"], step)
         x, residual = ops.add_norm(x, residual, w["mlp_norm"], self.eps, consumers=(w["gate_up"],), step=step)
-        x = ops.gated_activation(ops.linear(x, w["gate_up"], step), self.activation)
+        x = ops.gated_linear(x, w["gate_up"], self.activation, step)
         return ops.linear(x, w["down"], step), residual, cache

@@ -13,8 +13,8 @@ REQUIRED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
     1: {
         "array": ("where", "arange", "cast", "put", "add_at", "concat", "repeat"),
         "llm": (
-            "embedding", "linear", "rms_norm", "add_norm", "add", "gated_activation", "softcap",
-            "rope_angles", "rope", "kv_write", "rope_and_cache", "paged_attention", "attention",
+            "embedding", "linear", "logits", "gated_linear", "rms_norm", "add_norm", "add", "gated_activation",
+            "softcap", "rope_angles", "rope", "kv_write", "rope_and_cache", "paged_attention", "attention",
             "penalize", "argmax", "sample", "filter_logits", "logprobs",
         ),
         "moe": ("route", "moe"),

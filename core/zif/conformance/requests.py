@@ -20,8 +20,8 @@ FLOAT32_ARGUMENTS = frozenset(
 
 
 def result_dtype(spec: OpSpec, dtype: str) -> str:
-    """The dtype of an op's floating results: float32 for the sampler's and for angles, else the activations'."""
-    return "float32" if spec.name == "rope_angles" or "logits" in spec.parameters else dtype
+    """The dtype of an op's floating results: float32 for logits, the sampler's and angles, else the activations'."""
+    return "float32" if spec.name in ("rope_angles", "logits") or "logits" in spec.parameters else dtype
 
 
 def actual_request(request: OpRequest, arguments: Mapping[str, Any], page_size: int | None) -> OpRequest:
@@ -58,6 +58,12 @@ def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size:
     if request.op == "add_norm":
         wanted.append(OpRequest.of("rms_norm", request.dtype, size=request["size"]))
         wanted.append(OpRequest.of("add", request.dtype))
+    if request.op in ("logits", "gated_linear"):
+        facts = {name: value for name, value in request.facts if name != "kind"}
+        wanted.append(OpRequest.of("linear", request.dtype, **facts))
+    if request.op == "gated_linear":
+        size = request["out_features"] // 2
+        wanted.append(OpRequest.of("gated_activation", request.dtype, size=size, kind=request["kind"]))
     if specs[request.op].profile == "mla":
         wanted += [
             head_linear_request(request.dtype, value) for value in arguments.values() if isinstance(value, PackedWeight)

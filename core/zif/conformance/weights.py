@@ -20,10 +20,12 @@ def pack(backend: Backend, request: OpRequest, weight: PackedWeight) -> PackedWe
     host = {name: _read_only(array, dtype) for name, array in weight.arrays.items()}
     if op == "embedding":
         return backend.packer.embedding(EmbeddingSpec("w", *_two(weight.shape)), host["w"], dtype)
-    if op == "linear":
+    if op in ("linear", "logits", "gated_linear"):
         rows, inner = _two(weight.shape)
-        cut = rows // 3
-        spec = LinearSpec(("a", "b"), (cut, rows - cut), inner, ("c", "d") if "b" in host else ())
+        cut = rows // 2 if op == "gated_linear" else rows // 3
+        spec = LinearSpec(
+            ("a", "b"), (cut, rows - cut), inner, ("c", "d") if "b" in host else (), gate=request.get("kind")
+        )
         biases = [host["b"][:cut], host["b"][cut:]] if "b" in host else []
         return backend.packer.linear(spec, [host["w"][:cut], host["w"][cut:]], biases, dtype)
     if op == "moe":

@@ -23,7 +23,8 @@ class LinearSpec:
 
     ``split`` is the dimension that tensor parallelism divides: ``columns`` (outputs, each part by
     itself), ``rows`` (inputs; the result is then a partial sum), ``vocab`` (outputs of the head).
-    ``tied`` names the embedding in the same tree whose table this is.
+    ``tied`` names the embedding in the same tree whose table this is. ``gate`` is the activation of a weight
+    whose halves are an MLP's gate and up projections, for ``gated_linear``.
     """
 
     names: tuple[str, ...]
@@ -32,6 +33,7 @@ class LinearSpec:
     bias: tuple[str, ...] = ()
     split: Split | None = None
     tied: str | None = None
+    gate: str | None = None
 
     @property
     def rows(self) -> int:

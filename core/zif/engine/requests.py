@@ -46,22 +46,31 @@ def model_requests(model: Model, weights: Tree, dtype: str, page_size: int, cach
         other = specs.setdefault(name, spec)
         assert type(other) is type(spec), f"weights named {name!r} are {type(other).__name__} and {type(spec).__name__}"
     for name, weight in _leaves(weights, (PackedWeight,)):
-        requests.append(_weight_request(specs[name], weight, dtype))
+        requests += _weight_requests(specs[name], weight, dtype)
     sampler = ("penalize", "argmax", "sample", "filter_logits", "logprobs")
     requests += [OpRequest.of(op, "float32", vocab=model.vocab_size) for op in sampler]
     return list(dict.fromkeys(requests))
 
 
-def _weight_request(spec: WeightSpec, weight: PackedWeight, dtype: str) -> OpRequest:
+def _weight_requests(spec: WeightSpec, weight: PackedWeight, dtype: str) -> Iterator[OpRequest]:
+    """Those of the ops that read a weight; ``linear`` too where a composite is made of it."""
     if isinstance(spec, ExpertsSpec):
-        return moe_request(dtype, weight, spec.top_k, spec.kind)
+        yield moe_request(dtype, weight, spec.top_k, spec.kind)
+        return
     if isinstance(spec, HeadsSpec):
-        return head_linear_request(dtype, weight)
+        yield head_linear_request(dtype, weight)
+        return
     facts = {"key": weight.dispatch_key, "format": weight.format}
     rows, inner = weight.shape
     if isinstance(spec, EmbeddingSpec):
-        return OpRequest.of("embedding", dtype, vocab=rows, hidden=inner, **facts)
-    return OpRequest.of("linear", dtype, out_features=rows, in_features=inner, bias="b" in weight.arrays, **facts)
+        yield OpRequest.of("embedding", dtype, vocab=rows, hidden=inner, **facts)
+        return
+    facts |= {"out_features": rows, "in_features": inner, "bias": "b" in weight.arrays}
+    yield OpRequest.of("linear", dtype, **facts)
+    if isinstance(spec, LinearSpec) and spec.split == "vocab":
+        yield OpRequest.of("logits", dtype, **facts)
+    if isinstance(spec, LinearSpec) and spec.gate is not None:
+        yield OpRequest.of("gated_linear", dtype, kind=spec.gate, **facts)
 
 
 def _leaves(root: Tree, leaves: tuple[type, ...], name: str = "") -> Iterator[tuple[str, Any]]:

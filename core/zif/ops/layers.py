@@ -62,6 +62,31 @@ def linear(x: A, w: PackedWeight, step: Any = None) -> A:
     return y + w.arrays["b"] if "b" in w.arrays else y
 
 
+def _logits_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for case in _linear_cases(rng, dtype):
+        yield OpCase(
+            case.label,
+            OpRequest("logits", dtype, case.request.facts),
+            {name: value for name, value in case.arguments.items() if name != "step"},
+        )
+
+
+def _logits_composite(ops: Any) -> Callable[..., Any]:
+    def logits(x: Any, w: Any) -> Any:
+        return ops.cast(ops.linear(x, w), "float32")
+
+    return logits
+
+
+@op(profile="llm", tolerances=REDUCTION, cases=_logits_cases, composite=_logits_composite, dispatch="w")
+def logits(x: A, w: PackedWeight) -> A:
+    """``linear`` of a head in float32, rounded to x's dtype on the way or not: [R, in] -> [R, vocab].
+
+    Request: as ``linear``'s.
+    """
+    return linear(x, w)
+
+
 def _norm_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     cases = (
         ((1, 16), 0.0, 2.0),
@@ -168,6 +193,47 @@ def gated_activation(x: A, kind: str) -> A:
         return gate / (1.0 + np.exp(-gate)) * up
     assert kind == "gelu_tanh", f"gated_activation knows silu and gelu_tanh, not {kind}"
     return 0.5 * gate * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (gate + 0.044715 * gate**3))) * up
+
+
+def _gated_linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    shapes = [
+        ("silu", 1, 64, 48, False),
+        ("silu", 3, 128, 80, True),
+        ("gelu_tanh", 17, 512, 96, False),
+        ("silu", 130, 512, 96, True),
+    ]
+    for kind, tokens, inner, size, bias in shapes:
+        arrays = {"w": normal(rng, (2 * size, inner), dtype, scale=inner**-0.5)}
+        if bias:
+            arrays["b"] = normal(rng, (2 * size,), dtype)
+        w = PackedWeight(arrays, "dense", (2 * size, inner))
+        facts = {"in_features": inner, "out_features": 2 * size, "bias": bias, "format": "dense"}
+        request = OpRequest.of("gated_linear", dtype, key=w.dispatch_key, kind=kind, **facts)
+        label = f"{kind} {tokens}x{inner} -> {size}{' + bias' if bias else ''}"
+        yield OpCase(label, request, {"x": normal(rng, (tokens, inner), dtype), "w": w, "kind": kind})
+
+
+def _gated_linear_composite(ops: Any) -> Callable[..., Any]:
+    def gated_linear(x: Any, w: Any, kind: str, step: Any = None) -> Any:
+        return ops.gated_activation(ops.linear(x, w, step), kind)
+
+    return gated_linear
+
+
+@op(
+    profile="llm",
+    tolerances=REDUCTION,
+    cases=_gated_linear_cases,
+    composite=_gated_linear_composite,
+    dispatch="w",
+    static=("kind",),
+)
+def gated_linear(x: A, w: PackedWeight, kind: str, step: Any = None) -> A:
+    """``gated_activation`` of ``linear``: [T, in] -> [T, size], of a weight [gate | up], 2 size rows.
+
+    The first half of an MLP. Request: as ``linear``'s (``out_features`` is 2 size), and kind.
+    """
+    return gated_activation(linear(x, w, step), kind)
 
 
 def _softcap_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
