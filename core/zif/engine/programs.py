@@ -7,7 +7,7 @@ Residents: ``weights``, ``cache`` {group: arrays}, ``table`` and ``adjustments``
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,11 @@ def decode(ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler:
     static = {"step": shape, "sampler": sampler}
     outputs = _sampled_specs(sampler)
     return ProgramSpec(_name("decode", shape), fn, inputs, outputs, ("table", "cache"), static, ("weights",))
+
+
+MAKERS: Mapping[str, Callable[..., ProgramSpec]] = {
+    "admit": admit, "adjust": admit_adjusted, "assign": assign, "forward": forward, "sample": sample, "decode": decode,
+}  # fmt: skip
 
 
 def _forward(

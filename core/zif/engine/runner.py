@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ from zif.scheduler.batch import Batch
 from zif.scheduler.request import Request
 
 HostArray = np.ndarray[Any, Any]
+Key = tuple[Any, ...]
+"""A program: which of :data:`zif.engine.programs.MAKERS` makes it, and the shapes that it is made for."""
 _NO_PAGES = np.zeros(0, np.int32)
 
 
@@ -125,7 +127,7 @@ class Runner:
             "table": self.table,
             "adjustments": self.table.adjustments,
         }
-        self._compiled: dict[Hashable, tuple[Executable, tuple[str, ...]]] = {}
+        self._compiled: dict[Key, tuple[Executable, tuple[str, ...]]] = {}
 
     @property
     def programs(self) -> Sequence[Executable]:
@@ -201,8 +203,7 @@ class Runner:
 
     def compile_step(self, shape: StepShape) -> Executable:
         """The program that runs the model over a step, sampling aside; not run."""
-        ops, model, table = self._ops, self.model, self.table.shape
-        return self._program(("forward", shape), lambda: programs.forward(ops, model, table, shape))[0]
+        return self._program(("forward", shape))[0]
 
     def collect(self, launched: InFlight) -> StepResult:
         """Wait for a launched batch and read what it drew. Raises what the device raised."""
@@ -216,13 +217,11 @@ class Runner:
             prepare(step)
 
     def _decode(self, shape: StepShape, sampler: SamplerShape, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        ops, model, table = self._ops, self.model, self.table.shape
-        return self._run(("decode", shape, sampler), lambda: programs.decode(ops, model, table, shape, sampler), inputs)
+        return self._run(("decode", shape, sampler), inputs)
 
     def _forward(self, shape: StepShape, inputs: Mapping[str, Any]) -> Any:
         """Logits, on the device."""
-        ops, model, table = self._ops, self.model, self.table.shape
-        return self._run(("forward", shape), lambda: programs.forward(ops, model, table, shape), inputs)["logits"]
+        return self._run(("forward", shape), inputs)["logits"]
 
     def _sample(self, shape: SamplerShape, batch: Batch, plan: LogitsPlan, logits: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = {"rows": padded(plan.rows, shape.rows, SCRATCH), "logits": logits}
@@ -232,21 +231,20 @@ class Runner:
             inputs["adjusted_rows"] = rows
         if shape.targets:
             inputs["targets"] = padded(plan.targets, shape.rows, -1)
-        return self._run(("sample", shape), lambda: programs.sample(self._ops, self.table.shape, shape), inputs)
+        return self._run(("sample", shape), inputs)
 
     def _admit(self, batch: Batch) -> None:
         """Set up the rows of newly admitted requests."""
         size = self.backend.executables.bucket("rows", len(batch.new_requests), self._limits.rows)
         start_of = dict(zip((id(request) for request in batch.requests), batch.starts.tolist(), strict=True))
-        table = self.table.shape
         inputs = {"rows": np.zeros(size, np.int32)}
         for name, dtype in ADMITTED.items():
-            inputs[name] = np.zeros(table.field(name, dtype, size).shape, dtype)
+            inputs[name] = np.zeros(self.table.shape.field(name, dtype, size).shape, dtype)
         for place, request in enumerate(batch.new_requests):
             inputs["rows"][place] = request.row
             for name, value in admitted_row(request.params, self._seed_of(request), start_of[id(request)]).items():
                 inputs[name][place] = value
-        self._run(("admit", size), lambda: programs.admit(self._ops, table, size), inputs)
+        self._run(("admit", size), inputs)
         for request in batch.new_requests:
             if request.params.adjusted:
                 self._admit_adjusted(request)
@@ -267,35 +265,39 @@ class Runner:
             "output": padded(output, output_size, 0),
             "output_rows": padded([request.row] * len(output), output_size, SCRATCH),
         }
-        key = ("adjust", prompt_size, output_size)
-        self._run(key, lambda: programs.admit_adjusted(self._ops, self.table.shape, prompt_size, output_size), inputs)
+        self._run(("adjust", prompt_size, output_size), inputs)
 
     def _assign(self, batch: Batch) -> None:
         count = len(batch.page_rows)
         size = self.backend.executables.bucket("assignments", count, 1 << 30)
         groups = self.table.shape.groups
         inputs = assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, groups, size)
-        self._run(("assign", size), lambda: programs.assign(self._ops, self.table.shape, size), inputs)
+        self._run(("assign", size), inputs)
 
-    def _run(self, key: Hashable, make: Callable[[], ProgramSpec], inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _run(self, key: Key, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Run the program of ``key``, compiled at its first use; the residents it consumed are put back."""
-        executable, names = self._program(key, make)
+        executable, names = self._program(key)
         outputs, updates = executable.run(executable.stage(inputs), self._residents(names))
         for name, tree in updates.items():
             self._holders[name].arrays = tree
         return outputs
 
-    def _program(self, key: Hashable, make: Callable[[], ProgramSpec]) -> tuple[Executable, tuple[str, ...]]:
+    def _program(self, key: Key) -> tuple[Executable, tuple[str, ...]]:
         """The executable of ``key``, and the residents that it is run with."""
         compiled = self._compiled.get(key)
         if compiled is None:
-            spec = make()
+            spec = self._spec(key)
             static = {**spec.static, "capturable": self.bound.capturable}
             executable = self.backend.executables.compile(
                 spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, static
             )
             compiled = self._compiled[key] = (executable, spec.residents)
         return compiled
+
+    def _spec(self, key: Key) -> ProgramSpec:
+        kind, *facts = key
+        model = (self.model,) if kind in ("forward", "decode") else ()
+        return programs.MAKERS[kind](self._ops, *model, self.table.shape, *facts)
 
     def _residents(self, names: Sequence[str]) -> dict[str, Tree]:
         return {name: self._holders[name].arrays for name in names}
