@@ -55,6 +55,11 @@ class Collectives:
             return self._gathered(y)
         return y
 
+    def logits(self, x: Array, w: PackedWeight) -> Array:
+        """Of the vocabulary all columns."""
+        y = self._ops.logits(x, w)
+        return self._gathered(y) if w.split == "vocab" else y
+
     def moe(
         self, x: Array, weights: Array, experts: Array, w: PackedWeight, kind: str, step: Step | None = None
     ) -> Any:
