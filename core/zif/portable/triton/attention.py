@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -22,18 +22,14 @@ MAX_HEAD = 256
 """Longest head that fits in a tile."""
 MAX_GROUP = 64
 """Most query heads of a kv head that a tile takes."""
-WEIGHED, JOINED = 1024, 4096
-"""Weights and numbers of a cut history's parts that are compared and joined at a time: registers hold them."""
+WEIGHED = 1024
+"""Weights of a cut history's parts that are compared at a time."""
 COUNTERS = 1024
 """Sequences that there are counters for from the start."""
-SEQS = 256
-"""Sequences that the kernel for decode steps is compiled for, at the least."""
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
 FEW = 4
-"""Sequences whose histories are cut into small tiles, a program to a processor: latency is all there is to hide."""
-PROGRAMS = 2
-"""Of a decode step to a processor: they hide each other's waiting."""
+"""Sequences of a decode step up to which latency is all there is to hide."""
 DECODE_SCRATCH = 12288
 """Bytes of shared memory that a program of a decode step needs beside its tiles."""
 MIN_DOT = 16
@@ -76,17 +72,28 @@ def _tiles(request: OpRequest, budget: int) -> _Tiles:
     return _Tiles(request, MIN_DOT, 1)
 
 
-def _decode_tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
-    """The largest tiles of up to ``widest`` positions that PROGRAMS programs have room for.
+class _Decode(NamedTuple):
+    """How decode steps are run: ``programs`` to a processor, compiled for ``seqs`` sequences or more.
 
-    Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values, and
-    two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
+    ``joined``: numbers of a cut history's parts that are joined at a time, in registers.
     """
-    ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
-    for block in blocks:
-        if block <= widest and PROGRAMS * (_Tiles(request, block, ahead).nbytes + DECODE_SCRATCH) <= budget:
-            return _Tiles(request, block, 2 * ahead + 1)
-    return _Tiles(request, MIN_DOT, 1)
+
+    tiles: _Tiles
+    programs: int
+    seqs: int
+    joined: int
+
+    @classmethod
+    def of(cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int) -> _Decode:
+        """With the largest tiles of up to ``widest`` positions that ``budget`` bytes have room for.
+
+        Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values.
+        """
+        for block in (128, 64, 32):
+            room = budget // programs - DECODE_SCRATCH
+            if block <= widest and _Tiles(request, block, 1).nbytes <= room:
+                return cls(_Tiles(request, block, 3), programs, seqs, joined)
+        return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,8 @@ class PagedAttention:
     machine: Machine
     kv_heads: int
     group: int
-    decode_tiles: _Tiles
-    few_tiles: _Tiles
+    few: _Decode
+    many: _Decode
     ragged_tiles: _Tiles
     ragged_rows: int
     counters: dict[torch.device, Tensor] = field(default_factory=dict)
@@ -138,14 +145,16 @@ class PagedAttention:
     def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
         """What serves ``request`` on ``machine``."""
         kv_heads = request["kv_heads"]
-        decode_tiles, few_tiles = (_decode_tiles(request, machine.shared_bytes, widest) for widest in (128, 32))
-        rows = 128
-        while rows > MAX_GROUP and rows * decode_tiles.block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
+        few = _Decode.of(request, machine.shared_bytes, widest=32, programs=1, seqs=16, joined=8192)
+        # two programs hide each other's waiting
+        many = _Decode.of(request, machine.shared_bytes, widest=128, programs=2, seqs=256, joined=4096)
+        rows, block_d = 128, many.tiles.block_d
+        while rows > MAX_GROUP and rows * block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
             rows //= 2
-        q_bytes = rows * decode_tiles.block_d * dtype_bytes(request.dtype)
+        q_bytes = rows * block_d * dtype_bytes(request.dtype)
         ragged_tiles = _tiles(request, machine.shared_bytes - q_bytes)
         group = request["q_heads"] // kv_heads
-        return cls(launch, machine, kv_heads, group, decode_tiles, few_tiles, ragged_tiles, rows)
+        return cls(launch, machine, kv_heads, group, few, many, ragged_tiles, rows)
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
@@ -166,9 +175,8 @@ class PagedAttention:
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         seqs = q.shape[0]
-        few = seqs <= FEW
-        tiles, programs = (self.few_tiles, 1) if few else (self.decode_tiles, PROGRAMS)
-        shares = max(self.machine.processors * programs // spec.kv_heads, 1)
+        run = self.few if seqs <= FEW else self.many
+        shares = max(self.machine.processors * run.programs // spec.kv_heads, 1)
         lines = (shares, spec.kv_heads, 2, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
         top = torch.empty(lines, dtype=torch.float32, device=q.device)
@@ -184,13 +192,13 @@ class PagedAttention:
             NORM=spec.qk_norm_eps is not None,
             ROTARY=spec.rope.rotary_dim if spec.rope is not None else 0,
             INTERLEAVED=spec.rope is not None and spec.rope.interleaved,
-            BLOCK_B=max(power_of_two(seqs), SEQS),
+            BLOCK_B=max(power_of_two(seqs), run.seqs),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
             BLOCK_T=max(min(power_of_two(shares), WEIGHED // members), 1),
-            BLOCK_S=max(JOINED // (members * tiles.block_v), 1),
+            BLOCK_S=max(run.joined // (members * run.tiles.block_v), 1),
             num_warps=4,
-            **self._constants(spec, keys.shape[1], tiles),
+            **self._constants(spec, keys.shape[1], run.tiles),
         )
         return out
 

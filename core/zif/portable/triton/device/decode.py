@@ -43,12 +43,12 @@ def _join(
     m = tl.arange(0, BLOCK_M)
     e = tl.arange(0, BLOCK_V)
     highest = tl.full((BLOCK_M,), NOTHING, tl.float32)
-    for at in range(first, last + 1, BLOCK_T):
+    for at in tl.range(first, last + 1, BLOCK_T, num_stages=1):
         _, _, tops = _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP, BLOCK_M, BLOCK_T)
         highest = tl.maximum(highest, tl.max(tops, 0))
     total = tl.zeros((BLOCK_M,), tl.float32)
     mean = tl.zeros((BLOCK_M, BLOCK_V), tl.float32)
-    for at in range(first, last + 1, BLOCK_S):
+    for at in tl.range(first, last + 1, BLOCK_S, num_stages=1):
         part, mask, tops = _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP, BLOCK_M, BLOCK_S)
         line = (part[:, None] + m[None, :])[:, :, None] * V_HEAD_DIM + e[None, None, :]
         shares = tl.load(partial + line, mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :], 0.0, cache_modifier=".cg")
