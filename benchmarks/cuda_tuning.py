@@ -102,7 +102,7 @@ def attention(*only: str) -> None:
                         seqs, *q.stride()[:2], *k.stride()[:3], *v.stride()[:3], table.stride(0), *new.stride()[:2],
                         *new.stride()[:2], 128**-0.5, 0.0, 0.0, GROUP=group, CAP=0.0, WINDOW=0, HEAD_DIM=128,
                         V_HEAD_DIM=128, PAGE_SIZE=16, FRESH=True, NORM=False, ROTARY=128, INTERLEAVED=False,
-                        BLOCK_B=16 if seqs == 1 else 256, BLOCK_G=16, BLOCK_M=group, BLOCK_T=256,
+                        BLOCK_B=16 if seqs == 1 else 256, BLOCK_G=16, BLOCK_M=group,
                         BLOCK_S=(8192 if seqs == 1 else 4096) // (128 * group),
                         BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, num_warps=warps, num_stages=stages,
                     )  # fmt: skip

@@ -22,8 +22,6 @@ MAX_HEAD = 256
 """Longest head that fits in a tile."""
 MAX_GROUP = 64
 """Most query heads of a kv head that a tile takes."""
-WEIGHED = 1024
-"""Weights of a cut history's parts that are compared at a time."""
 COUNTERS = 1024
 """Sequences that there are counters for from the start."""
 MAX_TILE = 64 * 256
@@ -195,7 +193,6 @@ class PagedAttention:
             BLOCK_B=max(power_of_two(seqs), run.seqs),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
-            BLOCK_T=max(min(power_of_two(shares), WEIGHED // members), 1),
             BLOCK_S=max(run.joined // (members * run.tiles.block_v), 1),
             num_warps=4,
             **self._constants(spec, keys.shape[1], run.tiles),

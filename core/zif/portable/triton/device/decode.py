@@ -20,41 +20,34 @@ def _tiles_of(length, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP: tl.constexpr, BLOCK_M: tl.constexpr,
-           BLOCK: tl.constexpr):  # fmt: skip
-    """(where the parts of BLOCK shares from ``at`` on begin, in heads; which there are; their weights' logarithms)."""
-    share = at + tl.arange(0, BLOCK)
-    m = tl.arange(0, BLOCK_M)
-    part = ((share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)) * GROUP
-    mask = (share <= last)[:, None] & (m < GROUP)[None, :]
-    tops = tl.load(partial_top + part[:, None] + m[None, :], mask, float("-inf"), cache_modifier=".cg")
-    return part, mask, tops
-
-
-@triton.jit
 def _join(
     out, partial, partial_top, head, kv_heads, first, last, opening, GROUP: tl.constexpr, V_HEAD_DIM: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Join what the shares [first, last] left of one history into ``out`` [GROUP, V_HEAD_DIM].
+    """Join what the shares [first, last] left of one history into ``out`` [GROUP, V_HEAD_DIM], BLOCK_S at a time.
 
     ``opening`` is the part of the first share that holds it (0 or 1); of the others it is 0.
     """
+    s = tl.arange(0, BLOCK_S)
     m = tl.arange(0, BLOCK_M)
     e = tl.arange(0, BLOCK_V)
     highest = tl.full((BLOCK_M,), NOTHING, tl.float32)
-    for at in tl.range(first, last + 1, BLOCK_T, num_stages=1):
-        _, _, tops = _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP, BLOCK_M, BLOCK_T)
-        highest = tl.maximum(highest, tl.max(tops, 0))
     total = tl.zeros((BLOCK_M,), tl.float32)
     mean = tl.zeros((BLOCK_M, BLOCK_V), tl.float32)
     for at in tl.range(first, last + 1, BLOCK_S, num_stages=1):
-        part, mask, tops = _parts(partial_top, first, at, last, head, kv_heads, opening, GROUP, BLOCK_M, BLOCK_S)
-        line = (part[:, None] + m[None, :])[:, :, None] * V_HEAD_DIM + e[None, None, :]
-        shares = tl.load(partial + line, mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :], 0.0, cache_modifier=".cg")
-        weight = tl.exp2(tops - highest[None, :])
-        total += tl.sum(weight, 0)
-        mean += tl.sum(shares * weight[:, :, None], 0)
+        share = at + s
+        part = (share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)
+        line = part[:, None] * GROUP + m[None, :]
+        mask = (share <= last)[:, None] & (m < GROUP)[None, :]
+        inside = mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :]
+        tops = tl.load(partial_top + line, mask, float("-inf"), cache_modifier=".cg")
+        means = tl.load(partial + line[:, :, None] * V_HEAD_DIM + e[None, None, :], inside, 0.0, cache_modifier=".cg")
+        higher = tl.maximum(highest, tl.max(tops, 0))
+        weight = tl.exp2(tops - higher[None, :])
+        shrink = tl.exp2(highest - higher)
+        total = total * shrink + tl.sum(weight, 0)
+        mean = mean * shrink[:, None] + tl.sum(means * weight[:, :, None], 0)
+        highest = higher
     mean = mean / tl.where(total > 0, total, 1.0)[:, None]
     inside = (m < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
     tl.store(out + m[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
@@ -100,7 +93,7 @@ def decode(
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_T: tl.constexpr, BLOCK_S: tl.constexpr, OVERLAP: tl.constexpr = False,
+    BLOCK_S: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
@@ -122,7 +115,7 @@ def decode(
     and after.
 
     Grid (kv_heads, shares). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP, BLOCK_N,
-    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_T and BLOCK_S, parts that are weighed and joined at a time.
+    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, parts that are joined at a time.
     CAP and WINDOW are 0 for none.
     """
     if not FRESH:
@@ -210,7 +203,7 @@ def decode(
             if tl.atomic_add(counter, 1, sem="acq_rel") == last_share - first_share:
                 _join(
                     target, partial, partial_top, kv_head, kv_heads, first_share, last_share,
-                    (start > first_share * size).to(tl.int32), GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V, BLOCK_T, BLOCK_S,
+                    (start > first_share * size).to(tl.int32), GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V, BLOCK_S,
                 )  # fmt: skip
                 tl.store(counter, 0)
         start += count
