@@ -12,6 +12,7 @@ from fakes import FakeDevice
 from zif.conformance.machinery import check_machinery
 from zif.conformance.results import Recorder
 from zif.contract.arrays import ArraySpec
+from zif.contract.errors import OutOfMemory
 from zif.contract.step import StepShape
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif_cuda.executables import CudaExecutable, CudaExecutables, GraphExecutable
@@ -183,3 +184,15 @@ def test_the_conformance_suites_checks_of_executables() -> None:
     check_machinery(backend, backend.kernels(), recorder)
     assert len(recorder.results) > 10
     assert not [result for result in recorder.results if result.status not in ("pass", "skip")]
+
+
+@pytest.mark.parametrize("static", [STATIC, {"rows": 4}], ids=["captured", "op by op"])
+def test_a_step_that_does_not_fit_says_what_would_help(static: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, resident = compiled(FakeDevice(), static=static)
+
+    def full(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(program, "_fn", full)
+    with pytest.raises(OutOfMemory, match=r"add: .* 0\.5 of 1\.0 GiB are free: lower --mem-fraction-static"):
+        program.run(program.stage(floats(1)), resident)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -87,6 +88,15 @@ def test_driver_older_than_torch() -> None:
     assert "535.1" in result.reason
     assert "12.2" in result.reason
     assert "13.0" in result.reason
+
+
+@pytest.mark.parametrize("missing", ["triton", "flashinfer"])
+def test_a_library_that_is_missing_is_a_note(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = importlib.util.find_spec("json")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else there)
+    result = judge(REPORT, {}, TORCH)
+    assert isinstance(result, Available)
+    assert any(note.startswith(f"{missing} is not installed") and "pip install" in note for note in result.notes)
 
 
 def test_driver_of_the_same_major_serves() -> None:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from zif.contract.arrays import ArraySpec, Tree, tree_leaves
+from zif.contract.errors import OutOfMemory
 from zif.contract.executable import Program, Staged
 from zif_cuda.device import CudaDevice
 from zif_cuda.staging import Chunk, Layout, Rings
@@ -70,6 +71,18 @@ class CudaExecutable:
         return CudaSlot(chunk, {key: self._kept(value) for key, value in tensors.items()})
 
     def run(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
+        """Launch. Raises OutOfMemory, with what would help, where a run's own tensors do not fit."""
+        try:
+            return self._launch(slot, resident)
+        except torch.OutOfMemoryError as error:
+            memory = self._shared.device.memory()
+            raise OutOfMemory(
+                f"{self.name}: a step does not fit the GPU's memory, of which {memory.free / 2**30:.1f} of "
+                f"{memory.total / 2**30:.1f} GiB are free: lower --mem-fraction-static or --chunked-prefill-size, or "
+                "stop what else runs there (nvidia-smi)"
+            ) from error
+
+    def _launch(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
         staged = self._send(slot, None)
         with torch.inference_mode():
             return self._fn(staged | slot.tensors, dict(resident))
@@ -118,7 +131,7 @@ class GraphExecutable(CudaExecutable):
     def memory_bytes(self) -> int:
         return self._block.numel() + self._graph_bytes
 
-    def run(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
+    def _launch(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
         assert not slot.tensors, f"{self.name}: inputs of a captured program come from the host"
         self._send(slot, self._block)
         if not self._warm:

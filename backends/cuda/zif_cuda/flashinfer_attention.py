@@ -30,11 +30,11 @@ from zif.contract.optable import Ops
 from zif.contract.step import HostStep, Step
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.device import CudaDevice
+from zif_cuda.probe import FLASHINFER as TESTED
 
 logger = logging.getLogger(__name__)
 Tensor = torch.Tensor
 
-TESTED = "0.6.14"
 HEAD_SIZES = (64, 128, 256)
 DEPTH = 3
 """Plans at a time: of the step that runs, of the one launched behind it, and of the one being made."""

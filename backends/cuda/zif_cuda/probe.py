@@ -15,6 +15,8 @@ from zif_cuda import nvml
 OLDEST_CAPABILITY = (8, 0)
 """Ampere: the oldest with bfloat16 matrix units, which the kernels are made for."""
 
+FLASHINFER = "0.6.14"
+"""The version that the backend calls."""
 TORCH_INDEX = "https://download.pytorch.org/whl/cu130"
 _INSTALL_TORCH = f"pip install torch --index-url {TORCH_INDEX}"
 
@@ -68,6 +70,11 @@ def judge(report: nvml.Report, environment: Mapping[str, str], torch: TorchBuild
     notes = [f"left out, older than compute capability {_dotted(OLDEST_CAPABILITY)}: {too_old}"] if old else []
     if importlib.util.find_spec("triton") is None:
         notes.append("triton is not installed: every op runs through torch, slowly; pip install triton")
+    elif importlib.util.find_spec("flashinfer") is None:
+        notes.append(
+            "flashinfer is not installed: Triton's attention serves prefill, slower on Hopper; "
+            f"pip install flashinfer-python=={FLASHINFER}"
+        )
     return Available(tuple(_device(place, gpu, report) for place, gpu in usable), tuple(notes))
 
 

@@ -8,9 +8,11 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.comm import Group
+from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
+from zif.engine.memory import plan_pages
 from zif.engine.part import load_part
-from zif.engine.plan import cache_report, plan_pages, watchdog_timeout
+from zif.engine.plan import cache_report, watchdog_timeout
 from zif.engine.staging import Limits
 from zif.plugins import Selection, select
 from zif.scheduler.config import SchedulerConfig
@@ -47,6 +49,7 @@ def build_engine(
     load_format = load_format or settings.load_format
     part = load_part(settings, backend, selection, load_format=load_format, progress=progress)
     model, plan = part.model, part.plan
+    report_choices(part.bound, backend.kernels()[-1].provider)
     num_pages = plan_pages(plan, model.cache_groups, backend)
     scheduler = Scheduler(
         SchedulerConfig(

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import zif_models
 from zif.contract.arrays import Tree
 from zif.contract.bind import Bound, bind
-from zif.contract.errors import InvalidSettings
+from zif.contract.errors import InvalidSettings, OutOfMemory
+from zif.engine.memory import weights_do_not_fit
 from zif.engine.plan import EnginePlan, plan_engine
 from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
@@ -68,13 +69,17 @@ def load_part(
     whole = family.build(family_config(settings, checkpoint))
     model = whole if comm.size == 1 else whole.local(comm.size)
     plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend)
-    shards = [
-        load_weights(
-            whole, checkpoint, packer, plan.dtype,
-            load_format=load_format, progress=progress, shard=Shard(rank, comm.size),
-        )
-        for rank, packer in comm.packers(backend.packer).items()
-    ]  # fmt: skip
+    before = backend.runtime.memory()
+    try:
+        shards = [
+            load_weights(
+                whole, checkpoint, packer, plan.dtype,
+                load_format=load_format, progress=progress, shard=Shard(rank, comm.size),
+            )
+            for rank, packer in comm.packers(backend.packer).items()
+        ]  # fmt: skip
+    except OutOfMemory as error:
+        raise weights_do_not_fit(whole, plan, backend, before, error) from error
     weights = comm.join(shards)
     requests = model_requests(model, weights, plan.dtype, plan.page_size, plan.kv_cache_dtype)
     providers = extension_kernels(backend, selection.plugin.name if selection is not None else backend.name)

@@ -1,4 +1,4 @@
-"""Settings left open, decided at start: dtype, page size, how much cache fits, how large a step may be."""
+"""Settings left open, decided at start: dtype, page size, how large a step may be."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from zif.contract.backend import Backend
-from zif.contract.cache import CacheGroup
-from zif.contract.errors import InvalidSettings, OutOfMemory
+from zif.contract.errors import InvalidSettings
 from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -79,29 +78,6 @@ def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, 
     return plan
 
 
-def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend) -> int:
-    """Pages of every cache group, page 0 included, from the memory that is free once weights are loaded.
-
-    All groups get the same number, and together no more than all running requests at full length
-    can use. Raises OutOfMemory, with what would fit, where not even one sequence of a page does.
-    """
-    useful = plan.max_running_requests * plan.pages_per_sequence
-    if plan.max_total_tokens is not None:
-        pages = min(-(-plan.max_total_tokens // plan.page_size), useful)
-        return max(pages, 1) + 1
-    memory = backend.runtime.memory()
-    budget = memory.free - memory.total * (1 - plan.mem_fraction_static)
-    per_page = sum(_page_bytes(group, plan, backend) for group in groups)
-    fitting = int(budget // per_page)
-    if fitting < 2:
-        raise OutOfMemory(
-            f"no memory is left for the KV cache: {_gib(memory.free)} of {_gib(memory.total)} are free, of which "
-            f"--mem-fraction-static {plan.mem_fraction_static} leaves {_gib(max(budget, 0))}, and a page of "
-            f"{plan.page_size} tokens takes {per_page / 2**20:.1f} MiB. Raise the fraction, or take a smaller model"
-        )
-    return min(fitting, useful + 1)
-
-
 def watchdog_timeout(settings: Settings, backend: Backend) -> float:
     """Seconds after which a step that has not ended counts as hung; 0: never.
 
@@ -110,12 +86,6 @@ def watchdog_timeout(settings: Settings, backend: Backend) -> float:
     if settings.watchdog_timeout is not None:
         return settings.watchdog_timeout
     return WATCHDOG_SECONDS if backend.capabilities.asynchronous else 0.0
-
-
-def _page_bytes(group: CacheGroup, plan: EnginePlan, backend: Backend) -> float:
-    """What one more page of a group takes in the backend's own layout."""
-    few, many = (backend.cache_layout(group, plan.page_size, pages, plan.kv_cache_dtype).nbytes for pages in (32, 64))
-    return (many - few) / 32
 
 
 def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: str) -> str:
@@ -138,10 +108,6 @@ def _check_cache_dtype(plan: EnginePlan, backend: Backend) -> None:
         raise InvalidSettings(
             f"--kv-cache-dtype {asked}: {backend.name} stores keys and values in {', '.join(offered)}"
         )
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.1f} GiB"
 
 
 def cache_report(plan: EnginePlan, num_pages: int, nbytes: int) -> dict[str, Any]:

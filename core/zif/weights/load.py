@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from zif.contract.arrays import Tree
+from zif.contract.arrays import Tree, dtype_bytes
 from zif.contract.errors import WeightsError
 from zif.contract.weights import (
     EmbeddingSpec,
@@ -73,6 +74,12 @@ def load_weights(
         packed = _Loading(tensors, packer, dtype, bar, shard).tree(specs, local_weights(model, shard.size))
     assert isinstance(packed, dict)
     return packed
+
+
+def weight_bytes(model: Model, dtype: str, ranks: int = 1) -> int:
+    """Bytes of a rank's part of ``model``'s weights in ``dtype``, as specs tell it: packed, they may be others."""
+    shapes = [shape for spec in _leaves(local_weights(model, ranks)) for shape in stored_shapes(spec).values()]
+    return sum(math.prod(shape) for shape in shapes) * dtype_bytes(dtype)
 
 
 def stored_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:

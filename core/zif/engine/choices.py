@@ -1,0 +1,28 @@
+"""What is said at start of the kernels that were chosen: what was passed over, and what nobody serves well."""
+
+from __future__ import annotations
+
+import logging
+
+from zif.contract.bind import Bound, Choice
+
+logger = logging.getLogger(__name__)
+
+
+def report_choices(bound: Bound, reference: str) -> None:
+    """Log each op for which a kernel was passed over, with the reason.
+
+    It is a warning where the provider ``reference`` serves instead, which serves everything, slowly. Requests that
+    were decided alike are one line.
+    """
+    said: dict[tuple[str, str, str], Choice] = {}
+    for choice in bound.choices:
+        if choice.rejected:
+            reasons = "; ".join(f"{entry.kernel}: {entry.reason}" for entry in choice.rejected)
+            said.setdefault((choice.request.op, str(choice.kernel), reasons), choice)
+    for (op, kernel, reasons), choice in said.items():
+        if choice.kernel.provider != reference:
+            logger.info("%s: %s serves (%s)", op, kernel, reasons)
+            continue
+        graphs = "" if choice.kernel.capturable else ", and steps cannot be captured as graphs"
+        logger.warning("%s: %s serves, which is slow%s (%s)", op, kernel, graphs, reasons)

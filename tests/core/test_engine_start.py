@@ -1,0 +1,127 @@
+"""What an engine says at its start: of memory that does not suffice, and of kernels that were passed over."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zif.contract.backend import Capabilities
+from zif.contract.errors import OutOfMemory
+from zif.contract.kernel import KernelSet, kernel
+from zif.contract.ops import OpRequest
+from zif.engine.build import build_engine
+from zif.null.backend import NullBackend, NullOptions
+from zif.reference.torch import TorchBackend, TorchRuntime
+from zif.reference.torch.reference import TorchReference
+from zif.settings import Settings
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096, "hidden_size": 512,
+    "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 8, "num_key_value_heads": 8,
+    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float32",
+    "tie_word_embeddings": True,
+}  # fmt: skip
+"""48 MiB of weights in float32, 16 KiB of cache a token."""
+
+
+def start(tmp_path: Path, memory_mb: int, **settings: Any) -> Any:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    backend = NullBackend(NullOptions(memory_mb=memory_mb))
+    backend.capabilities = replace(backend.capabilities, cache_dtypes=("float8_e4m3fn",))
+    given = {"dtype": "float32", "page_size": 16, **settings}
+    return build_engine(Settings(model=str(tmp_path), load_format="dummy", **given), progress=False, backend=backend)
+
+
+def test_weights_that_do_not_fit_name_a_dtype_that_does(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory) as caught:
+        start(tmp_path, 40)
+    message = str(caught.value)
+    assert "the weights take 0.05 GiB in float32, and 0.04 GiB of 0.04 GiB were free" in message
+    assert "with --dtype bfloat16 they take 0.02 GiB" in message
+    assert "null device: " in message  # what the device itself said
+    assert start(tmp_path, 40, dtype="bfloat16").stats()["cache_tokens"] > 0
+
+
+def test_weights_that_never_fit_say_so(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="a smaller model, or a device with more memory"):
+        start(tmp_path, 20)
+
+
+def test_tokens_that_do_not_fit_name_how_many_would(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match=r"--max-total-tokens 4096 takes 0\.06 GiB") as caught:
+        start(tmp_path, 64, max_total_tokens=4096)
+    words = str(caught.value).split()
+    fit = int(words[words.index("most") + 1])
+    narrow = int(words[words.index("or") + 1])
+    assert 0 < fit < 1024
+    assert narrow == 4 * fit
+    assert "--kv-cache-dtype fp8_e4m3" in str(caught.value)
+    assert start(tmp_path, 64, max_total_tokens=fit).stats()["cache_tokens"] == fit
+    wide = start(tmp_path, 64, max_total_tokens=narrow, kv_cache_dtype="fp8_e4m3")
+    assert wide.stats()["cache_tokens"] == narrow
+
+
+def test_no_room_for_a_cache_names_the_fraction_that_leaves_some(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemory, match="no memory is left for the KV cache") as caught:
+        start(tmp_path, 100, mem_fraction_static=0.3)
+    words = str(caught.value).split()
+    fraction = float(words[words.index("would") - 1])
+    assert 0.4 < fraction < 0.6
+    start(tmp_path, 100, mem_fraction_static=fraction)
+    with pytest.raises(OutOfMemory):
+        start(tmp_path, 100, mem_fraction_static=fraction - 0.01)
+
+
+class Faster(KernelSet):
+    provider = "faster"
+
+    def _small(self, request: OpRequest) -> str | None:
+        return f"takes heads of 64, not {request['head_dim']}" if request["head_dim"] != 64 else None
+
+    def _missing(self, request: OpRequest) -> str | None:
+        return "a library is not installed (pip install library)"
+
+    @kernel("paged_attention", when=_small)
+    def paged_attention(self, q: Any, cache: Any, layer: Any, step: Any, spec: Any) -> Any:
+        raise AssertionError("never served")
+
+    @kernel("gated_activation", when=_missing)
+    def gated_activation(self, x: Any, kind: str) -> Any:
+        raise AssertionError("never served")
+
+
+class Plain(KernelSet):
+    provider = "plain"
+
+    @kernel("gated_activation")
+    def gated_activation(self, x: Any, kind: str) -> Any:
+        return x
+
+
+class Backend(TorchBackend):
+    capabilities = Capabilities(dtypes=("float32",), asynchronous=False)
+
+    def kernels(self) -> Any:
+        return (Faster(), Plain(), TorchReference())
+
+
+def test_kernels_passed_over_are_reported_and_a_reference_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"head_dim": 80}))
+    settings = Settings(model=str(tmp_path), load_format="dummy", max_total_tokens=64)
+    with caplog.at_level(logging.INFO, "zif.engine.choices"):
+        build_engine(settings, progress=False, backend=Backend(TorchRuntime()))
+    said = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "zif.engine.choices"]
+    library = "faster.gated_activation: a library is not installed (pip install library)"
+    heads = "faster.paged_attention: takes heads of 64, not 80"
+    slow = "which is slow, and steps cannot be captured as graphs"
+    assert sorted(said) == [
+        ("INFO", f"gated_activation: plain.gated_activation serves ({library})"),
+        ("WARNING", f"paged_attention: torch_reference.paged_attention serves, {slow} ({heads})"),
+    ]
