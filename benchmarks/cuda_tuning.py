@@ -50,8 +50,8 @@ def replayed(calls: Sequence[Callable[[], Any]]) -> float:
 def attention(*only: str) -> None:
     """Decode attention: tiles, stages and programs to a processor, over batches alike and ragged.
 
-    ``only``: the numbers of cases to run, "compile" to call every variant once and time none, "fp8" for a cache of
-    eight bits.
+    ``only``: the numbers of cases to run (or, with "compile", of variants to call once, to time none), "fp8" for a
+    cache of eight bits.
     """
     generator = torch.Generator().manual_seed(0)
     processors = torch.cuda.get_device_properties(0).multi_processor_count
@@ -61,10 +61,11 @@ def attention(*only: str) -> None:
     )  # fmt: skip
     tiles = ((32, 3, 4), (32, 4, 4), (64, 3, 4), (64, 3, 8), (128, 2, 4), (128, 3, 4), (128, 3, 8))
     timed, narrow = "compile" not in only, "fp8" in only
+    chosen = {word for word in only if word.isdecimal()}
     if narrow:
         tiles = (*tiles, (64, 5, 4), (64, 7, 4), (128, 5, 4))
     for number, (group, seqs, low, high) in enumerate(cases):
-        if (only and str(number) not in only) if timed else number not in (0, 6):
+        if (chosen and str(number) not in chosen) if timed else number not in (0, 6):
             continue
         lens = torch.randint(low, high + 1, (seqs,), generator=generator, dtype=torch.int32)
         pages = -(-lens // 16)
