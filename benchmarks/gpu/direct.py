@@ -1,7 +1,8 @@
 """Qwen3 written out by hand: the kernels that zif's cuda backend chooses, called one after the other.
 
 No table of ops, no model file, no executable: what somebody would write who needed this one model on this one GPU. The
-kernels, their launchers, the weights and the cache are the same.
+kernels, the weights and the cache are the same: Triton's through their launchers, the others by the callables that the
+backend makes for the engine's own requests.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from zif_cuda.launchers import widened
 
 from zif.contract.attention import AttentionSpec
 from zif.contract.step import HostStep, Step, StepShape
+from zif.contract.weights import PackedWeight
 from zif.portable.triton import layers, rotary
+from zif.portable.triton.attention import Fresh, PagedAttention
 
 Tensor = torch.Tensor
-Attention = Callable[[Tensor, Any, int, Step, AttentionSpec], Tensor]
 FIELDS = ("tokens", "positions", "seqs", "query_starts", "kv_lens", "pages", "num_tokens", "logits_at")
 
 
@@ -54,27 +55,62 @@ class Staging:
 
 
 class DirectQwen3:
-    """``weights`` and ``cache`` of an engine; ``attention`` as its backend makes it, ``plan`` what that needs first."""
+    """A model of an engine whose backend has the portable Triton kernels."""
 
-    def __init__(self, engine: Any, attention: Attention, plan: Callable[[HostStep], None] | None) -> None:
+    def __init__(self, engine: Any) -> None:
         runner = engine.runner
         weights = runner._holders["weights"].arrays
-        self.model = runner.model
-        self.launch = next(kernels for kernels in runner.backend.kernels() if kernels.provider == "triton")._launch
+        self.bound, self.model, self.cache = runner.bound, runner.model, runner.cache.arrays
+        triton = next(kernels for kernels in runner.backend.kernels() if kernels.provider == "triton")
+        self.launch = triton._launch
         self.spec: AttentionSpec = self.model.attention_specs[0]
-        self.cache = runner.cache.arrays
         self.group = self.cache[self.spec.group]
-        self.attention, self.plan = attention, plan
-        self.table = weights["embed"].arrays["w"]
-        self.head = weights["lm_head"].arrays["w"]
-        self.norm = weights["norm"]
+        choice = self._choice("paged_attention")
+        self.attention = choice.kernel.make(choice.request, self.bound.ops)
+        self.plan: Callable[[HostStep], None] | None = getattr(self.attention, "plan", None)
+        fused = self._choice("attention")
+        one = str(fused.kernel) == "triton.attention"
+        self.decode = PagedAttention.of(fused.request, triton.machine, self.launch) if one else None
+        self.table, self.norm = weights["embed"].arrays["w"], weights["norm"]
         self.turns = torch.tensor(rotary.turns_of(self.spec.rope), dtype=torch.int64, device="cuda")
+        self.head = self._logits(weights["lm_head"])
         self.layers = [
-            (w["input_norm"], w["qkv"].arrays["w"], w["q_norm"], w["k_norm"], w["o"].arrays["w"], w["mlp_norm"],
-             w["gate_up"].arrays["w"], w["down"].arrays["w"])
+            (w["input_norm"], self._linear(w["qkv"]), w["q_norm"], w["k_norm"], self._linear(w["o"]), w["mlp_norm"],
+             self._gated(w["gate_up"]), self._linear(w["down"]))
             for (w,) in weights["body"][0].layers
         ]  # fmt: skip
         self.stagings: dict[StepShape, Staging] = {}
+
+    def _choice(self, op: str, weight: PackedWeight | None = None) -> Any:
+        """How the engine's request of ``op``, for this very weight, was decided."""
+        return next(
+            choice
+            for choice in self.bound.choices
+            if choice.request.op == op and (weight is None or choice.request["key"] == weight.dispatch_key)
+        )
+
+    def _kernel(self, op: str, weight: PackedWeight) -> Any:
+        """The backend's callable; None where the op is carried out by its parts."""
+        choice = self._choice(op, weight)
+        return None if choice.kernel.provider == "composite" else choice.kernel.make(choice.request, self.bound.ops)
+
+    def _linear(self, w: PackedWeight) -> Callable[[Tensor], Tensor]:
+        kernel = self._kernel("linear", w)
+        return lambda x: kernel(x, w)
+
+    def _gated(self, w: PackedWeight) -> Callable[[Tensor], Tensor]:
+        kernel, launch, kind = self._kernel("gated_linear", w), self.launch, self.model.activation
+        if kernel is not None:
+            return lambda x: kernel(x, w, kind)
+        linear = self._kernel("linear", w)
+        return lambda x: layers.gated_activation(launch, linear(x, w), kind)
+
+    def _logits(self, w: PackedWeight) -> Callable[[Tensor], Tensor]:
+        kernel, cast = self._kernel("logits", w), self.bound.ops.cast
+        if kernel is not None:
+            return lambda x: kernel(x, w)
+        linear = self._kernel("linear", w)
+        return lambda x: cast(linear(x, w), "float32")
 
     @torch.inference_mode()
     def run(self, inputs: Mapping[str, np.ndarray[Any, Any]], shape: StepShape, host: HostStep) -> Tensor:
@@ -85,25 +121,29 @@ class DirectQwen3:
         if staging is None:
             staging = self.stagings[shape] = Staging({name: value.shape for name, value in inputs.items()})
         sent = staging.send(inputs)
-        spec, launch, eps, group = self.spec, self.launch, self.model.eps, self.group
-        q_end = spec.q_heads * spec.head_dim
-        k_end = q_end + spec.kv_heads * spec.head_dim
+        spec, launch, eps, group, cache = self.spec, self.launch, self.model.eps, self.group, self.cache
+        heads, kv_heads, size = spec.q_heads, spec.kv_heads, spec.head_dim
+        q_end = heads * size
+        k_end = q_end + kv_heads * size
         step = Step(**{**sent, "pages": {spec.group: sent["pages"]}}, shape=shape)
+        decode = self.decode if shape.decode else None
         angles = rotary.rope_angles(launch, step.positions, spec.rope, self.turns)
         x = F.embedding(step.tokens, self.table)
         residual = x * 0
-        for i, (input_norm, qkv, q_norm, k_norm, o, mlp_norm, gate_up, down) in enumerate(self.layers):
+        for i, (input_norm, qkv, q_norm, k_norm, o, mlp_norm, gated, down) in enumerate(self.layers):
             x, residual = layers.add_norm(launch, x, residual, input_norm, eps, 0.0)
-            mixed = F.linear(x, qkv)
-            q = mixed[:, :q_end].reshape(-1, spec.q_heads, spec.head_dim)
-            k = mixed[:, q_end:k_end].reshape(-1, spec.kv_heads, spec.head_dim)
-            v = mixed[:, k_end:].reshape(-1, spec.kv_heads, spec.head_dim)
-            q = rotary.rope_and_cache(launch, q, k, v, group, i, step, spec, angles, q_norm, k_norm)
-            x = self.attention(q, self.cache, i, step, spec)
-            x = F.linear(x.reshape(-1, q_end), o)
-            x, residual = layers.add_norm(launch, x, residual, mlp_norm, eps, 0.0)
-            x = F.linear(layers.gated_activation(launch, F.linear(x, gate_up), "silu"), down)
+            mixed = qkv(x)
+            q = mixed[:, :q_end].reshape(-1, heads, size)
+            k = mixed[:, q_end:k_end].reshape(-1, kv_heads, size)
+            v = mixed[:, k_end:].reshape(-1, kv_heads, size)
+            if decode is not None:
+                x = decode.decode(q, cache, i, step, spec, Fresh.of(k, v, spec, angles, q_norm, k_norm))
+            else:
+                q = rotary.rope_and_cache(launch, q, k, v, group, i, step, spec, angles, q_norm, k_norm)
+                x = self.attention(q, cache, i, step, spec)
+            x, residual = layers.add_norm(launch, o(x.reshape(-1, q_end)), residual, mlp_norm, eps, 0.0)
+            x = down(gated(x))
         x = x + residual
         if not shape.decode:
             x = x[step.logits_at]
-        return widened(F.linear(layers.rms_norm(launch, x, self.norm, eps, 0.0), self.head))
+        return self.head(layers.rms_norm(launch, x, self.norm, eps, 0.0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import torch
 
 import zif
@@ -28,21 +30,25 @@ def parity() -> None:
 
 
 def kernels() -> None:
-    """Decode attention of 32 query and 8 kv heads of 128, pages of 16, in bf16."""
+    """Attention of 32 query and 8 kv heads of 128, pages of 16, in bf16; keys and values in bf16 and in eight bits"""
+    from zif.contract.arrays import dtype_bytes
     from zif.contract.attention import AttentionSpec
     from zif.contract.bind import candidates
     from zif.contract.optable import Ops
     from zif.contract.step import Step, StepShape
     from zif.ops.attention import attention_request
     from zif.plugins import select
+    from zif.reference.torch.runtime import torch_dtype
 
     backend = select("cuda").create_backend()
-    for seqs, length, query in ((256, 1024, 1), (32, 4096, 1), (1, 1024, 1), (1, 4096, 1), (8, 2048, 2048)):
+    cases = ((256, 1024, 1), (32, 4096, 1), (1, 1024, 1), (1, 4096, 1), (8, 2048, 2048))
+    for (seqs, length, query), stored in product(cases, ("bfloat16", "float8_e4m3fn")):
         spec = AttentionSpec(group="g", q_heads=32, kv_heads=8, head_dim=128, v_head_dim=128, scale=128**-0.5)
-        request = attention_request("paged_attention", "bfloat16", spec, 16, "bfloat16")
+        request = attention_request("paged_attention", "bfloat16", spec, 16, stored)
         pages = seqs * length // 16
         make = {"dtype": torch.bfloat16, "device": "cuda"}
-        cache = {"g": {name: torch.randn(1, pages, 16, 8, 128, **make) for name in "kv"}}
+        size = dtype_bytes(stored)
+        cache = {"g": {name: torch.randn(1, pages, 16, 8, 128, **make).to(torch_dtype(stored)) for name in "kv"}}
         table = torch.randperm(pages, device="cuda").int().reshape(seqs, -1)
         decode = query == 1
         tokens = seqs * query
@@ -59,11 +65,11 @@ def kernels() -> None:
                 continue
             refusal = one.supports(request)
             if refusal is not None:
-                say("kernels", kernel=str(one), refused=refusal)
+                say("kernels", kernel=str(one), cache=stored, refused=refusal)
                 continue
             run = one.make(request, Ops())
             ms = timed(lambda: run(q, cache, 0, step, spec))  # noqa: B023
-            figures = {"us": ms * 1e3, "tb_s": 2 * seqs * length * 8 * 128 * 2 / ms / 1e9}
+            figures = {"us": ms * 1e3, "tb_s": 2 * seqs * length * 8 * 128 * size / ms / 1e9}
             if not decode:
                 figures["tflop_s"] = 4 * seqs * length * length * 32 * 128 / 2 / ms / 1e9
-            say("kernels", kernel=str(one), seqs=seqs, length=length, query=query, **figures)
+            say("kernels", kernel=str(one), cache=stored, seqs=seqs, length=length, query=query, **figures)

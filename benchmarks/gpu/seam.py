@@ -56,7 +56,7 @@ def seam() -> None:
             ratios[f"{field}_ratio"] = statistics.median(a) / statistics.median(b)
             ratios[f"{field}_paired_ratio"] = statistics.median(x / y for x, y in zip(a, b, strict=True))
         served = {str(choice.kernel) for choice in engine.runner.bound.choices if choice.request.op in
-                  ("linear", "paged_attention", "rope_and_cache", "add_norm", "gated_activation")}  # fmt: skip
+                  ("linear", "gated_linear", "logits", "attention", "paged_attention", "add_norm")}  # fmt: skip
         say("seam", case=name, shape=SHAPE, equal_bits=equal, turns=TURNS, steps=STEPS[name], **ratios,
             kernels=sorted(served))  # fmt: skip
 
@@ -127,8 +127,6 @@ def _through(engine: Engine, inputs: Any, shape: StepShape, host: HostStep) -> C
 
 
 def _by_hand(engine: Engine, inputs: Any, shape: StepShape, host: HostStep) -> Callable[[], torch.Tensor]:
-    """The same, written out. Attention is the callable that the engine's backend makes, in a copy of its own."""
-    choice = next(one for one in engine.runner.bound.choices if one.request.op == "paged_attention")
-    attention = choice.kernel.make(choice.request, engine.runner.bound.ops)
-    direct = DirectQwen3(engine, attention, getattr(attention, "plan", None))
+    """The same, written out, with callables and plans of its own."""
+    direct = DirectQwen3(engine)
     return lambda: direct.run(inputs, shape, host)

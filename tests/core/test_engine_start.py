@@ -78,6 +78,8 @@ def test_no_room_for_a_cache_names_the_fraction_that_leaves_some(tmp_path: Path)
 
 
 class Faster(KernelSet):
+    """Refuses the head size of the model, and everything else for the lack of a library."""
+
     provider = "faster"
 
     def _small(self, request: OpRequest) -> str | None:
@@ -92,6 +94,10 @@ class Faster(KernelSet):
 
     @kernel("gated_activation", when=_missing)
     def gated_activation(self, x: Any, kind: str) -> Any:
+        raise AssertionError("never served")
+
+    @kernel("embedding", when=_missing)
+    def embedding(self, ids: Any, w: Any) -> Any:
         raise AssertionError("never served")
 
 
@@ -119,9 +125,11 @@ def test_kernels_passed_over_are_reported_and_a_reference_is_a_warning(
         build_engine(settings, progress=False, backend=Backend(TorchRuntime()))
     said = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "zif.engine.choices"]
     library = "faster.gated_activation: a library is not installed (pip install library)"
+    table = "faster.embedding: a library is not installed (pip install library)"
     heads = "faster.paged_attention: takes heads of 64, not 80"
-    slow = "which is slow, and steps cannot be captured as graphs"
+    slow = "serves: steps are slow, and not captured as graphs"
     assert sorted(said) == [
+        ("INFO", f"embedding: torch_reference.embedding serves ({table})"),
         ("INFO", f"gated_activation: plain.gated_activation serves ({library})"),
-        ("WARNING", f"paged_attention: torch_reference.paged_attention serves, {slow} ({heads})"),
+        ("WARNING", f"paged_attention: torch_reference.paged_attention {slow} ({heads})"),
     ]

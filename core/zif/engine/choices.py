@@ -12,8 +12,9 @@ logger = logging.getLogger(__name__)
 def report_choices(bound: Bound, reference: str) -> None:
     """Log each op for which a kernel was passed over, with the reason.
 
-    It is a warning where the provider ``reference`` serves instead, which serves everything, slowly. Requests that
-    were decided alike are one line.
+    It is a warning where the provider ``reference`` serves instead, and does so by waiting for the device: that is
+    slow, and cannot be captured. (Many of its kernels are the framework's own, and fast.) Requests that were decided
+    alike are one line.
     """
     said: dict[tuple[str, str, str], Choice] = {}
     for choice in bound.choices:
@@ -21,8 +22,7 @@ def report_choices(bound: Bound, reference: str) -> None:
             reasons = "; ".join(f"{entry.kernel}: {entry.reason}" for entry in choice.rejected)
             said.setdefault((choice.request.op, str(choice.kernel), reasons), choice)
     for (op, kernel, reasons), choice in said.items():
-        if choice.kernel.provider != reference:
+        if choice.kernel.provider == reference and not choice.kernel.capturable:
+            logger.warning("%s: %s serves: steps are slow, and not captured as graphs (%s)", op, kernel, reasons)
+        else:
             logger.info("%s: %s serves (%s)", op, kernel, reasons)
-            continue
-        graphs = "" if choice.kernel.capturable else ", and steps cannot be captured as graphs"
-        logger.warning("%s: %s serves, which is slow%s (%s)", op, kernel, graphs, reasons)
