@@ -34,7 +34,7 @@ def settings_of(path: Path, *options: str, **values: object) -> Settings:
 
 
 def thread_client(path: Path, *options: str, **values: object) -> ThreadClient:
-    return ThreadClient(lambda: build_engine(settings_of(path, *options, **values), progress=False))
+    return ThreadClient(lambda _: build_engine(settings_of(path, *options, **values), progress=False))
 
 
 @pytest.fixture(params=["thread", "process"])
@@ -204,7 +204,7 @@ async def test_a_start_that_fails_raises_what_failed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     for client in (
         ProcessClient(Settings(model=str(tmp_path), device="null")),
-        ThreadClient(lambda: build_engine(Settings(model=str(tmp_path), device="null"), progress=False)),
+        ThreadClient(lambda _: build_engine(Settings(model=str(tmp_path), device="null"), progress=False)),
     ):
         with pytest.raises(WeightsError, match=r"config\.json"):
             await client.start()

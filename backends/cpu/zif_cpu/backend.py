@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from zif.contract.backend import Capabilities
+from zif.contract.backend import Capabilities, MemoryInfo
+from zif.contract.comm import ONE_DEVICE, Communicator, Group
 from zif.contract.errors import InvalidSettings
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
@@ -35,8 +36,11 @@ class CpuBackend(TorchBackend):
         dtypes=("bfloat16", "float32"), asynchronous=False, cache_dtypes=("float8_e4m3fn", "float8_e5m2")
     )
 
-    def __init__(self, threads: int, native: Native | None, missing: str | None) -> None:
-        super().__init__(TorchRuntime("cpu"))
+    def __init__(
+        self, threads: int, native: Native | None, missing: str | None, communicator: Communicator = ONE_DEVICE
+    ) -> None:
+        super().__init__(CpuRuntime(communicator.size))
+        self.communicator = communicator
         self.threads = threads
         self._kernels = NativeKernels(native, missing)
         if native is not None:
@@ -46,17 +50,38 @@ class CpuBackend(TorchBackend):
         return (self._kernels, *super().kernels())
 
 
-def create(options: Mapping[str, str], device: Device) -> CpuBackend:
-    """The backend for options ``threads`` (0: one a core) and ``native`` (auto, or off for torch alone)."""
+class CpuRuntime(TorchRuntime):
+    """Host memory, of which each of ``ranks`` processes has a share."""
+
+    def __init__(self, ranks: int) -> None:
+        super().__init__("cpu")
+        self._ranks = ranks
+
+    def memory(self) -> MemoryInfo:
+        host = super().memory()
+        return MemoryInfo(host.total // self._ranks, host.free // self._ranks)
+
+
+def create(options: Mapping[str, str], device: Device, group: Group | None = None) -> CpuBackend:
+    """The backend for options ``threads`` (0: one a core) and ``native`` (auto, or off for torch alone).
+
+    The ranks of a ``group`` are on the same cores, and share them.
+    """
+    communicator: Communicator = ONE_DEVICE
     threads = thread_count(options.get("threads", "0"))
+    if group is not None:
+        from zif.reference.torch.communicator import gloo
+
+        communicator = gloo(group)
+        threads = max(1, threads // group.size)
     torch.set_num_threads(threads)  # the reference kernels and ours share one pool
     choice = options.get("native", "auto")
     if choice not in ("auto", "off"):
         raise InvalidSettings(f"--device-opt cpu.native={choice}: give auto or off")
     if choice == "off":
-        return CpuBackend(threads, None, "native kernels are switched off (cpu.native=off)")
+        return CpuBackend(threads, None, "native kernels are switched off (cpu.native=off)", communicator)
     try:
-        return CpuBackend(threads, Native(threads), None)
+        return CpuBackend(threads, Native(threads), None, communicator)
     except BuildFailed as failure:
         logger.warning("cpu: no native kernels; torch's serve instead, which are slower: %s", failure)
-        return CpuBackend(threads, None, str(failure))
+        return CpuBackend(threads, None, str(failure), communicator)

@@ -14,6 +14,7 @@ from zif.contract.info import Available, BackendInfo, Device, DeviceOption, Prob
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
+    from zif.contract.comm import Group
 
 
 @hookimpl
@@ -26,6 +27,7 @@ def zif_backend_info() -> BackendInfo:
         framework="torch",
         verified_on="x86-64 with AVX-512",
         preference=0,
+        ranks="processes",
     )
 
 
@@ -51,15 +53,15 @@ def zif_probe() -> ProbeResult:
     features = [name for name in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if name in flags]
     detail = ", ".join([model, f"{cores} usable core{'s' if cores != 1 else ''}", *features])
     notes = () if features else ("no vector extension that the kernels have a fast path for",)
-    return Available((Device(name="cpu", memory_bytes=_memory_bytes(), detail=detail),), notes)
+    return Available((Device(name="cpu", memory_bytes=_memory_bytes(), detail=detail, shared=True),), notes)
 
 
 @hookimpl
-def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:
+def zif_create_backend(options: Mapping[str, str], device: Device, group: Group | None) -> Backend:
     """The backend; torch is imported from here on."""
     from zif_cpu.backend import create
 
-    return create(options, device)
+    return create(options, device, group)
 
 
 def _cpuinfo() -> tuple[str, frozenset[str]]:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.comm import ONE_DEVICE, Communicator, Group
 from zif.contract.errors import InvalidSettings
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
@@ -37,8 +38,16 @@ class CudaBackend(TorchBackend):
         max_running_requests=256,
     )
 
-    def __init__(self, device: CudaDevice, *, graphs: bool = True, flashinfer: str | None = None) -> None:
+    def __init__(
+        self,
+        device: CudaDevice,
+        *,
+        graphs: bool = True,
+        flashinfer: str | None = None,
+        communicator: Communicator = ONE_DEVICE,
+    ) -> None:
         self._device = device
+        self.communicator = communicator
         runtime = CudaRuntime(device)
         super().__init__(runtime)
         self.packer = CudaPacker(runtime)
@@ -62,11 +71,24 @@ class CudaBackend(TorchBackend):
         return ()
 
 
-def create(options: Mapping[str, str], device: Device) -> CudaBackend:
-    """The backend for options ``graphs`` and ``flashinfer``."""
+def create(options: Mapping[str, str], device: Device, group: Group | None = None) -> CudaBackend:
+    """The backend for options ``graphs`` and ``flashinfer``, as a rank of ``group``."""
+    gpu = CudaDevice(device.index)
     off = options.get("flashinfer") == "off"
     refusal = "flashinfer is switched off (cuda.flashinfer=off)" if off else missing()
-    return CudaBackend(CudaDevice(device.index), graphs=options.get("graphs") != "off", flashinfer=refusal)
+    graphs = options.get("graphs") != "off"
+    return CudaBackend(gpu, graphs=graphs, flashinfer=refusal, communicator=_communicator(gpu, group))
+
+
+def _communicator(gpu: CudaDevice, group: Group | None) -> Communicator:
+    """NCCL among the ranks of ``group``, connected: the first collective does that, which a capture could not."""
+    if group is None:
+        return ONE_DEVICE
+    from zif.reference.torch.communicator import nccl
+
+    communicator = nccl(group)
+    communicator.all_reduce(gpu.empty(1).zero_())
+    return communicator
 
 
 def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[KernelSet, ...]:

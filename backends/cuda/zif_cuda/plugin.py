@@ -10,6 +10,7 @@ from zif.contract.info import BackendInfo, Device, DeviceOption, ProbeResult
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
+    from zif.contract.comm import Group
 
 
 @hookimpl
@@ -22,6 +23,7 @@ def zif_backend_info() -> BackendInfo:
         framework="torch",
         verified_on="one H200",
         preference=100,
+        ranks="processes",
     )
 
 
@@ -55,8 +57,8 @@ def zif_probe() -> ProbeResult:
 
 
 @hookimpl
-def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:
+def zif_create_backend(options: Mapping[str, str], device: Device, group: Group | None) -> Backend:
     """The backend; torch is imported from here on."""
     from zif_cuda.backend import create
 
-    return create(options, device)
+    return create(options, device, group)

@@ -76,6 +76,10 @@ class Communicator(Protocol):
         (only,) = trees
         return only
 
+    def close(self) -> None:
+        """Nothing is called any more. Must not wait for other ranks, which may be gone."""
+        return
+
 
 class OneDevice(Communicator):
     """A group of one."""

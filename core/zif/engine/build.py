@@ -11,10 +11,12 @@ from zif.contract.comm import Group
 from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
 from zif.engine.memory import plan_pages
-from zif.engine.part import load_part
+from zif.engine.part import Part, check_ranks, load_part
 from zif.engine.plan import cache_report, watchdog_timeout
+from zif.engine.runner import Runner
 from zif.engine.staging import Limits
-from zif.plugins import Selection, select
+from zif.parallel.leader import Abandon, Followers, LeadingRunner
+from zif.plugins import select
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.scheduler import Scheduler
 from zif.weights import LoadFormat
@@ -28,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 def build_engine(
     settings: Settings,
+    abandon: Abandon | None = None,
     *,
     progress: bool = True,
     backend: Backend | None = None,
@@ -38,19 +41,46 @@ def build_engine(
 
     ``backend`` is used as it is where given (tests bring their own); otherwise ``--device`` decides.
     ``load_format`` is the settings' if not given. ``warm_up`` False leaves out what a backend wants
-    compiled before the first request.
+    compiled before the first request. ``abandon`` is told, from another thread, why an engine cannot
+    go on that waits for ranks which are gone.
+    With several ranks it starts their processes: :meth:`~zif.engine.engine.Engine.close` the engine.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
     """
-    selection = select(settings.device, settings.device_opt) if backend is None else None
-    if selection is not None:
+    selection = None
+    if backend is None:
+        selection = select(settings.device, settings.device_opt)
         logger.info("%s", selection.explain())
-        backend = selection.create_backend(mesh_group(selection, settings.tp_size))
-    assert backend is not None
-    load_format = load_format or settings.load_format
-    part = load_part(settings, backend, selection, load_format=load_format, progress=progress)
-    model, plan = part.model, part.plan
+    followers = None
+    try:
+        group = None
+        if selection is not None and settings.tp_size > 1:
+            check_ranks(settings, selection)
+            if selection.plugin.info.ranks == "processes":
+                followers = Followers(settings, selection, abandon)
+            group = followers.group if followers is not None else Group(0, selection.devices_of_ranks(settings.tp_size))
+        if selection is not None:
+            backend = selection.create_backend(group)
+        assert backend is not None
+        load_format = load_format or settings.load_format
+        part = load_part(settings, backend, selection, load_format=load_format, progress=progress)
+        return _engine(settings, part, followers, warm_up)
+    except BaseException as error:
+        if followers is None:
+            raise
+        failure = followers.failure
+        followers.close(0.0)
+        if failure is not None and isinstance(error, Exception):
+            raise failure from error  # what went wrong here, went wrong for that reason
+        raise
+
+
+def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up: bool) -> Engine:
+    """The engine of a loaded model, the followers' parts of it included."""
+    backend, model, plan = part.backend, part.model, part.plan
     report_choices(part.bound, backend.kernels()[-1].provider)
     num_pages = plan_pages(plan, model.cache_groups, backend)
+    if followers is not None:
+        num_pages = followers.agree(num_pages)
     scheduler = Scheduler(
         SchedulerConfig(
             page_size=plan.page_size,
@@ -73,7 +103,13 @@ def build_engine(
         page_size=plan.page_size,
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)
-    runner = part.runner(num_pages, limits, seed)
+    runner: Runner
+    if followers is None:
+        runner = part.runner(num_pages, limits, seed, Runner)
+    else:
+        followers.begin(num_pages, limits)
+        runner = part.runner(num_pages, limits, seed, LeadingRunner)
+        runner.followers = followers
     if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()
         count = runner.warm_up()
@@ -87,11 +123,6 @@ def build_engine(
         "watchdog_timeout": watchdog_timeout(settings, backend),
     }
     return Engine(scheduler, runner, facts)
-
-
-def mesh_group(selection: Selection, size: int) -> Group | None:
-    """The group of a mesh of ``size`` devices, None for one device."""
-    return Group(0, selection.devices_of_ranks(size)) if size > 1 else None
 
 
 def served_name(settings: Settings) -> str:

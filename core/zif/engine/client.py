@@ -15,7 +15,7 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zif.contract import errors
@@ -24,7 +24,7 @@ from zif.engine.messages import EngineOutput, EngineRequest
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
 
 if TYPE_CHECKING:
-    from zif.engine.engine import Engine
+    from zif.engine.loop import Build
     from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -232,7 +232,7 @@ def _error(kind: str, text: str) -> ZifError:
 class ThreadClient(Client):
     """An engine in a thread of this process, for :class:`zif.LLM` and for tests."""
 
-    def __init__(self, build: Callable[[], Engine]) -> None:
+    def __init__(self, build: Build) -> None:
         super().__init__()
         self._build = build
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()

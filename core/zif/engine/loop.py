@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from zif.contract.errors import ZifError
 from zif.engine.engine import Engine
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Ready, Reply, Stop
 
+Build = Callable[[Callable[[str], None]], Engine]
+"""Makes an engine; what it is given is the port's ``abandon``."""
 logger = logging.getLogger(__name__)
 BEAT_SECONDS = 1.0
 """How long steps may go on without news before their client is told that they do."""
@@ -27,6 +30,10 @@ class Port(Protocol):
 
     def send(self, message: Message) -> None: ...
 
+    def abandon(self, reason: str) -> None:
+        """Called on another thread: the engine's own waits for what will not come. Say so, and end it if possible."""
+        ...
+
 
 class QueuePort:
     """To a client in this process: commands come by a queue, news goes to a callback."""
@@ -40,6 +47,10 @@ class QueuePort:
             return self._commands.get(block)
         except queue.Empty:
             return None
+
+    def abandon(self, reason: str) -> None:
+        """The thread stays, as a daemon."""
+        self.send(Failed("EngineDead", reason))
 
 
 class PipePort:
@@ -60,12 +71,18 @@ class PipePort:
     def send(self, message: Message) -> None:
         self._pipe.send(message)
 
+    def abandon(self, reason: str) -> None:
+        """The process ends."""
+        self.send(Failed("EngineDead", reason))
+        os._exit(1)
 
-def serve(build: Callable[[], Engine], port: Port) -> None:
+
+def serve(build: Build, port: Port) -> None:
     """Build an engine and run it until told to stop, or until it fails; a failure is sent before it ends."""
     running = False
+    engine = None
     try:
-        engine = build()
+        engine = build(port.abandon)
         port.send(Ready(engine.stats()))
         running = True
         _run(engine, port)
@@ -76,6 +93,9 @@ def serve(build: Callable[[], Engine], port: Port) -> None:
         logger.log(logging.ERROR if bug else logging.DEBUG, "the engine failed", exc_info=True)
         port.send(Failed(type(error).__name__, _readable(error)))
         raise
+    finally:
+        if engine is not None:
+            engine.close()
 
 
 def _readable(error: BaseException) -> str:

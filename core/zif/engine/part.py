@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import zif_models
 from zif.contract.arrays import Tree
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from zif.contract.model import Model
     from zif.settings import Settings
 
+R = TypeVar("R", bound=Runner)
 logger = logging.getLogger(__name__)
 
 
@@ -41,11 +42,19 @@ class Part:
     weights: Tree
     bound: Bound
 
-    def runner(self, num_pages: int, limits: Limits, seed: int, kind: type[Runner] = Runner) -> Runner:
+    def runner(self, num_pages: int, limits: Limits, seed: int, kind: type[R]) -> R:
         """A runner with a cache of ``num_pages`` pages a group."""
         counts = {group.name: num_pages for group in self.model.cache_groups}
         cache = CacheStore(self.backend, self.model.cache_groups, self.plan.page_size, counts, self.plan.kv_cache_dtype)
         return kind(self.backend, self.model, self.weights, self.bound, cache, limits=limits, seed=seed)
+
+
+def check_ranks(settings: Settings, selection: Selection) -> None:
+    """Raise, before anything is loaded, what keeps ``--tp-size`` from being served."""
+    selection.devices_of_ranks(settings.tp_size)
+    checkpoint = open_checkpoint(model_path(settings), settings.revision, tensors=False)
+    family = zif_models.resolve(checkpoint.config, further_models(selection))
+    family.build(family_config(settings, checkpoint)).local(settings.tp_size)
 
 
 def load_part(

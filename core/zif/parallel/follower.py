@@ -1,0 +1,94 @@
+"""A rank that follows: a process that loads its part of the model and carries out the leader's launches.
+
+It keeps no state of requests and reads no result: it runs the programs that the leading rank runs, in that order,
+with the same inputs. So there is one scheduler, and what a follower does not do cannot differ.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from types import MappingProxyType
+from typing import Any
+
+from zif.contract.step import HostStep
+from zif.engine.runner import Key, Runner
+from zif.parallel.wire import Begin, Failed, Join, Launch, Pages, Ready
+
+logger = logging.getLogger(__name__)
+IDLE_SECONDS = 1.0
+"""After so long without a launch, a follower looks whether its device is well."""
+
+
+class FollowingRunner(Runner):
+    """Device programs of a rank that is told what to run."""
+
+    _outputs: Mapping[str, Any] = MappingProxyType({})
+
+    def replay(self, key: Key, inputs: dict[str, Any], step: HostStep | None) -> None:
+        """Carry out one launch; see :data:`zif.parallel.wire.Launch`."""
+        if step is not None:
+            self._prepare(step)
+        if key[0] == "adjust":
+            self.table.adjustments.ensure()
+        given = {name: self._outputs[name] if value is None else value for name, value in inputs.items()}
+        self._outputs = self._run(key, given)
+
+
+def main(descriptor: int) -> None:
+    """The process: ends with the leader, whose end of standard input this one holds open.
+
+    Ctrl-C and a SIGTERM to the whole group are for the leader, which stops its followers.
+    """
+    for ours in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ours, signal.SIG_IGN)
+    threading.Thread(target=_end_with_leader, name="zif-leader", daemon=True).start()
+    pipe = Connection(descriptor)
+    code = 0
+    try:
+        _follow(pipe)
+    except (EOFError, ConnectionResetError, BrokenPipeError):
+        code = 1  # the leader is gone
+    except BaseException as error:
+        code = 1
+        logger.debug("rank failed", exc_info=True)
+        pipe.send(Failed(type(error).__name__, " ".join(str(error).split()) or repr(error)))
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)  # a device's libraries may wait, at exit, for ranks that are gone
+
+
+def _follow(pipe: Connection) -> None:
+    from zif.cli.output import configure_logging
+    from zif.engine.part import load_part
+    from zif.engine.memory import plan_pages
+    from zif.plugins import select
+
+    join: Join = pipe.recv()
+    settings = join.settings
+    configure_logging("debug" if settings.log_level == "debug" else "warning")  # the leader says the rest
+    selection = select(settings.device, settings.device_opt)
+    backend = selection.create_backend(join.group)
+    part = load_part(settings, backend, selection, load_format=settings.load_format, progress=False)
+    pipe.send(Pages(plan_pages(part.plan, part.model.cache_groups, backend)))
+    begin: Begin = pipe.recv()
+    runner = part.runner(begin.num_pages, begin.limits, 0, FollowingRunner)
+    pipe.send(Ready())
+    while True:
+        if not pipe.poll(IDLE_SECONDS):
+            backend.runtime.synchronize()  # raises what the device raised
+            pipe.poll(None)
+        launch: Launch | None = pipe.recv()
+        if launch is None:
+            return
+        runner.replay(*launch)
+
+
+def _end_with_leader() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)

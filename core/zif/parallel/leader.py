@@ -1,0 +1,213 @@
+"""The leading rank: starts a process for each other rank, has them do what it does, and ends with them.
+
+Launches go to the followers before the leader makes them itself, and nothing comes back: a step costs the leader
+a message a follower. A thread listens to each follower, for its last words and its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zif.contract import errors
+from zif.contract.comm import Group
+from zif.contract.errors import EngineDead, ZifError
+from zif.contract.step import HostStep
+from zif.engine.runner import InFlight, Key, Runner, StepResult
+from zif.parallel.wire import Begin, Failed, Join, Pages, Ready, Report
+
+if TYPE_CHECKING:
+    from zif.engine.staging import Limits
+    from zif.plugins import Selection
+    from zif.settings import Settings
+
+logger = logging.getLogger(__name__)
+Abandon = Callable[[str], None]
+"""Ends an engine whose thread waits for ranks that are gone: says why to whoever waits for the engine."""
+
+GRACE_SECONDS = 5.0
+"""How long the engine gets to end by itself once a follower is gone, before it is abandoned."""
+LAST_WORDS_SECONDS = 2.0
+"""How long what went wrong here waits to be explained by what went wrong there."""
+STOP_SECONDS = 5.0
+"""How long followers get to end."""
+
+
+class Followers:
+    """The processes of the ranks but the first. They end with this process, however it ends."""
+
+    def __init__(self, settings: Settings, selection: Selection, abandon: Abandon | None = None) -> None:
+        """Start them. Raises InvalidSettings or NoUsableDevice where devices do not suffice."""
+        devices = selection.devices_of_ranks(settings.tp_size)
+        self._store = tempfile.TemporaryDirectory(prefix="zif-ranks-", ignore_cleanup_errors=True)
+        self.group = Group(0, devices, self._store.name)
+        """As the leader is part of it."""
+        self.failure: ZifError | None = None
+        """What went wrong with the first that failed."""
+        self._abandon = abandon
+        self._failed = threading.Event()
+        self._closing = threading.Event()
+        self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._pipes: list[Connection] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        name = selection.plugin.name
+        options = tuple(f"{name}.{key}={value}" for key, value in selection.options.items())
+        for rank in range(1, len(devices)):
+            own = {"device": f"{name}:{devices[rank].index}", "device_opt": options}
+            self._start(Join(settings.model_copy(update=own), Group(rank, devices, self._store.name)))
+
+    def agree(self, num_pages: int) -> int:
+        """The pages that fit on every rank, of which ``num_pages`` fit on this one. Raises what a follower raised."""
+        return min([num_pages, *(report.count for report in self._gather(Pages))])
+
+    def begin(self, num_pages: int, limits: Limits) -> None:
+        """Have them make their runners; returns when all have."""
+        self._tell(Begin(num_pages, limits))
+        self._gather(Ready)
+
+    def launch(self, key: Key, inputs: Mapping[str, Any], step: HostStep | None) -> None:
+        """Have them run a program. Does not wait."""
+        given = {name: value if isinstance(value, np.ndarray) else None for name, value in inputs.items()}
+        self._tell((key, given, step))
+
+    def blame(self, error: Exception) -> Exception:
+        """What to raise for ``error``: what went wrong with a follower, if that explains it."""
+        self._failed.wait(LAST_WORDS_SECONDS)
+        return self.failure or error
+
+    def close(self, patience: float = STOP_SECONDS) -> None:
+        """Stop them, and kill those that do not stop within ``patience`` seconds. Calling it again does nothing."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        with contextlib.suppress(EngineDead):
+            self._tell(None)
+        deadline = time.monotonic() + patience
+        for process in self._processes:
+            try:
+                process.wait(max(deadline - time.monotonic(), 0))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdin is not None
+            process.stdin.close()
+        self._store.cleanup()
+
+    def _start(self, join: Join) -> None:
+        """Start one, and a thread that listens to it.
+
+        Not by multiprocessing: the engine's own process is a daemon of its, which may have no children, and
+        a script that makes an LLM would be run again.
+        """
+        ours, theirs = socket.socketpair()
+        paths = os.pathsep.join(path for path in sys.path if path)
+        command = [sys.executable, "-P", "-m", "zif.parallel", str(theirs.fileno())]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": paths}
+        )
+        theirs.close()
+        pipe = Connection(ours.detach())
+        self._processes.append(process)
+        self._pipes.append(pipe)
+        threading.Thread(
+            target=self._listen, args=(join.group.rank, pipe, process), name="zif-rank", daemon=True
+        ).start()
+        pipe.send(join)
+
+    def _tell(self, what: Any) -> None:
+        message = ForkingPickler.dumps(what)
+        try:
+            for pipe in self._pipes:
+                pipe.send_bytes(message)
+        except OSError as error:
+            raise self.blame(EngineDead(f"a rank's process is gone: {error}")) from None
+
+    def _gather(self, kind: type[Any]) -> list[Any]:
+        reports = []
+        for _ in self._processes:
+            report = None if self.failure is not None else self._reports.get()
+            if report is None:
+                assert self.failure is not None
+                raise self.failure
+            assert isinstance(report, kind), f"{report} where {kind.__name__} was due"
+            reports.append(report)
+        return reports
+
+    def _listen(self, rank: int, pipe: Connection, process: subprocess.Popen[bytes]) -> None:
+        while True:
+            try:
+                report: Report = pipe.recv()
+            except (EOFError, OSError):
+                break
+            if isinstance(report, Failed):
+                self._fail(_error(report.kind, f"rank {rank} of {self.group.size}: {report.message}"))
+            else:
+                self._reports.put(report)
+        code = process.wait()
+        said = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        if not self._closing.is_set():
+            self._fail(EngineDead(f"the process of rank {rank} of {self.group.size} ended {said}"))
+
+    def _fail(self, failure: ZifError) -> None:
+        with self._lock:
+            if self.failure is not None:
+                return
+            self.failure = failure
+        logger.debug("a rank has failed: %s", failure)
+        self._failed.set()
+        self._reports.put(None)
+        if not self._closing.wait(GRACE_SECONDS) and self._abandon is not None:
+            self._abandon(str(failure))
+
+
+class LeadingRunner(Runner):
+    """A runner whose launches other ranks make too."""
+
+    followers: Followers
+    _step: HostStep | None = None
+
+    def collect(self, launched: InFlight) -> StepResult:
+        try:
+            return super().collect(launched)
+        except Exception as error:
+            raise self.followers.blame(error) from error
+
+    def close(self) -> None:
+        self.followers.close()
+        super().close()
+
+    def _prepare(self, step: HostStep) -> None:
+        self._step = step
+        super()._prepare(step)
+
+    def _run(self, key: Key, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        self.followers.launch(key, inputs, self._step)
+        self._step = None
+        try:
+            return super()._run(key, inputs)
+        except Exception as error:
+            raise self.followers.blame(error) from error
+
+
+def _error(kind: str, text: str) -> ZifError:
+    """The deliberate error that a rank failed with, or EngineDead, naming the other kind."""
+    deliberate = getattr(errors, kind, None)
+    if deliberate is None or issubclass(deliberate, errors.PluginError):
+        return EngineDead(f"{text.partition(': ')[0]}: {kind}: {text.partition(': ')[2]}")
+    error: ZifError = deliberate(text)
+    return error
