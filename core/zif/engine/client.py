@@ -115,7 +115,7 @@ class Client(ABC):
             await asyncio.sleep(0.02)
         if self._failure is None:
             self._post(Abort(None))
-            self._post(Stop())
+        self._post(Stop())
         patience = STOP_SECONDS if self._ready.done() and not self._ready.cancelled() else 0.0
         deadline = time.monotonic() + patience
         while self._alive() and time.monotonic() < deadline:

@@ -65,8 +65,8 @@ def main(descriptor: int) -> None:
 
 def _follow(pipe: Connection) -> None:
     from zif.cli.output import configure_logging
-    from zif.engine.part import load_part
     from zif.engine.memory import plan_pages
+    from zif.engine.part import load_part
     from zif.plugins import select
 
     join: Join = pipe.recv()

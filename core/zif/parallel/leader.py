@@ -127,7 +127,8 @@ class Followers:
         threading.Thread(
             target=self._listen, args=(join.group.rank, pipe, process), name="zif-rank", daemon=True
         ).start()
-        pipe.send(join)
+        with contextlib.suppress(OSError):  # it has ended already: the thread says so
+            pipe.send(join)
 
     def _tell(self, what: Any) -> None:
         message = ForkingPickler.dumps(what)
@@ -171,7 +172,11 @@ class Followers:
         logger.debug("a rank has failed: %s", failure)
         self._failed.set()
         self._reports.put(None)
-        if not self._closing.wait(GRACE_SECONDS) and self._abandon is not None:
+        if self._closing.wait(GRACE_SECONDS):
+            return
+        for process in self._processes:
+            process.kill()
+        if self._abandon is not None:
             self._abandon(str(failure))
 
 

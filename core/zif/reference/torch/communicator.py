@@ -13,12 +13,13 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from torch.distributed import distributed_c10d
+import torch.distributed
 
 from zif.contract.comm import Communicator, Group
 
 logger = logging.getLogger(__name__)
-c10d: Any = distributed_c10d  # whose names torch does not export to type checkers
+dist: Any = torch.distributed  # which does not export its names to type checkers
+c10d: Any = dist.distributed_c10d
 
 PATIENCE = timedelta(minutes=10)
 """How long ranks may be apart: one may compile what another has found in a cache."""
@@ -34,7 +35,7 @@ class TorchCommunicator(Communicator):
 
     def __init__(self, group: Group, make: Callable[[Any, int, int], Any]) -> None:
         self.size, self.rank = group.size, group.rank
-        store = c10d.FileStore(os.path.join(group.store, "ranks"), group.size)
+        store = dist.FileStore(os.path.join(group.store, "ranks"), group.size)
         store.set_timeout(MEETING)
         self._group = make(store, group.rank, group.size)
         self._sum = c10d.AllreduceOptions()
