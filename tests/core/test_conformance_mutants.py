@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -173,6 +174,31 @@ def min_p_of_one(logits: Any, temperature: Any, top_k: Any, top_p: Any, min_p: A
     return kept.masked_fill((p < min_p[:, None]) & (p < p.amax(-1, keepdim=True)), float("-inf"))
 
 
+def composed(op: str) -> Any:
+    """A composite over the reference's kernels."""
+    composite = op_specs()[op].composite
+    assert composite is not None
+    return composite(SimpleNamespace(**ORIGINAL))
+
+
+def given(op: str, **changes: Any) -> Any:
+    """A composite, given changed arguments."""
+    names = op_specs()[op].parameters
+
+    def mutant(*values: Any) -> Any:
+        return composed(op)(**{name: changes.get(name, lambda v: v)(v) for name, v in zip(names, values, strict=True)})
+
+    return mutant
+
+
+def assigned_in_the_step_alone(rows: Any, tokens: Any, last: Any, kv_len: Any, pages: Any, *rest: Any) -> Any:
+    """Page assignments of rows that are not in the step are lost."""
+    *results, updated = composed("decode_inputs")(
+        rows, tokens, last, kv_len, {group: table.clone() for group, table in pages.items()}, *rest
+    )
+    return *results, {group: ORIGINAL["put"](pages[group], (rows,), updated[group][rows]) for group in pages}
+
+
 def last_of_equals(logits: Any) -> Any:
     return (logits.shape[-1] - 1 - logits.flip(-1).argmax(-1)).int()
 
@@ -230,6 +256,28 @@ OPS: dict[str, dict[str, Any]] = {
         "seed's second word ignored": expect("sample", seed=lambda s: s * torch.tensor([1, 0], dtype=s.dtype)),
         "temperature ignored": expect("sample", temperature=lambda t: (t > 0).float()),
         "never greedy": expect("sample", temperature=lambda t: t.clamp(min=1.0)),
+    },
+    "sample_rows": {
+        "settings in order": lambda lo, rows, t, seed, kv, last, random: (
+            tokens := ORIGINAL["sample"](lo, *(field[: len(rows)] for field in (t, seed, kv))) if random
+            else ORIGINAL["argmax"](lo),
+            ORIGINAL["put"](last, (rows,), tokens),
+        ),
+        "not kept": lambda *args: (composed("sample_rows")(*args[:5], args[5].clone(), args[6])[0], args[5]),
+        "always greedy": given("sample_rows", random=lambda _: False),
+    },
+    "decode_inputs": {
+        "padding grows": lambda *args: tuple(
+            result + (args[0] == 0) if place == 2 else result
+            for place, result in enumerate(composed("decode_inputs")(*args))
+        ),
+        "assignments of other rows are lost": assigned_in_the_step_alone,
+        "known tokens are not taken": given("decode_inputs", tokens=lambda t: t * 0 - 1),
+        "pages of one group": given("decode_inputs", page_ids=lambda ids: dict.fromkeys(ids, ids["full"])),
+        "the lengths are left": lambda *args: tuple(
+            args[3] if place == 5 else result
+            for place, result in enumerate(composed("decode_inputs")(*args[:3], args[3].clone(), *args[4:]))
+        ),
     },
     "filter_logits": {
         "top-p one too many": top_p_one_more,

@@ -64,6 +64,8 @@ def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size:
     if request.op == "gated_linear":
         size = request["out_features"] // 2
         wanted.append(OpRequest.of("gated_activation", request.dtype, size=size, kind=request["kind"]))
+    if request.op == "sample_rows":
+        wanted += [OpRequest.of(name, request.dtype, vocab=request["vocab"]) for name in ("argmax", "sample")]
     if specs[request.op].profile == "mla":
         wanted += [
             head_linear_request(request.dtype, value) for value in arguments.values() if isinstance(value, PackedWeight)

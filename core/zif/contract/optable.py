@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -124,4 +124,28 @@ class Ops:
         def filter_logits(
             self, logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array
         ) -> Array: ...
+        def sample_rows(
+            self,
+            logits: Array,
+            rows: Array,
+            temperature: Array,
+            seed: Array,
+            kv_len: Array,
+            last_token: Array,
+            random: bool,
+        ) -> tuple[Array, Array]: ...
         def logprobs(self, logits: Array, tokens: Array, top: int) -> tuple[Array, Array, Array, Array]: ...
+
+        # the request table around a decode step: zif/ops/table.py, where sample_rows is too
+        def decode_inputs(
+            self,
+            rows: Array,
+            tokens: Array,
+            last_token: Array,
+            kv_len: Array,
+            pages: Mapping[str, Array],
+            page_rows: Array,
+            page_indices: Array,
+            page_ids: Mapping[str, Array],
+            width: int,
+        ) -> tuple[Array, Array, Array, Array, dict[str, Array], Array, dict[str, Array]]: ...

@@ -8,7 +8,7 @@ Residents: ``weights``, ``cache`` {group: arrays}, ``table`` and ``adjustments``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zif.contract.arrays import ArraySpec, Tree
@@ -16,7 +16,7 @@ from zif.contract.executable import Program
 from zif.contract.model import InputSpec, Model
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.engine.table import ADJUSTED, ADMITTED, SCRATCH, TableShape
+from zif.engine.table import ADJUSTED, ADMITTED, TableShape
 from zif.sampling.sampler import SamplerShape, draw
 
 Specs = dict[str, ArraySpec]
@@ -155,41 +155,56 @@ def _forward(
     ops: Ops, model: Model, table: TableShape, shape: StepShape, inputs: Inputs, resident: dict[str, Tree]
 ) -> tuple[Any, Tree, Tree]:
     """(logits, table, cache) after a step."""
-    arrays, weights = dict(resident["table"]), resident["weights"]
-    rows = inputs["rows"]
+    weights = resident["weights"]
+    make = _decode_step if shape.decode else _mixed_step
+    step, arrays = make(ops, table, shape, inputs, resident["table"])
+    step = replace(step, inputs={spec.name: inputs[spec.name] for spec in model.inputs})
+    x = model.embed(ops, weights, step)
+    x, cache = model.layers(ops, weights, x, resident["cache"], step)
+    return model.head(ops, weights, x if shape.decode else x[step.logits_at]), arrays, cache
+
+
+def _decode_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, arrays: Tree) -> tuple[Step, Tree]:
+    """(step, table after it), its page assignments made."""
+    tokens, positions, kv_lens, order, tables, kv_len, pages = ops.decode_inputs(
+        inputs["rows"], inputs["tokens"], arrays["last_token"], arrays["kv_len"], arrays["pages"],
+        inputs["page_rows"], inputs["page_indices"], {group: inputs[f"page_ids.{group}"] for group in table.groups},
+        shape.pages,
+    )  # fmt: skip
+    step = Step(
+        tokens=tokens,
+        positions=positions,
+        seqs=order[:-1],
+        query_starts=order,
+        kv_lens=kv_lens,
+        pages=tables,
+        num_tokens=inputs["num_tokens"],
+        logits_at=order[:-1],
+        shape=shape,
+    )
+    return step, {**arrays, "kv_len": kv_len, "pages": pages}
+
+
+def _mixed_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, arrays: Tree) -> tuple[Step, Tree]:
+    """(step, table after it)."""
+    rows, seqs, query_starts = inputs["rows"], inputs["seqs"], inputs["query_starts"]
     before = arrays["kv_len"][rows]
     token_index = ops.arange(shape.tokens, rows)
-    if shape.decode:
-        arrays["pages"] = _assigned(ops, table, inputs, arrays["pages"])
-        seqs = logits_at = token_index
-        query_starts = ops.arange(shape.seqs + 1, rows)
-        kv_lens = before + ops.cast(rows > SCRATCH, "int32")
-        positions = before
-        known = inputs["tokens"]
-        last = arrays["last_token"][rows]
-    else:
-        seqs, logits_at, query_starts = inputs["seqs"], inputs["logits_at"], inputs["query_starts"]
-        kv_lens = before + query_starts[1:] - query_starts[:-1]
-        positions = before[seqs] + token_index - query_starts[seqs]
-        positions = ops.where(token_index < inputs["num_tokens"], positions, 0)
-        known = inputs["tokens"]
-        last = arrays["last_token"][rows][seqs]
+    kv_lens = before + query_starts[1:] - query_starts[:-1]
+    positions = before[seqs] + token_index - query_starts[seqs]
+    known = inputs["tokens"]
     step = Step(
-        tokens=ops.where(known < 0, last, known),
-        positions=positions,
+        tokens=ops.where(known < 0, arrays["last_token"][rows][seqs], known),
+        positions=ops.where(token_index < inputs["num_tokens"], positions, 0),
         seqs=seqs,
         query_starts=query_starts,
         kv_lens=kv_lens,
         pages={group: arrays["pages"][group][rows][:, : shape.pages] for group in table.groups},
         num_tokens=inputs["num_tokens"],
-        logits_at=logits_at,
+        logits_at=inputs["logits_at"],
         shape=shape,
-        inputs={spec.name: inputs[spec.name] for spec in model.inputs},
     )
-    arrays["kv_len"] = ops.put(arrays["kv_len"], (rows,), kv_lens)
-    x = model.embed(ops, weights, step)
-    x, cache = model.layers(ops, weights, x, resident["cache"], step)
-    return model.head(ops, weights, x if shape.decode else x[logits_at]), arrays, cache
+    return step, {**arrays, "kv_len": ops.put(arrays["kv_len"], (rows,), kv_lens)}
 
 
 def _assigned(ops: Ops, table: TableShape, inputs: Inputs, pages: Tree) -> Tree:

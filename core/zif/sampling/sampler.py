@@ -51,24 +51,22 @@ def draw(
     ``adjustments`` to go by, the scratch row for requests that have none. A row with ``targets`` >= 0
     reports that token (its table row is the scratch row, so that what was drawn goes nowhere).
     """
-    position = table["kv_len"][rows]
     scores = logits
     if shape.adjusted:
         assert adjusted_rows is not None, "an adjusting sampler is told the rows of its adjustments"
-        scores = _adjust(ops, shape, scores, adjusted_rows, position, adjustments)
-    temperature = table["temperature"][rows]
+        scores = _adjust(ops, shape, scores, adjusted_rows, table["kv_len"][rows], adjustments)
     if shape.filtered:
-        scores = ops.filter_logits(
-            scores, temperature, table["top_k"][rows], table["top_p"][rows], table["min_p"][rows]
-        )
-    random = shape.random
-    tokens = ops.sample(scores, temperature, table["seed"][rows], position) if random else ops.argmax(scores)
+        settings = [table[name][rows] for name in ("temperature", "top_k", "top_p", "min_p")]
+        scores = ops.filter_logits(scores, *settings)
+    tokens, last_token = ops.sample_rows(
+        scores, rows, table["temperature"], table["seed"], table["kv_len"], table["last_token"], shape.random
+    )
     outputs: dict[str, Array] = {"tokens": tokens}
     if shape.top is not None:
         reported = tokens if targets is None else ops.where(targets < 0, tokens, targets)
         names = ("logprob", "rank", "top_ids", "top_logprobs")
         outputs |= zip(names, ops.logprobs(logits, reported, shape.top), strict=True)
-    table = {**table, "last_token": ops.put(table["last_token"], (rows,), tokens)}
+    table = {**table, "last_token": last_token}
     if adjusted_rows is not None:
         counts = ops.add_at(adjustments["output_counts"], (adjusted_rows, tokens), 1)
         adjustments = {**adjustments, "output_counts": counts}

@@ -201,6 +201,17 @@ def sampling_calls(kernels: TritonKernels) -> None:
     kernels.filter_logits(logits, rows, ints(8), rows, rows)
     kernels.penalize(logits, ints(8, 151936), meta(8, 151936, dtype=torch.bool), rows, rows, rows)
     kernels.logprobs(logits, ints(8), 5)
+    for random in (False, True):
+        kernels.sample_rows(logits, ints(8), reals(257), ints(257, 2), ints(257), ints(257), random)
+
+
+def table_calls(kernels: TritonKernels) -> None:
+    """Of one request and of many, with page tables of two cache groups."""
+    pages = {"full": ints(257, 256), "window": ints(257, 256)}
+    for seqs in (1, 256):
+        ids = {group: ints(seqs) for group in pages}
+        of_seqs = (ints(seqs), ints(seqs))
+        kernels.decode_inputs(*of_seqs, ints(257), ints(257), pages, *of_seqs, ids, 256)
 
 
 CALLS = {
@@ -211,6 +222,7 @@ CALLS = {
     "attention of heads of 256": attention_calls(256),
     "attention, eight bits": eight_bit_calls,
     "sampling": sampling_calls,
+    "table": table_calls,
 }
 
 

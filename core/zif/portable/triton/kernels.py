@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.portable.triton import costs, layers, rotary, sampling
+from zif.portable.triton import costs, layers, rotary, sampling, table
 from zif.portable.triton.attention import Fresh, PagedAttention, attention_fits
 from zif.portable.triton.launching import Launch, Machine, floats, launch
 from zif.portable.triton.layers import kind_known, row_fits
@@ -133,11 +133,41 @@ class TritonKernels(KernelSet):
 
     @kernel("argmax", cost=costs.vocabulary(1))
     def argmax(self, logits: Tensor) -> Tensor:
-        return sampling.choose(self._launch, logits, None, None, None)
+        return sampling.choose(self._launch, logits)
 
     @kernel("sample", cost=costs.vocabulary(1))
     def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
-        return sampling.choose(self._launch, logits, temperature, seed, position)
+        return sampling.choose(self._launch, logits, (temperature, seed, position))
+
+    @kernel("sample_rows", cost=costs.vocabulary(1))
+    def sample_rows(
+        self,
+        logits: Tensor,
+        rows: Tensor,
+        temperature: Tensor,
+        seed: Tensor,
+        kv_len: Tensor,
+        last_token: Tensor,
+        random: bool,
+    ) -> tuple[Tensor, Tensor]:
+        draws = (temperature, seed, kv_len) if random else None
+        return sampling.choose(self._launch, logits, draws, (rows, last_token)), last_token
+
+    @kernel("decode_inputs")
+    def decode_inputs(
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        last_token: Tensor,
+        kv_len: Tensor,
+        pages: Mapping[str, Tensor],
+        page_rows: Tensor,
+        page_indices: Tensor,
+        page_ids: Mapping[str, Tensor],
+        width: int,
+    ) -> tuple[Any, ...]:
+        given = (rows, tokens, last_token, kv_len, pages, page_rows, page_indices, page_ids, width)
+        return table.decode_inputs(self._launch, *given)
 
     @kernel("filter_logits", cost=costs.vocabulary(2))
     def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:

@@ -19,10 +19,17 @@ def _chunk(vocab: int) -> int:
     return min(power_of_two(vocab), CHUNK)
 
 
-def choose(
-    launch: Launch, logits: Tensor, temperature: Tensor | None, seed: Tensor | None, position: Tensor | None
-) -> Tensor:
-    """[R] int32: argmax of each row, of perturbed logits where there is a temperature."""
+Draws = tuple[Tensor, Tensor, Tensor]
+"""temperature, seed, position"""
+Keep = tuple[Tensor, Tensor]
+"""rows, last_token"""
+
+
+def choose(launch: Launch, logits: Tensor, draws: Draws | None = None, keep: Keep | None = None) -> Tensor:
+    """[R] int32: argmax of each row, of perturbed logits where there are ``draws``.
+
+    With ``keep`` the draws are a table's, and the tokens are written there.
+    """
     logits = dense_rows(logits)
     rows, vocab = logits.shape
     chunk = _chunk(vocab)
@@ -30,16 +37,13 @@ def choose(
     best = torch.empty((rows, chunks), dtype=torch.float32, device=logits.device)
     best_id = torch.empty((rows, chunks), dtype=torch.int32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    random = temperature is not None
-    if temperature is not None:
-        assert seed is not None and position is not None
-        draws = (temperature.contiguous(), seed.contiguous(), position.contiguous())
-    else:
-        draws = (logits, logits, logits)
-    constants = {"RANDOM": random, "BLOCK": chunk, "num_warps": 8}
-    arguments = (best, best_id, logits, *draws, vocab, chunks, logits.stride(0))
+    settings = [one.contiguous() for one in draws] if draws is not None else [logits] * 3
+    of_row, last = keep if keep is not None else (out, out)
+    constants = {"RANDOM": draws is not None, "TABLE": keep is not None, "BLOCK": chunk, "num_warps": 8}
+    arguments = (best, best_id, logits, of_row, *settings, vocab, chunks, logits.stride(0))
     launch(device.best_of_chunk, (rows, chunks), *arguments, **constants)
-    launch(device.best_of_row, (rows,), out, best, best_id, chunks, BLOCK=power_of_two(chunks), num_warps=1)
+    constants = {"TABLE": keep is not None, "BLOCK": power_of_two(chunks), "num_warps": 1}
+    launch(device.best_of_row, (rows,), out, last, of_row, best, best_id, chunks, **constants)
     return out
 
 

@@ -36,13 +36,14 @@ def uniform(key0, key1, position, ids):
 
 @triton.jit
 def best_of_chunk(
-    best, best_id, logits, temperature, seed, position, vocab, chunks, logits_row,
-    RANDOM: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
+    best, best_id, logits, rows, temperature, seed, position, vocab, chunks, logits_row,
+    RANDOM: tl.constexpr, TABLE: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The largest (perturbed, if RANDOM) logit of each chunk of BLOCK, the lowest id among equals.
 
-    ``temperature`` [rows] float32 (0: not perturbed), ``seed`` [rows, 2] and ``position`` [rows] int32;
-    without RANDOM any pointers. ``best`` [rows, chunks] float32, ``best_id`` int32. Grid (rows, chunks).
+    ``temperature`` [rows] float32 (0: not perturbed), ``seed`` [rows, 2] and ``position`` [rows] int32; if TABLE
+    they are a table's, of which ``rows`` [rows] int32 tells the rows. Without RANDOM these are any pointers.
+    ``best`` [rows, chunks] float32, ``best_id`` int32. Grid (rows, chunks).
     """
     enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
@@ -50,9 +51,10 @@ def best_of_chunk(
     ids = chunk * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(logits + row * logits_row + ids, mask=ids < vocab, other=float("-inf"))
     if RANDOM:
-        t = tl.load(temperature + row)
+        at = tl.load(rows + row).to(tl.int64) if TABLE else row
+        t = tl.load(temperature + at)
         if t != 0:
-            u = uniform(tl.load(seed + 2 * row), tl.load(seed + 2 * row + 1), tl.load(position + row), ids)
+            u = uniform(tl.load(seed + 2 * at), tl.load(seed + 2 * at + 1), tl.load(position + at), ids)
             x = x / t - tl.log(-tl.log(u))
     value, index = tl.max(x, 0, return_indices=True)
     tl.store(best + row * chunks + chunk, value)
@@ -60,14 +62,22 @@ def best_of_chunk(
 
 
 @triton.jit
-def best_of_row(out, best, best_id, chunks, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False):
-    """``out`` [rows] int32: the id of the largest of each row's chunks. Grid (rows); BLOCK >= chunks."""
+def best_of_row(
+    out, last, rows, best, best_id, chunks, TABLE: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False
+):
+    """``out`` [rows] int32: the id of the largest of each row's chunks. Grid (rows); BLOCK >= chunks.
+
+    If TABLE it goes to row ``rows`` [rows] int32 of ``last`` int32 as well.
+    """
     enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.arange(0, BLOCK)
     values = tl.load(best + row * chunks + chunk, mask=chunk < chunks, other=float("-inf"))
     _, index = tl.max(values, 0, return_indices=True)
-    tl.store(out + row, tl.load(best_id + row * chunks + tl.minimum(index, chunks - 1)))
+    token = tl.load(best_id + row * chunks + tl.minimum(index, chunks - 1))
+    tl.store(out + row, token)
+    if TABLE:
+        tl.store(last + tl.load(rows + row), token)
 
 
 @triton.jit

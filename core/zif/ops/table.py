@@ -1,0 +1,133 @@
+"""What a decode step reads from the request table and writes to it: a wish each, before the model and behind it.
+
+The table has a row a request. Row 0 pads: its length is 0, and its page tables name page 0, the sink.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from zif.contract.ops import OpCase, OpRequest, op
+from zif.ops.sampling import argmax, sample
+from zif.ops.tolerances import EXACT
+
+A = np.ndarray[Any, Any]
+ROWS = 9
+"""Rows of the cases' tables, row 0 included."""
+
+
+def _decode_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    # rows, tokens, width; then assignments as (row, index): of a row of the step, of another, twice of one
+    cases: list[tuple[str, list[int], list[int], int, list[tuple[int, int]]]] = [
+        ("one", [3], [-1], 5, [(3, 2)]),
+        ("padded", [7, 2, 0], [-1, 11, 0], 6, [(2, 0), (0, 0), (0, 0)]),
+        ("no page begins", [5, 1, 8, 0, 0], [-1, -1, -1, 0, 0], 4, [(0, 0)] * 5),
+        ("a row of another step, and a row twice", [4, 6, 1, 2], [-1, 7, -1, 0], 3, [(6, 1), (8, 0), (6, 2), (4, 5)]),
+    ]
+    for label, rows, tokens, width, assigned in cases:
+        kv_len = rng.integers(0, 90, ROWS).astype(np.int32)
+        kv_len[0] = 0
+        pages = {group: rng.integers(1, 999, (ROWS, 7)).astype(np.int32) for group in ("full", "window")}
+        for table in pages.values():
+            table[0] = 0
+        at = np.array(assigned, np.int32)
+        arguments = {
+            "rows": np.array(rows, np.int32),
+            "tokens": np.array(tokens, np.int32),
+            "last_token": rng.integers(0, 999, ROWS).astype(np.int32),
+            "kv_len": kv_len,
+            "pages": pages,
+            "page_rows": at[:, 0].copy(),
+            "page_indices": at[:, 1].copy(),
+            "page_ids": {
+                group: np.where(at[:, 0] > 0, rng.integers(1, 999, len(at)), 0).astype(np.int32) for group in pages
+            },
+            "width": width,
+        }
+        yield OpCase(label, OpRequest.of("decode_inputs", dtype), arguments)
+
+
+def _decode_inputs_composite(ops: Any) -> Callable[..., Any]:
+    def decode_inputs(
+        rows: Any, tokens: Any, last_token: Any, kv_len: Any, pages: Any, page_rows: Any, page_indices: Any,
+        page_ids: Any, width: int,
+    ) -> Any:  # fmt: skip
+        pages = {group: ops.put(pages[group], (page_rows, page_indices), page_ids[group]) for group in pages}
+        positions = kv_len[rows]
+        kv_lens = positions + ops.cast(rows > 0, "int32")
+        tokens = ops.where(tokens < 0, last_token[rows], tokens)
+        order = ops.arange(rows.shape[0] + 1, rows)
+        tables = {group: pages[group][rows][:, :width] for group in pages}
+        return tokens, positions, kv_lens, order, tables, ops.put(kv_len, (rows,), kv_lens), pages
+
+    return decode_inputs
+
+
+@op(profile="llm", tolerances=EXACT, cases=_decode_cases, composite=_decode_inputs_composite, static=("width",))
+def decode_inputs(
+    rows: A, tokens: A, last_token: A, kv_len: A, pages: Mapping[str, A], page_rows: A, page_indices: A,
+    page_ids: Mapping[str, A], width: int,
+) -> tuple[A, A, A, A, dict[str, A], A, dict[str, A]]:  # fmt: skip
+    """The fields of a decode step, a token a request, and the request table after it; all int32.
+
+    ``rows`` [B] are the requests' rows of the table: no row twice but 0, which pads. ``tokens`` [B], -1 where the
+    token is the row's ``last_token``. The table's arrays: ``last_token`` and ``kv_len`` [R], ``pages`` {group: [R,
+    P]}. Before the step ``pages[group][page_rows[i], page_indices[i]]`` becomes ``page_ids[group][i]``, for i in
+    [0, B): no place twice but (0, 0), which pads with page 0; the rows need not be the step's.
+
+    Returns (tokens [B], positions [B], kv_lens [B], 0 to B as [B+1], page tables {group: [B, width]}, the table's
+    kv_len, its pages): positions are the lengths before the step, kv_lens those after it, one more but for padding.
+    Consumes ``kv_len`` and ``pages``.
+    """
+    pages = {group: table.copy() for group, table in pages.items()}
+    for group, table in pages.items():
+        table[page_rows, page_indices] = page_ids[group]
+    positions = kv_len[rows]
+    kv_lens = positions + (rows > 0).astype(np.int32)
+    kv_len = kv_len.copy()
+    kv_len[rows] = kv_lens
+    tables = {group: table[rows, :width] for group, table in pages.items()}
+    order = np.arange(len(rows) + 1, dtype=np.int32)
+    return np.where(tokens < 0, last_token[rows], tokens), positions, kv_lens, order, tables, kv_len, pages
+
+
+def _sample_rows_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    vocab = 211
+    for label, rows, random in (("drawn", [4, 1, 7, 2, 0], True), ("greedy", [8, 0, 3], False)):
+        arguments = {
+            "logits": (rng.standard_normal((len(rows), vocab)) * 3).astype(np.float32).astype(np.float64),
+            "rows": np.array(rows, np.int32),
+            "temperature": np.array([0.0, 1.0, 0.7, 2.0, 1.0, 1.0, 0.0, 0.0, 1.0]),
+            "seed": rng.integers(-(2**31), 2**31, (ROWS, 2)).astype(np.int32),
+            "kv_len": rng.integers(0, 5000, ROWS).astype(np.int32),
+            "last_token": rng.integers(0, vocab, ROWS).astype(np.int32),
+            "random": random,
+        }
+        yield OpCase(label, OpRequest.of("sample_rows", dtype, vocab=vocab), arguments)
+
+
+def _sample_rows_composite(ops: Any) -> Callable[..., Any]:
+    def sample_rows(
+        logits: Any, rows: Any, temperature: Any, seed: Any, kv_len: Any, last_token: Any, random: bool
+    ) -> Any:
+        tokens = ops.sample(logits, temperature[rows], seed[rows], kv_len[rows]) if random else ops.argmax(logits)
+        return tokens, ops.put(last_token, (rows,), tokens)
+
+    return sample_rows
+
+
+@op(profile="llm", tolerances=EXACT, cases=_sample_rows_cases, composite=_sample_rows_composite, static=("random",))
+def sample_rows(logits: A, rows: A, temperature: A, seed: A, kv_len: A, last_token: A, random: bool) -> tuple[A, A]:
+    """(tokens [B] int32, last_token [R]): a token of each of logits [B, V] by its row's settings, kept there.
+
+    ``sample`` with row ``rows`` [B] of temperature [R] float32, seed [R, 2] int32 and, as the position, kv_len [R]
+    int32; without ``random``, which says that some temperature is not 0, ``argmax``. Consumes ``last_token`` [R]
+    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays. Request: vocab.
+    """
+    tokens = sample(logits, temperature[rows], seed[rows], kv_len[rows]) if random else argmax(logits)
+    last_token = last_token.copy()
+    last_token[rows] = tokens
+    return tokens, last_token

@@ -1,0 +1,54 @@
+"""The request table's kernel, against the reference, and what it may write."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kernels.interpreted.calling import call, cases, check, tensors
+from zif.contract.ops import OpRequest, op_specs
+
+
+@pytest.mark.parametrize("op", ["decode_inputs", "sample_rows"])
+def test_every_case_of_the_op(op: str) -> None:
+    for case in cases(op, "float32"):
+        check(op, case, "float32")
+
+
+def test_the_table_is_updated_where_it_is() -> None:
+    """A captured graph relies on the addresses."""
+    case = next(iter(cases("decode_inputs", "float32")))
+    arguments = tensors(case.arguments, "float32")
+    *_, kv_len, pages = call("decode_inputs", case.request, **arguments)
+    assert kv_len.data_ptr() == arguments["kv_len"].data_ptr()
+    assert {group: table.data_ptr() for group, table in pages.items()} == {
+        group: table.data_ptr() for group, table in arguments["pages"].items()
+    }
+    case = next(iter(cases("sample_rows", "float32")))
+    arguments = tensors(case.arguments, "float32")
+    _, last_token = call("sample_rows", case.request, **arguments)
+    assert last_token.data_ptr() == arguments["last_token"].data_ptr()
+
+
+@pytest.mark.parametrize("width", [1, 1500])
+def test_wide_page_tables_take_several_programs(width: int) -> None:
+    """More than one block of columns, assignments in the last one, and rows of a table that is wider still."""
+    rng = np.random.default_rng(1)
+    pages = {"g": rng.integers(1, 9999, (4, 1600)).astype(np.int32)}
+    pages["g"][0] = 0
+    arguments = {
+        "rows": np.array([3, 1, 0], np.int32),
+        "tokens": np.array([-1, -1, 0], np.int32),
+        "last_token": np.arange(4, dtype=np.int32),
+        "kv_len": np.array([0, 5, 6, 7], np.int32),
+        "pages": pages,
+        "page_rows": np.array([1, 1, 2], np.int32),
+        "page_indices": np.array([1499, 1, 1024], np.int32),
+        "page_ids": {"g": np.array([70001, 70002, 70003], np.int32)},
+        "width": width,
+    }
+    expected = op_specs()["decode_inputs"].reference(**arguments)
+    got = call("decode_inputs", OpRequest.of("decode_inputs", "float32"), **tensors(arguments, "float32"))
+    assert torch.equal(got[4]["g"], torch.from_numpy(expected[4]["g"]))
+    assert torch.equal(got[6]["g"], torch.from_numpy(expected[6]["g"]))
