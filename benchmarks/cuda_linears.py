@@ -122,7 +122,7 @@ def multiply_one(
     rows = rows // 2 if gated else rows
     outputs, inputs, warps, early = tile
     launch_overlapping(
-        vector_kernel, (-(-rows // outputs),), out, x, w, x, rows, inner, BIAS=False, GATED=gated, GELU=False,
+        vector_kernel, (-(-rows // outputs), 1), out, x, w, x, rows, inner, inner, BIAS=False, GATED=gated, GELU=False,
         BLOCK_N=outputs, BLOCK_K=inputs, EARLY=early, num_warps=warps,
     )  # fmt: skip
 
@@ -269,7 +269,7 @@ def _compile_share(share: tuple[int, int]) -> int:
         for outputs, inputs, warps, early in vector_tiles(1 << 20, gated):
             jobs.append(
                 lambda tile=(outputs, inputs, warps, early), gated=gated, dtype=dtype: vector_kernel.warmup(  # type: ignore[misc]
-                    small[dtype], x, x, x, 1024, 1024, BIAS=False, GATED=gated, GELU=False, BLOCK_N=tile[0],
+                    small[dtype], x, x, x, 1024, 1024, 1024, BIAS=False, GATED=gated, GELU=False, BLOCK_N=tile[0],
                     BLOCK_K=tile[1], EARLY=tile[3], OVERLAP=True, num_warps=tile[2], enable_fp_fusion=True,
                     launch_pdl=True, grid=(1,),
                 )

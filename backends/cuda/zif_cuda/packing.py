@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from zif.contract.backend import HostTensors
+from zif.contract.weights import LinearSpec, PackedWeight
 from zif.reference.torch.packing import TorchPacker
 from zif_cuda.runtime import CudaRuntime
+
+SUMMED = "summed"
+"""The fact of a weight whose result goes to a norm or a sum alone, so that it may stay in parts until then."""
 
 
 class CudaPacker(TorchPacker):
     """The reference's packer, which says what would help where memory runs out."""
 
     runtime: CudaRuntime
+
+    def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight:
+        packed = super().linear(spec, weights, biases, dtype)
+        return replace(packed, facts=(*packed.facts, SUMMED)) if spec.split == "rows" else packed
 
     def rows(self, parts: HostTensors, dtype: str) -> torch.Tensor:
         try:

@@ -58,6 +58,10 @@ class TritonKernels(KernelSet):
     ) -> tuple[Tensor, Tensor]:
         return layers.add_norm(self._launch, x, residual, weight, eps, offset)
 
+    @kernel("add")
+    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+        return layers.add(self._launch, x, residual)
+
     @kernel("gated_activation", when=kind_known, cost=costs.rows(2, 1))
     def gated_activation(self, x: Tensor, kind: str) -> Tensor:
         return layers.gated_activation(self._launch, x, kind)

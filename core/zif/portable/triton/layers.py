@@ -1,7 +1,8 @@
-"""Launchers of norms and activations."""
+"""Launchers of norms, sums and activations."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,6 +14,21 @@ from zif.portable.triton.launching import Launch, ceil_div, floats, power_of_two
 Tensor = torch.Tensor
 MAX_ROW = 32768
 """Longest row that a program keeps in registers."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitSum:
+    """A linear's result before its last addition: ``parts`` [splits, T, size] float32, whose sum is of ``dtype``.
+
+    What normalises it, or adds it to something, adds the parts on the way: a pass over memory less.
+    """
+
+    parts: Tensor
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.parts.shape[1:]
 
 
 def row_fits(kernels: Any, request: OpRequest) -> str | None:
@@ -40,31 +56,57 @@ def _tile(rows: int, size: int) -> dict[str, int]:
     return {"ROWS": per_program, "BLOCK": block, "num_warps": warps_for(per_program * block)}
 
 
-def rms_norm(launch: Launch, x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+def _parts_of(x: Tensor | SplitSum) -> tuple[Tensor, dict[str, int]]:
+    """(x [T, size], or its first part, with rows of stride 1; how many parts lie one behind the other)."""
+    if isinstance(x, SplitSum):
+        return x.parts[0], {"PARTS": len(x.parts)}
+    return dense_rows(x), {"PARTS": 1}
+
+
+def rms_norm(launch: Launch, x: Tensor | SplitSum, weight: Tensor, eps: float, offset: float) -> Tensor:
     """Of x [..., size], whose rows need not be contiguous where it has three axes."""
-    shape, size = x.shape, x.shape[-1]
-    x = dense_rows(x if x.ndim in (2, 3) else x.reshape(-1, size))
-    heads, x_head = (1, 0) if x.ndim == 2 else (x.shape[1], x.stride(1))
-    rows = x.shape[0] * heads
-    out = torch.empty(shape, dtype=x.dtype, device=x.device)
-    tile = _tile(rows, size)
+    shape, size, dtype = x.shape, x.shape[-1], x.dtype
+    read, parts = _parts_of(x.reshape(-1, size) if isinstance(x, Tensor) and x.ndim not in (2, 3) else x)
+    heads, x_head = (1, 0) if read.ndim == 2 else (read.shape[1], read.stride(1))
+    rows = read.shape[0] * heads
+    out = torch.empty(shape, dtype=dtype, device=read.device)
+    tile = _tile(rows, size) | parts
     grid = (ceil_div(rows, tile["ROWS"]),)
-    launch(device.rms_norm, grid, out, x, weight, rows, heads, size, x.stride(0), x_head, eps, offset, **tile)
+    launch(device.rms_norm, grid, out, read, weight, rows, heads, size, read.stride(0), x_head, eps, offset, **tile)
     return out
 
 
 def add_norm(
-    launch: Launch, x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float
+    launch: Launch, x: Tensor | SplitSum, residual: Tensor, weight: Tensor, eps: float, offset: float
 ) -> tuple[Tensor, Tensor]:
     """(norm of x + residual, their sum), all [T, size]."""
     rows, size = x.shape
-    x, residual = dense_rows(x), dense_rows(residual)
-    out, total = torch.empty((2, rows, size), dtype=x.dtype, device=x.device)
-    tile = _tile(rows, size)
+    residual = dense_rows(residual)
+    read, parts = _parts_of(x)
+    out, total = torch.empty((2, rows, size), dtype=x.dtype, device=read.device)
+    tile = _tile(rows, size) | parts
     grid = (ceil_div(rows, tile["ROWS"]),)
-    strides = (x.stride(0), residual.stride(0))
-    launch(device.add_norm, grid, out, total, x, residual, weight, rows, size, *strides, eps, offset, **tile)
+    strides = (read.stride(0), residual.stride(0))
+    launch(device.add_norm, grid, out, total, read, residual, weight, rows, size, *strides, eps, offset, **tile)
     return out, total
+
+
+def add(launch: Launch, x: Tensor | SplitSum, residual: Tensor | SplitSum) -> Tensor:
+    """Their sum, [T, size]."""
+    if isinstance(residual, SplitSum):
+        x, residual = residual, x
+    if not isinstance(x, SplitSum):
+        return x + residual
+    if isinstance(residual, SplitSum):
+        residual = residual.parts.sum(0).to(residual.dtype)
+    residual = residual.contiguous()
+    out = torch.empty_like(residual)
+    count, block = out.numel(), 1024
+    launch(
+        device.add_parts, (ceil_div(count, block),), out, x.parts, residual, count, PARTS=len(x.parts), BLOCK=block,
+        num_warps=4,
+    )  # fmt: skip
+    return out
 
 
 def gated_activation(launch: Launch, x: Tensor, kind: str) -> Tensor:

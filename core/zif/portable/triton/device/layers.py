@@ -18,9 +18,11 @@ def _normed(wide, weight, columns, size, eps, offset):
 @triton.jit(do_not_specialize=["rows"])
 def rms_norm(
     out, x, weight, rows, heads, size, x_row, x_head, eps, offset, ROWS: tl.constexpr, BLOCK: tl.constexpr,
-    OVERLAP: tl.constexpr = False,
+    PARTS: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """``x`` [rows / heads, heads, size] -> ``out`` [rows, size]; ``weight`` [size].
+
+    PARTS of ``x``, [rows, size] each, lie one behind the other, and what is normalised is their sum.
 
     Grid (ceil(rows / ROWS)). BLOCK is a power of two >= size, ROWS a power of two.
     """
@@ -30,6 +32,8 @@ def rms_norm(
     mask = (row < rows)[:, None] & (columns < size)[None, :]
     start = (row // heads).to(tl.int64) * x_row + (row % heads).to(tl.int64) * x_head
     wide = tl.load(x + start[:, None] + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        wide += tl.load(x + start[:, None] + columns[None, :] + part * rows * size, mask=mask, other=0.0)
     y = _normed(wide, weight, columns, size, eps, offset)
     target = out + row.to(tl.int64)[:, None] * size + columns[None, :]
     tl.store(target, y.to(out.dtype.element_ty), mask=mask)
@@ -38,11 +42,11 @@ def rms_norm(
 @triton.jit(do_not_specialize=["rows"])
 def add_norm(
     out, total, x, residual, weight, rows, size, x_row, residual_row, eps, offset,
-    ROWS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
+    ROWS: tl.constexpr, BLOCK: tl.constexpr, PARTS: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """``total`` = ``x`` + ``residual`` and ``out`` = its norm; all [rows, size], ``weight`` [size].
 
-    What is normalised is the total as it was rounded for storing. Grid and blocks as rms_norm's.
+    What is normalised is the total as it was rounded for storing. Grid, blocks and PARTS as rms_norm's.
     """
     enter(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
@@ -50,11 +54,28 @@ def add_norm(
     mask = (row < rows)[:, None] & (columns < size)[None, :]
     long = row.to(tl.int64)[:, None]
     left = tl.load(x + long * x_row + columns[None, :], mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        left += tl.load(x + long * x_row + columns[None, :] + part * rows * size, mask=mask, other=0.0)
     right = tl.load(residual + long * residual_row + columns[None, :], mask=mask, other=0.0).to(tl.float32)
     rounded = (left + right).to(total.dtype.element_ty)
     tl.store(total + long * size + columns[None, :], rounded, mask=mask)
     y = _normed(rounded.to(tl.float32), weight, columns, size, eps, offset)
     tl.store(out + long * size + columns[None, :], y.to(out.dtype.element_ty), mask=mask)
+
+
+@triton.jit(do_not_specialize=["count"])
+def add_parts(
+    out, x, residual, count, PARTS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False
+):  # fmt: skip
+    """``out`` [count] = the sum of ``x`` [PARTS, count] + ``residual`` [count]. Grid (ceil(count / BLOCK))."""
+    enter(OVERLAP)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < count
+    wide = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        wide += tl.load(x + part * count + at, mask=mask, other=0.0)
+    wide += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + at, wide.to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

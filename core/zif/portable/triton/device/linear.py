@@ -89,10 +89,10 @@ def skinny(
 
 
 @triton.jit
-def _multiplied(row, x, first_tile, inner, k, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Sums [BLOCK_N] of weights ``row`` by ``x``, the first of whose tiles is at hand."""
-    sums = first_tile.to(tl.float32) * tl.load(x + k).to(tl.float32)[None, :]
-    for at in range(BLOCK_K, inner, BLOCK_K):
+def _multiplied(row, x, first_tile, first, last, k, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Sums [BLOCK_N] of weights ``row`` by ``x`` from ``first`` to ``last``; the first of their tiles is at hand."""
+    sums = first_tile.to(tl.float32) * tl.load(x + first + k).to(tl.float32)[None, :]
+    for at in range(first + BLOCK_K, last, BLOCK_K):
         tile = tl.load(row[:, None] + (at + k)[None, :])
         sums += tile.to(tl.float32) * tl.load(x + at + k).to(tl.float32)[None, :]
     return tl.sum(sums, 1)
@@ -100,34 +100,38 @@ def _multiplied(row, x, first_tile, inner, k, BLOCK_N: tl.constexpr, BLOCK_K: tl
 
 @triton.jit
 def vector(
-    out, x, w, bias, rows, inner, BIAS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_K: tl.constexpr, EARLY: tl.constexpr, OVERLAP: tl.constexpr = False,
+    out, x, w, bias, rows, inner, share, BIAS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EARLY: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
-    """One token. ``out`` [rows], ``x`` [inner]; ``w``, ``bias``, GATED and EARLY as in :func:`skinny`.
+    """One token. ``out`` [splits, rows], ``x`` [inner]; ``w``, ``bias``, ``share``, GATED and EARLY as in
+    :func:`skinny`.
 
-    Grid (ceil(rows / BLOCK_N)); BLOCK_K divides ``inner``.
+    Grid (ceil(rows / BLOCK_N), splits); BLOCK_K divides ``share`` and ``inner``.
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(1)
     k = tl.arange(0, BLOCK_K)
+    first = split * share
+    last = tl.minimum(first + share, inner)
     real_n = tl.minimum(n, rows - 1)
     row = w + real_n.to(tl.int64) * inner
     above = row + rows.to(tl.int64) * inner
-    tile = tl.load(row[:, None] + k[None, :])
+    tile = tl.load(row[:, None] + (first + k)[None, :])
     if GATED:
-        second = tl.load(above[:, None] + k[None, :])
+        second = tl.load(above[:, None] + (first + k)[None, :])
     if EARLY:
-        lines = tl.minimum(BLOCK_K + LINE * tl.arange(0, EARLY // LINE), inner - 1)
+        lines = tl.minimum(first + BLOCK_K + LINE * tl.arange(0, EARLY // LINE), last - 1)
         fetch_early(row[:, None] + lines[None, :], OVERLAP)
         if GATED:
             fetch_early(above[:, None] + lines[None, :], OVERLAP)
     enter(OVERLAP)
-    sums = _multiplied(row, x, tile, inner, k, BLOCK_N, BLOCK_K)
+    sums = _multiplied(row, x, tile, first, last, k, BLOCK_N, BLOCK_K)
     if BIAS:
-        sums += tl.load(bias + real_n).to(tl.float32)
+        sums += tl.load(bias + real_n, mask=real_n * 0 + split == 0, other=0.0).to(tl.float32)
     if GATED:
-        ups = _multiplied(above, x, second, inner, k, BLOCK_N, BLOCK_K)
+        ups = _multiplied(above, x, second, first, last, k, BLOCK_N, BLOCK_K)
         if BIAS:
             ups += tl.load(bias + rows + real_n).to(tl.float32)
         gate = sums.to(x.dtype.element_ty).to(tl.float32)
         sums = activated(gate, ups.to(x.dtype.element_ty).to(tl.float32), GELU)
-    tl.store(out + n, sums.to(out.dtype.element_ty), mask=n < rows)
+    tl.store(out + split.to(tl.int64) * rows + n, sums.to(out.dtype.element_ty), mask=n < rows)

@@ -1,0 +1,119 @@
+"""How linears of few tokens are laid out: what is tried, and what is taken where nothing was measured.
+
+The figures behind it are in ``benchmarks/cuda_h100.md``, made by ``benchmarks/cuda_linears.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from zif.portable.triton.linear import LEAST_INPUTS, Tile
+
+Kind = Literal["linear", "sum", "gated", "logits"]
+"""A plain result; one that may stay in parts; one with its activation; one in float32."""
+BUCKETS = (1, 16, 32, 64, 96, 128, 192, 256)
+"""Numbers of tokens that a choice is made for: each is taken as the next of these. More are cuBLAS's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A product to choose for: a weight [rows, inner] of ``dtype`` and up to ``tokens`` tokens."""
+
+    kind: Kind
+    rows: int
+    inner: int
+    dtype: str
+    tokens: int
+
+    @property
+    def outputs(self) -> int:
+        return self.rows // 2 if self.kind == "gated" else self.rows
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.rows * self.inner * 2
+
+
+def bucket(tokens: int) -> int | None:
+    """The least of :data:`BUCKETS` that holds ``tokens``, or None."""
+    return next((most for most in BUCKETS if tokens <= most), None)
+
+
+def default(case: Case, processors: int) -> Tile | None:
+    """The tile for a GPU of so many ``processors`` where nothing was measured; None for cuBLAS.
+
+    A tile of 64 outputs by 128 inputs is within 4 % of the best, as long as there is one for every processor: where
+    there is not, the inputs are split. From 128 tokens on, cuBLAS is ahead but where it leaves processors idle.
+    """
+    tile: Tile | None
+    if case.tokens == 1:
+        tile = _vector(case)
+    elif case.tokens <= 32:
+        tile = Tile(case.tokens, 64, 128)
+    elif case.tokens <= 64:
+        narrow = case.outputs < 64 * 4 * processors
+        tile = Tile(64, 32, 128, weights_first=False) if narrow else Tile(64, 64, 128, stages=3, weights_first=False)
+    elif case.tokens <= 128 and case.kind == "gated":
+        narrow = case.outputs < 64 * processors
+        tile = Tile(128, 32, 64, stages=5, weights_first=False) if narrow else Tile(128, 64, 128, stages=3)
+    elif case.tokens <= 128 and case.kind == "logits":
+        tile = Tile(128, 64, 64, weights_first=False)
+    elif case.tokens <= 128 and case.kind == "sum" and case.outputs * 4 <= 32 * processors:
+        tile = Tile(128, 32, 64, stages=5, weights_first=False)
+    else:
+        return None
+    return _fitted(_split(tile, case, processors), case)
+
+
+def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
+    """What is worth measuring: cuBLAS, the default, and the tiles that were best for some size."""
+    tiles: tuple[Tile, ...]
+    if case.tokens == 1:
+        tiles = (Tile(1, 4, 2048, warps=8), Tile(1, 8, 1024), Tile(1, 4, 1024), Tile(1, 4, 512), Tile(1, 2, 1024))
+    elif case.tokens <= 32:
+        tiles = (Tile(case.tokens, 64, 128), Tile(case.tokens, 64, 64, stages=6), Tile(case.tokens, 32, 128, stages=6))
+    elif case.tokens <= 64:
+        tiles = (
+            Tile(64, 32, 128, weights_first=False), Tile(64, 32, 64, stages=6, weights_first=False),
+            Tile(64, 64, 128, stages=3, weights_first=False),
+        )  # fmt: skip
+    else:
+        tiles = (
+            Tile(128, 32, 64, stages=5, weights_first=False), Tile(128, 64, 64, weights_first=False),
+            Tile(128, 64, 128, stages=3),
+        )  # fmt: skip
+    tried: list[Tile | None] = [None, default(case, processors)]
+    tried += [_fitted(_split(tile, case, processors), case) for tile in tiles]
+    yield from dict.fromkeys(tried)
+
+
+def _vector(case: Case) -> Tile:
+    if case.kind == "gated":
+        return Tile(1, 4, 512) if case.inner < 2048 else Tile(1, 2, 1024)
+    if case.inner < 2048:
+        return Tile(1, 8, 1024)
+    return Tile(1, 4, 2048) if case.inner == 2048 else Tile(1, 4, 2048, warps=8)
+
+
+def _split(tile: Tile, case: Case, processors: int) -> Tile:
+    """``tile`` with the inputs in so many shares that most processors have a program."""
+    if case.kind != "sum":
+        return tile
+    programs = -(-case.outputs // tile.outputs)
+    splits = 1
+    while splits < 8 and programs * splits * 2 <= processors and case.inner >= splits * 2 * 3 * tile.inputs:
+        splits *= 2
+    return replace(tile, splits=splits)
+
+
+def _fitted(tile: Tile, case: Case) -> Tile | None:
+    """``tile`` with as many inputs at a time as divide the weight's; None if nothing does."""
+    inputs = tile.inputs
+    while inputs >= LEAST_INPUTS and case.inner % inputs:
+        inputs //= 2
+    if inputs < LEAST_INPUTS:
+        return None
+    fitted = replace(tile, inputs=inputs)
+    return fitted if fitted.fits(case.inner) else None
