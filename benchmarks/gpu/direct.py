@@ -143,7 +143,7 @@ class DirectQwen3:
                 x = self.attention(q, cache, i, step, spec)
             x, residual = layers.add_norm(launch, o(x.reshape(-1, q_end)), residual, mlp_norm, eps, 0.0)
             x = down(gated(x))
-        x = x + residual
+        x = layers.add(launch, x, residual)
         if not shape.decode:
             x = x[step.logits_at]
         return self.head(layers.rms_norm(launch, x, self.norm, eps, 0.0))

@@ -110,6 +110,9 @@ class Oracle:
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[Any]:
         return ()
 
+    def tune(self) -> None:
+        """There is nothing to choose from."""
+
     def kernels(self) -> Sequence[KernelSet]:
         return (Specifications(),)
 

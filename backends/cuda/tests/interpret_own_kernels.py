@@ -3,15 +3,79 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 
-from zif_cuda.launchers import vector_linear, widened
+from zif.contract.bind import bind
+from zif.contract.ops import OpRequest
+from zif.contract.weights import PackedWeight
+from zif.portable.triton import TritonKernels, launch
+from zif.portable.triton.layers import SplitSum
+from zif.reference.torch.reference import TorchReference
+from zif_cuda.kernels import CudaKernels
+from zif_cuda.linears import CudaLinears
+from zif_cuda.packing import SUMMED
+from zif_cuda.tuning import Choices
 
-for rows, inner, with_bias in ((7, 512, False), (16, 1024, True), (1, 2560, True), (9, 4096, False)):
-    generator = torch.Generator().manual_seed(rows)
-    x, w = torch.randn(1, inner, generator=generator), torch.randn(rows, inner, generator=generator)
-    bias = torch.randn(rows, generator=generator) if with_bias else None
-    expected = torch.nn.functional.linear(x.double(), w.double(), None if bias is None else bias.double())
-    torch.testing.assert_close(vector_linear(x, w, bias).double(), expected, rtol=1e-5, atol=1e-4)
-x = torch.randn(3, 1025).half()
-assert torch.equal(widened(x), x.float())
+KERNELS = (CudaLinears(launch, Choices(132)), CudaKernels(launch), TritonKernels(), TorchReference())
+
+
+def weight(rows: int, inner: int, *, bias: bool, facts: tuple[str, ...] = ()) -> PackedWeight:
+    arrays = {"w": torch.randn(rows, inner).half() * inner**-0.5}
+    if bias:
+        arrays["b"] = torch.randn(rows).half()
+    return PackedWeight(arrays, "dense", (rows, inner), facts)
+
+
+def exact(x: torch.Tensor, w: PackedWeight) -> torch.Tensor:
+    bias = w.arrays.get("b")
+    return F.linear(x.double(), w.arrays["w"].double(), None if bias is None else bias.double())
+
+
+def linears_agree(tokens: int, *, bias: bool) -> None:
+    """A model's four kinds of linears, and what takes a sum in parts, for one number of tokens."""
+    inner, size = 1536, 96
+    plain, summed = weight(80, inner, bias=bias), weight(size, inner, bias=bias, facts=(SUMMED,))
+    gated, head = weight(2 * size, 512, bias=bias), weight(75, 512, bias=False)
+    facts = {"format": "dense", "bias": bias}
+    requests = [
+        OpRequest.of("linear", "float16", key=w.dispatch_key, in_features=w.shape[1], out_features=w.shape[0], **facts)
+        for w in (plain, summed, gated, head)
+    ]
+    requests += [
+        OpRequest("gated_linear", "float16", (*requests[2].facts, ("kind", "silu"))),
+        OpRequest("logits", "float16", requests[3].facts),
+        OpRequest.of("add_norm", "float16", size=size), OpRequest.of("rms_norm", "float16", size=size),
+        OpRequest.of("add", "float16"), OpRequest.of("gated_activation", "float16", size=size, kind="silu"),
+    ]  # fmt: skip
+    bound = bind(requests, KERNELS)
+    assert {choice.kernel.provider for choice in bound.choices if "linear" in choice.request.op} == {"cuda"}
+    ops = bound.ops
+    x, narrow, residual = torch.randn(tokens, inner).half(), torch.randn(tokens, 512).half(), torch.randn(tokens, size)
+    residual, norm = residual.half(), torch.randn(size).half()
+    tight = {"rtol": 4e-3, "atol": 4e-3}
+    torch.testing.assert_close(ops.linear(x, plain).double(), exact(x, plain), **tight)
+    gate, up = exact(narrow, gated).half().double().chunk(2, -1)
+    torch.testing.assert_close(ops.gated_linear(narrow, gated, "silu").double(), F.silu(gate) * up, **tight)
+    made = ops.logits(narrow, head)
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made.double(), exact(narrow, head), rtol=1e-5, atol=1e-5)
+    parts = ops.linear(x, summed)
+    assert isinstance(parts, SplitSum) == (1 < tokens <= 128), "few outputs: the inputs are split"
+    total = exact(x, summed)
+    scaled = total / (total.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.double()
+    torch.testing.assert_close(ops.rms_norm(parts, norm, 1e-6).double(), scaled, **tight)
+    normed, summed_up = ops.add_norm(parts, residual, norm, 1e-6)
+    torch.testing.assert_close(summed_up.double(), total + residual.double(), **tight)
+    rounded = summed_up.double()
+    expected = rounded / (rounded.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.double()
+    torch.testing.assert_close(normed.double(), expected, **tight)
+    torch.testing.assert_close(ops.add(parts, residual).double(), total + residual.double(), **tight)
+    torch.testing.assert_close(ops.add(residual, parts), ops.add(parts, residual), rtol=0, atol=0)
+
+
+for count, with_bias in ((1, True), (1, False), (5, True), (29, False), (40, True), (100, False), (130, True)):
+    torch.manual_seed(count)
+    linears_agree(count, bias=with_bias)
+wide = torch.randn(3, 1025).half()
+assert torch.equal(bind([], KERNELS).ops.cast(wide, "float32"), wide.float())
 print("agrees")

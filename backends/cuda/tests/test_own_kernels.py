@@ -1,4 +1,4 @@
-"""The matrix-vector kernel in Triton's interpreter, and compiled for the GPUs it is meant for."""
+"""The backend's own kernels in Triton's interpreter, and what its linears refuse."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from zif.contract.ops import OpRequest
-from zif_cuda.kernels import CudaKernels
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -25,31 +24,19 @@ def test_agrees_with_float64() -> None:
 
 
 @needs_triton
-@pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
-@pytest.mark.parametrize("capability", [80, 90, 100])
-def test_compiles(capability: int) -> None:
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from zif_cuda.device_kernels import matrix_vector
-
-    signature = {"out": "*bf16", "x": "*bf16", "w": "*bf16", "bias": "*bf16", "rows": "i32", "inner": "i32"}
-    constants = {"BIAS": True, "BLOCK_N": 4, "BLOCK_K": 512}
-    source = ASTSource(matrix_vector, signature | dict.fromkeys(constants, "constexpr"), constants)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32))
-    assert f"sm_{capability}" in compiled.asm["ptx"]
-
-
 @pytest.mark.parametrize(
     ("dtype", "facts", "reason"),
     [
         ("float32", {"format": "dense", "in_features": 1024}, "bfloat16 or float16"),
         ("bfloat16", {"format": "packed", "in_features": 1024}, "dense"),
-        ("bfloat16", {"format": "dense", "in_features": 1000}, "multiples of 512"),
+        ("bfloat16", {"format": "dense", "in_features": 1000}, "multiples of 64"),
     ],
 )
-def test_refusals(dtype: str, facts: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zif_cuda.kernels.MISSING", None)
-    linear = next(one for one in CudaKernels().kernels() if one.op == "linear")
-    assert reason in (linear.supports(OpRequest.of("linear", dtype, **facts)) or "")  # type: ignore[arg-type]
+@pytest.mark.parametrize("op", ["linear", "logits", "gated_linear"])
+def test_refusals(op: str, dtype: str, facts: dict[str, object], reason: str) -> None:
+    from zif.portable.triton import launch
+    from zif_cuda.linears import CudaLinears
+    from zif_cuda.tuning import Choices
+
+    kernel = next(one for one in CudaLinears(launch, Choices(132)).kernels() if one.op == op)
+    assert reason in (kernel.supports(OpRequest.of(op, dtype, kind="silu", **facts)) or "")  # type: ignore[arg-type]

@@ -5,29 +5,33 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zif.contract.backend import Capabilities, ConfigChange
 from zif.contract.comm import ONE_DEVICE, Communicator, Group
 from zif.contract.errors import InvalidSettings
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
+from zif.reference.host import user_cache
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.reference import TorchReference
 from zif_cuda.device import CudaDevice
 from zif_cuda.executables import CudaExecutables
 from zif_cuda.flashinfer_attention import FlashinferAttention, missing
-from zif_cuda.kernels import CudaKernels
 from zif_cuda.packing import CudaPacker
 from zif_cuda.runtime import CudaRuntime
 
+if TYPE_CHECKING:
+    from zif_cuda.tuning import Choices
+
+Tuning = Literal["auto", "on", "off"]
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 OLDEST_EIGHT_BITS = (8, 9)
 """The first compute capability that converts them."""
 
 
 class CudaBackend(TorchBackend):
-    """One GPU. ``flashinfer`` says why flashinfer is not used, None where it is."""
+    """One GPU. ``flashinfer`` says why flashinfer is not used, None where it is; ``tune`` how linears are chosen."""
 
     name = "cuda"
     capabilities = Capabilities(
@@ -44,6 +48,7 @@ class CudaBackend(TorchBackend):
         *,
         graphs: bool = True,
         flashinfer: str | None = None,
+        tune: Tuning = "auto",
         communicator: Communicator = ONE_DEVICE,
     ) -> None:
         self._device = device
@@ -55,10 +60,16 @@ class CudaBackend(TorchBackend):
         if device.facts().capability >= OLDEST_EIGHT_BITS:
             self.capabilities = replace(self.capabilities, cache_dtypes=EIGHT_BITS)
         portable = _portable(device, self.capabilities.cache_dtypes)
-        self._kernels = (CudaKernels(), FlashinferAttention(device, flashinfer, portable), *portable, TorchReference())
+        self._choices, own = _own(device, tune)
+        self._kernels = (*own, FlashinferAttention(device, flashinfer, portable), *portable, TorchReference())
 
     def kernels(self) -> Sequence[KernelSet]:
         return self._kernels
+
+    def tune(self) -> None:
+        """Measure the linears that programs run from now on, unless that is switched off (cuda.tune=off)."""
+        if self._choices is not None:
+            self._choices.measure()
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         """Changes nothing. Raises InvalidSettings for a cache of eight bits on a GPU that cannot convert them."""
@@ -72,12 +83,14 @@ class CudaBackend(TorchBackend):
 
 
 def create(options: Mapping[str, str], device: Device, group: Group | None = None) -> CudaBackend:
-    """The backend for options ``graphs`` and ``flashinfer``, as a rank of ``group``."""
+    """The backend for options ``graphs``, ``flashinfer`` and ``tune``, as a rank of ``group``."""
     gpu = CudaDevice(device.index)
     off = options.get("flashinfer") == "off"
     refusal = "flashinfer is switched off (cuda.flashinfer=off)" if off else missing()
+    tune: Any = options.get("tune", "auto")
     graphs = options.get("graphs") != "off"
-    return CudaBackend(gpu, graphs=graphs, flashinfer=refusal, communicator=_communicator(gpu, group))
+    communicator = _communicator(gpu, group)
+    return CudaBackend(gpu, graphs=graphs, flashinfer=refusal, tune=tune, communicator=communicator)
 
 
 def _communicator(gpu: CudaDevice, group: Group | None) -> Communicator:
@@ -89,6 +102,28 @@ def _communicator(gpu: CudaDevice, group: Group | None) -> Communicator:
     communicator = nccl(group)
     communicator.all_reduce(gpu.empty(1).zero_())
     return communicator
+
+
+def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[KernelSet, ...]]:
+    """The backend's own kernels, and what chooses among them, where there is Triton."""
+    if importlib.util.find_spec("triton") is None:
+        return None, ()
+    from zif_cuda.kernels import CudaKernels
+    from zif_cuda.launching import launch_for
+    from zif_cuda.linears import CudaLinears
+    from zif_cuda.timing import LinearTimer
+    from zif_cuda.tuning import Choices, TuningFile
+
+    facts = device.facts()
+    launch = launch_for(facts.capability)
+    if tune == "off":
+        choices = Choices(facts.processors)
+    else:
+        file = TuningFile(user_cache() / "zif" / "cuda", device.description())
+        choices = Choices(facts.processors, file, LinearTimer(launch, device))
+        if tune == "on":
+            choices.measure()
+    return choices, (CudaLinears(launch, choices), CudaKernels(launch))
 
 
 def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[KernelSet, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -36,6 +37,18 @@ class CudaDevice:
         properties: Any = torch.cuda.get_device_properties(self.torch)
         capability = (properties.major, properties.minor)
         return Facts(capability, properties.multi_processor_count, properties.shared_memory_per_block_optin)
+
+    def description(self) -> dict[str, str]:
+        """What measurements of this GPU's kernels depend on: it, and the software that makes them."""
+        facts = self.facts()
+        return {
+            "gpu": torch.cuda.get_device_name(self.torch),
+            "capability": ".".join(map(str, facts.capability)),
+            "processors": str(facts.processors),
+            "torch": torch.__version__,
+            "cuda": str(torch.version.cuda),
+            "triton": importlib.metadata.version("triton"),
+        }
 
     def empty(self, nbytes: int) -> torch.Tensor:
         """Device memory, [nbytes] uint8."""

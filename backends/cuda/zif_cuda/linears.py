@@ -87,10 +87,13 @@ class CudaLinears(KernelSet):
         weight, bias = w.arrays["w"], w.arrays.get("b")
         most = bucket(x.shape[0]) if len(x) else None
         if most is not None:
-            case = Case(kind, *weight.shape, str(x.dtype).removeprefix("torch."), most)
+            case = Case(kind, weight.shape[0], weight.shape[1], str(x.dtype).removeprefix("torch."), most)
             tile = self._choices.tile(case)
             if tile is not None:
                 dtype = torch.float32 if kind == "logits" else x.dtype
                 return product(self._launch, tile, x, weight, bias, gate, dtype)
         y = library(kind, x, weight, bias)
-        return y if ops is None or gate is None else ops.gated_activation(y, gate)
+        if ops is None or gate is None:
+            return y
+        activated: Tensor = ops.gated_activation(y, gate)  # type: ignore[assignment]
+        return activated

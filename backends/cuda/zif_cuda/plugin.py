@@ -29,7 +29,7 @@ def zif_backend_info() -> BackendInfo:
 
 @hookimpl
 def zif_cli_options() -> Sequence[DeviceOption]:
-    """``cuda.graphs`` and ``cuda.flashinfer``."""
+    """``cuda.graphs``, ``cuda.flashinfer`` and ``cuda.tune``."""
     return [
         DeviceOption(
             name="graphs", summary="decode steps as captured CUDA graphs, or op by op", default="on",
@@ -38,6 +38,11 @@ def zif_cli_options() -> Sequence[DeviceOption]:
         DeviceOption(
             name="flashinfer", summary="its attention where it is installed, or none of it", default="auto",
             choices=("auto", "off"),
+        ),
+        DeviceOption(
+            name="tune",
+            summary="linears of few tokens: as measured by `zif warmup`, as measured then or now, or by rule",
+            default="auto", choices=("auto", "on", "off"),
         ),
     ]  # fmt: skip
 

@@ -64,7 +64,7 @@ def default(case: Case, processors: int) -> Tile | None:
         tile = Tile(128, 32, 64, stages=5, weights_first=False)
     else:
         return None
-    return _fitted(_split(tile, case, processors), case)
+    return _fitted(tile, case, processors)
 
 
 def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
@@ -85,7 +85,7 @@ def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
             Tile(128, 64, 128, stages=3),
         )  # fmt: skip
     tried: list[Tile | None] = [None, default(case, processors)]
-    tried += [_fitted(_split(tile, case, processors), case) for tile in tiles]
+    tried += [_fitted(tile, case, processors) for tile in tiles]
     yield from dict.fromkeys(tried)
 
 
@@ -99,8 +99,6 @@ def _vector(case: Case) -> Tile:
 
 def _split(tile: Tile, case: Case, processors: int) -> Tile:
     """``tile`` with the inputs in so many shares that most processors have a program."""
-    if case.kind != "sum":
-        return tile
     programs = -(-case.outputs // tile.outputs)
     splits = 1
     while splits < 8 and programs * splits * 2 <= processors and case.inner >= splits * 2 * 3 * tile.inputs:
@@ -108,12 +106,12 @@ def _split(tile: Tile, case: Case, processors: int) -> Tile:
     return replace(tile, splits=splits)
 
 
-def _fitted(tile: Tile, case: Case) -> Tile | None:
-    """``tile`` with as many inputs at a time as divide the weight's; None if nothing does."""
+def _fitted(tile: Tile, case: Case, processors: int) -> Tile | None:
+    """``tile`` with as many inputs at a time as divide the weight's, and shares of them; None if nothing fits."""
     inputs = tile.inputs
     while inputs >= LEAST_INPUTS and case.inner % inputs:
         inputs //= 2
     if inputs < LEAST_INPUTS:
         return None
-    fitted = replace(tile, inputs=inputs)
-    return fitted if fitted.fits(case.inner) else None
+    fitted = replace(tile, inputs=inputs, warps=min(tile.warps, 4) if inputs < tile.inputs else tile.warps)
+    return _split(fitted, case, processors) if case.kind == "sum" else fitted

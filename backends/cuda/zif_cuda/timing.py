@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 from zif.portable.triton.layers import gated_activation
 from zif.portable.triton.linear import Tile, product
 from zif.reference.torch.runtime import torch_dtype
+from zif_cuda.device import CudaDevice
 from zif_cuda.tiles import Case
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Tensor = torch.Tensor
 COLD_BYTES = 150 << 20
 """Of weights that are read in turn: three times the largest L2 cache."""
 MOST_CALLS = 64
+TURNS = 5
 PART_SPEED = 3e6
 """Bytes a microsecond at which whatever takes a sum in parts reads them, besides what the product itself takes."""
 
@@ -36,18 +37,24 @@ def library(kind: str, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
 class LinearTimer:
     """A :data:`zif_cuda.tuning.Timer`."""
 
-    def __init__(self, launch: Launch, device: torch.device) -> None:
+    def __init__(self, launch: Launch, device: CudaDevice) -> None:
         self._launch = launch
         self._device = device
 
     def __call__(self, case: Case, tile: Tile | None) -> float:
-        """Microseconds; infinite for what this GPU cannot run."""
+        """Microseconds; infinite for what this GPU cannot run, or has no memory to try."""
         from triton.runtime.errors import OutOfResources
 
+        try:
+            return self._time(case, tile)
+        except (OutOfResources, torch.OutOfMemoryError):
+            return math.inf
+
+    def _time(self, case: Case, tile: Tile | None) -> float:
         dtype = torch_dtype(case.dtype)
         copies = min(max(math.ceil(COLD_BYTES / case.weight_bytes), 1), MOST_CALLS)
-        weights = torch.zeros((copies, case.rows, case.inner), dtype=dtype, device=self._device)
-        x = torch.zeros((case.tokens, case.inner), dtype=dtype, device=self._device)
+        weights = self._drawn((copies, case.rows, case.inner), dtype)
+        x = self._drawn((case.tokens, case.inner), dtype)
         gate = "silu" if case.kind == "gated" else None
         result = torch.float32 if case.kind == "logits" else dtype
 
@@ -59,27 +66,21 @@ class LinearTimer:
                 if gate is not None:
                     gated_activation(self._launch, y, gate)
 
-        try:
-            call(weights[0])
-        except OutOfResources:
-            return math.inf
-        us = _replayed(lambda: [call(w) for w in weights]) / copies
+        call(weights[0])  # compiles, which a capture cannot
+        graph, _ = self._device.capture(lambda: list(map(call, weights)))
+        begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        graph.replay()
+        begin.record()
+        for _ in range(TURNS):
+            graph.replay()
+        end.record()
+        end.synchronize()
         parts = tile.splits if tile is not None else 1
+        us = float(begin.elapsed_time(end)) * 1e3 / (TURNS * copies)
         return us + (parts - 1) * case.tokens * case.outputs * 4 / PART_SPEED
 
-
-def _replayed(work: Callable[[], object]) -> float:
-    """Microseconds of ``work``'s kernels in a graph."""
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        work()
-    begin = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-    graph.replay()
-    begin.record()
-    for _ in range(5):
-        graph.replay()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end)) * 1e3 / 5
+    def _drawn(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """Numbers, not zeros: those take less power, and are multiplied faster."""
+        generator = torch.Generator(self._device.torch).manual_seed(0)
+        return torch.empty(shape, dtype=dtype, device=self._device.torch).uniform_(-1, 1, generator=generator)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -103,19 +104,20 @@ class Choices:
             self._kept = self._file.read() if self._file is not None else {}
         kept = self._kept.get(case)
         if kept is None and self._measuring:
-            kept = self._kept[case] = self._fastest(case)
-            if self._file is not None:
+            kept = self._fastest(case)
+            if kept is not None and self._file is not None:
                 self._file.write({case: kept})
         if kept is None or (kept.tile is not None and not kept.tile.fits(case.inner)):
             return default(case, self._processors)
         return kept.tile
 
-    def _fastest(self, case: Case) -> Measured:
+    def _fastest(self, case: Case) -> Measured | None:
+        """None where nothing could be run."""
         assert self._timer is not None
         times = {tile: self._timer(case, tile) for tile in candidates(case, self._processors)}
         best = min(times, key=times.__getitem__)
         logger.debug("%s: %s, %.1f us of %s", case, best, times[best], [round(us, 1) for us in times.values()])
-        return Measured(best, times[best])
+        return Measured(best, times[best]) if math.isfinite(times[best]) else None
 
 
 def _tile(entry: dict[str, Any] | None) -> Tile | None:

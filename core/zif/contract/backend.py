@@ -144,6 +144,12 @@ class Backend(Protocol):
         """What the backend would have otherwise in resolved engine settings; changes nothing itself."""
         ...
 
+    def tune(self) -> None:
+        """Measure, in the programs that are run from now on, what there is to choose from, and keep it on disk.
+
+        ``zif warmup`` asks for it; otherwise what was kept is taken, or a default.
+        """
+
     def kernels(self) -> Sequence[KernelSet]:
         """Providers in order of preference; the last is the framework reference."""
         ...

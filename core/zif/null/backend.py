@@ -126,6 +126,9 @@ class NullBackend:
         """Any settings do."""
         return ()
 
+    def tune(self) -> None:
+        """There is nothing to choose from."""
+
     def kernels(self) -> Sequence[KernelSet]:
         """Kernels that are never called."""
         return (NullKernels(),)

@@ -24,6 +24,8 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
 from zif.ops.attention import attention_request
 from zif.portable.triton import Launch, Machine, TritonKernels
+from zif.portable.triton.layers import SplitSum
+from zif.portable.triton.linear import Tile, product
 
 DTYPES = {
     torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.int32: "i32", torch.int64: "i64",
@@ -153,6 +155,20 @@ def layer_calls(kernels: TritonKernels) -> None:
     kernels.kv_write(k, v, cache(128), 1, decode, spec)
 
 
+def linear_calls(kernels: TritonKernels) -> None:
+    """Products of one token and of few, of a model's four kinds, and what takes a sum in parts."""
+    launch, few = kernels._launch, Tile(64, 64, 64, stages=4 if kernels.machine.shared_bytes > 2**17 else 2)
+    for tile in (Tile(1, 4, 1024), few, replace(few, weights_first=False), replace(few, tokens=16, outputs=32)):
+        x, w = meta(1 if tile.tokens == 1 else 40, 4096), meta(6144, 4096)
+        product(launch, replace(tile, early=256), x, w, meta(6144), None, torch.float32)
+        product(launch, tile, x, w, None, "silu", torch.bfloat16)
+    product(launch, replace(few, splits=4), meta(40, 4096), meta(6144, 4096), None, None, torch.bfloat16)
+    parts: Any = SplitSum(reals(4, 40, 4096), torch.bfloat16)
+    kernels.rms_norm(parts, meta(4096), 1e-6)
+    kernels.add_norm(parts, meta(40, 4096), meta(4096), 1e-6)
+    kernels.add(parts, meta(40, 4096))
+
+
 def attention_spec(head_dim: int, **facts: Any) -> AttentionSpec:
     rope = RopeSpec(head_dim, tuple(1e4 ** (-i / head_dim) for i in range(head_dim // 2)))
     return AttentionSpec("g", 32, 8, head_dim, head_dim, head_dim**-0.5, rope=rope, qk_norm_eps=1e-6, **facts)
@@ -216,6 +232,7 @@ def table_calls(kernels: TritonKernels) -> None:
 
 CALLS = {
     "layers": layer_calls,
+    "linears": linear_calls,
     "attention": attention_calls(128),
     "attention, window and soft cap": attention_calls(128, window=512, softcap=50.0),
     "attention of heads of 64": attention_calls(64),

@@ -15,7 +15,7 @@ SPILLS = {"decode": 192}
 """Bytes or registers that a kernel may spill: 64 before it is worth a look, or what was found harmless."""
 
 
-COMMON = ("layers", "attention", "sampling", "table")
+COMMON = ("layers", "linears", "attention", "sampling", "table")
 FIRST = ("sm_90", "gfx942")
 """Device kinds on which all of it is compiled in every run; on the others what every model has."""
 PAIRS = [

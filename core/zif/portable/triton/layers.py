@@ -94,11 +94,13 @@ def add_norm(
 def add(launch: Launch, x: Tensor | SplitSum, residual: Tensor | SplitSum) -> Tensor:
     """Their sum, [T, size]."""
     if isinstance(residual, SplitSum):
-        x, residual = residual, x
-    if not isinstance(x, SplitSum):
-        return x + residual
-    if isinstance(residual, SplitSum):
-        residual = residual.parts.sum(0).to(residual.dtype)
+        if isinstance(x, SplitSum):
+            return _add_parts(launch, x, residual.parts.sum(0).to(residual.dtype))
+        return _add_parts(launch, residual, x)
+    return _add_parts(launch, x, residual) if isinstance(x, SplitSum) else x + residual
+
+
+def _add_parts(launch: Launch, x: SplitSum, residual: Tensor) -> Tensor:
     residual = residual.contiguous()
     out = torch.empty_like(residual)
     count, block = out.numel(), 1024

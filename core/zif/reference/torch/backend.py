@@ -30,6 +30,9 @@ class TorchBackend:
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         return ()
 
+    def tune(self) -> None:
+        """There is nothing to choose from."""
+
     def kernels(self) -> Sequence[KernelSet]:
         return (TorchReference(),)
 

@@ -1,0 +1,126 @@
+"""What is measured of linears, and how it is kept: with a timer that is given, on no GPU."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+
+from zif.portable.triton.linear import Tile
+from zif_cuda.tiles import BUCKETS, Case, bucket, candidates, default
+from zif_cuda.tuning import Choices, Measured, TuningFile
+
+MACHINE = {"gpu": "a GPU", "triton": "3.6.0"}
+QKV = Case("linear", 4096, 1024, "bfloat16", 32)
+
+
+class Timer:
+    """The tile that ``best`` names takes a microsecond, others two; counts what it is asked."""
+
+    def __init__(self, best: Tile | None, otherwise: float = 2.0) -> None:
+        self.best, self.otherwise, self.asked = best, otherwise, 0
+
+    def __call__(self, case: Case, tile: Tile | None) -> float:
+        self.asked += 1
+        return 1.0 if tile == self.best else self.otherwise
+
+
+def test_the_fastest_is_taken_and_kept_for_the_next_start(tmp_path: Path) -> None:
+    timer = Timer(None)
+    choices = Choices(132, TuningFile(tmp_path, MACHINE), timer)
+    choices.measure()
+    assert choices.tile(QKV) is None  # cuBLAS, although the default is a tile
+    asked = timer.asked
+    assert asked == len(list(candidates(QKV, 132))) > 2
+    assert choices.tile(QKV) is None
+    again = Choices(132, TuningFile(tmp_path, MACHINE), timer)
+    again.measure()
+    assert again.tile(QKV) is None
+    assert timer.asked == asked, "what is on disk is not measured again"
+
+
+def test_nothing_is_measured_unasked_but_what_was_is_taken(tmp_path: Path) -> None:
+    timer, file = Timer(None), TuningFile(tmp_path, MACHINE)
+    assert Choices(132, file, timer).tile(QKV) == default(QKV, 132)
+    tile = Tile(32, 32, 64, stages=3)
+    file.write({QKV: Measured(tile, 4.2)})
+    assert Choices(132, file, timer).tile(QKV) == tile
+    assert timer.asked == 0
+
+
+def test_a_choice_is_final_for_a_process(tmp_path: Path) -> None:
+    choices = Choices(132, TuningFile(tmp_path, MACHINE), Timer(None))
+    before = choices.tile(QKV)
+    choices.measure()
+    assert choices.tile(QKV) == before, "a graph recorded before would differ from steps run after"
+
+
+def test_where_nothing_can_be_run_the_default_is_taken_and_nothing_kept(tmp_path: Path) -> None:
+    choices = Choices(132, TuningFile(tmp_path, MACHINE), lambda case, tile: math.inf)
+    choices.measure()
+    assert choices.tile(QKV) == default(QKV, 132)
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_machines_have_other_files(tmp_path: Path) -> None:
+    TuningFile(tmp_path, MACHINE).write({QKV: Measured(None, 1.0)})
+    assert TuningFile(tmp_path, {**MACHINE, "triton": "3.9.0"}).read() == {}
+    assert TuningFile(tmp_path, MACHINE).read() == {QKV: Measured(None, 1.0)}
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{", '{"machine": {}, "choices": []}', None], ids=["empty", "list", "cut", "foreign", "tile"]
+)
+def test_a_bad_file_is_ignored_with_a_warning_and_rewritten(
+    content: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = TuningFile(tmp_path, MACHINE)
+    file.write({QKV: Measured(Tile(32, 64, 128), 1.0)})
+    if content is None:
+        broken = json.loads(file.path.read_text())
+        broken["choices"][0]["tile"]["colour"] = "blue"
+        content = json.dumps(broken)
+    file.path.write_text(content)
+    assert file.read() == {}
+    assert str(file.path) in caplog.text
+    file.write({QKV: Measured(None, 2.0)})
+    assert file.read() == {QKV: Measured(None, 2.0)}
+
+
+def test_two_processes_add_to_one_file(tmp_path: Path) -> None:
+    other = Case("sum", 1024, 3072, "bfloat16", 16)
+    one, two = TuningFile(tmp_path, MACHINE), TuningFile(tmp_path, MACHINE)
+    one.write({QKV: Measured(None, 1.0)})
+    two.write({other: Measured(Tile(16, 64, 128, splits=8), 3.0)})
+    assert set(one.read()) == {QKV, other}
+    assert [path.name for path in tmp_path.iterdir()] == [one.path.name], "nothing half written is left"
+
+
+def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = tmp_path / "file"
+    place.write_text("")
+    TuningFile(place / "below", MACHINE).write({QKV: Measured(None, 1.0)})
+    assert "cannot keep" in caplog.text
+
+
+@pytest.mark.parametrize("tokens", BUCKETS)
+@pytest.mark.parametrize("kind", ["linear", "sum", "gated", "logits"])
+@pytest.mark.parametrize(("rows", "inner"), [(1024, 2048), (4096, 14336), (6144, 1024), (2304, 1152), (130, 192)])
+def test_every_tile_fits_its_weight(kind: str, rows: int, inner: int, tokens: int) -> None:
+    case = Case(kind, rows, inner, "bfloat16", tokens)  # type: ignore[arg-type]
+    tiles = [tile for tile in candidates(case, 132) if tile is not None]
+    for tile in tiles:
+        assert tile.fits(inner)
+        assert tile.splits == 1 or kind == "sum"
+        assert (tile.tokens == 1) == (tokens == 1)
+    assert default(case, 132) in [None, *tiles]
+
+
+def test_tokens_go_into_the_next_bucket() -> None:
+    assert [bucket(tokens) for tokens in (1, 2, 16, 17, 129, 256, 257)] == [1, 16, 16, 32, 192, 256, None]
