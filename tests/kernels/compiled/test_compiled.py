@@ -10,7 +10,7 @@ import pytest
 from kernels.compiled.catalogue import CALLS, TARGETS, Compiled, compiled
 from zif.portable.triton import attention
 
-MULTIPLIES = ("decode", "ragged")
+MULTIPLIES = ("decode", "ragged", "skinny")
 SPILLS = {"decode": 192}
 """Bytes or registers that a kernel may spill: 64 before it is worth a look, or what was found harmless."""
 
