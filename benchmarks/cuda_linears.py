@@ -1,32 +1,37 @@
 """Linears of few tokens: every tile of the portable kernels beside cuBLAS, at the sizes of two models.
 
-    python benchmarks/cuda_linears.py compile skinny[:SHAPES] vector[:SHAPES] logits
+    python benchmarks/cuda_linears.py compile skinny[:SHAPES] vector[:SHAPES] logits layer[:MODELS]
 
 ``compile`` fills Triton's cache on disk, in as many processes as there are processors, and times nothing.
 SHAPES are parts of names, comma-separated. Each product is replayed as a graph over weights that do not fit the L2
 cache, its kernels overlapping as they do in a model. ``floor_us`` is the weight's bytes at the speed of a copy.
+``layer`` chains what of a layer is not attention, as the backend would choose it and with one thing otherwise.
 """
 
 # ruff: noqa: B023 (what a loop defines is called in the same turn)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import product
+from dataclasses import astuple, replace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from triton.runtime.errors import OutOfResources
 from zif_cuda.launching import launch_overlapping
+from zif_cuda.tiles import Case, candidates, default
 
+from zif.portable.triton import layers
 from zif.portable.triton.device.linear import skinny as skinny_kernel
 from zif.portable.triton.device.linear import vector as vector_kernel
+from zif.portable.triton.linear import Tile, product
 
 BF16 = {"dtype": torch.bfloat16, "device": "cuda"}
 SHAPES = {
@@ -37,7 +42,7 @@ SHAPES = {
 TOKENS = (2, 16, 32, 64, 128, 256)
 
 
-class Tile(NamedTuple):
+class Shape(NamedTuple):
     first: bool
     tokens: int
     outputs: int
@@ -47,30 +52,30 @@ class Tile(NamedTuple):
     early: int = 0
 
 
-def tiles(tokens: int) -> Iterator[Tile]:
+def tiles(tokens: int) -> Iterator[Shape]:
     """What is tried for a tile of that many tokens."""
     small = ((32, 128, 4, 4), (32, 128, 6, 4), (32, 256, 4, 4), (16, 256, 4, 4), (64, 128, 4, 4), (64, 64, 6, 4))
     if tokens <= 32:
         for outputs, inputs, stages, warps in small:
-            yield Tile(outputs >= 64, tokens, outputs, inputs, stages, warps)
-        yield Tile(True, tokens, 64, 256, 3, 4)
-        yield Tile(True, tokens, 128, 64, 5, 4)
-        yield Tile(False, tokens, 64, 128, 4, 4)
+            yield Shape(outputs >= 64, tokens, outputs, inputs, stages, warps)
+        yield Shape(True, tokens, 64, 256, 3, 4)
+        yield Shape(True, tokens, 128, 64, 5, 4)
+        yield Shape(False, tokens, 64, 128, 4, 4)
     elif tokens == 64:
         for outputs, inputs, stages, warps in ((32, 128, 4, 4), (64, 128, 3, 4), (64, 64, 5, 4), (32, 64, 6, 4)):
-            yield Tile(False, tokens, outputs, inputs, stages, warps)
+            yield Shape(False, tokens, outputs, inputs, stages, warps)
         for outputs, inputs, stages, warps in ((64, 128, 3, 4), (64, 64, 5, 4), (128, 64, 4, 4), (128, 64, 4, 8)):
-            yield Tile(True, tokens, outputs, inputs, stages, warps)
+            yield Shape(True, tokens, outputs, inputs, stages, warps)
     elif tokens == 128:
         for outputs, inputs, stages, warps in ((32, 128, 3, 4), (64, 64, 4, 4), (64, 128, 3, 8), (32, 64, 5, 4)):
-            yield Tile(False, tokens, outputs, inputs, stages, warps)
+            yield Shape(False, tokens, outputs, inputs, stages, warps)
         for outputs, inputs, stages, warps in ((64, 64, 4, 4), (64, 128, 3, 4), (128, 64, 3, 8), (128, 64, 4, 8)):
-            yield Tile(True, tokens, outputs, inputs, stages, warps)
+            yield Shape(True, tokens, outputs, inputs, stages, warps)
     else:
         for outputs, inputs, stages, warps in ((64, 64, 3, 8), (64, 64, 4, 8), (32, 64, 4, 8)):
-            yield Tile(False, tokens, outputs, inputs, stages, warps)
-        yield Tile(True, tokens, 64, 64, 4, 4)
-        yield Tile(True, tokens, 128, 64, 3, 8)
+            yield Shape(False, tokens, outputs, inputs, stages, warps)
+        yield Shape(True, tokens, 64, 64, 4, 4)
+        yield Shape(True, tokens, 128, 64, 3, 8)
 
 
 def say(part: str, **figures: Any) -> None:
@@ -103,7 +108,7 @@ def copy_speed() -> float:
     return 2 * source.numel() / replayed([lambda: target.copy_(source)] * 3)
 
 
-def multiply(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, tile: Tile, splits: int, gated: bool) -> None:
+def multiply(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, tile: Shape, splits: int, gated: bool) -> None:
     rows, inner = w.shape
     rows = rows // 2 if gated else rows
     share = -(-inner // splits // tile.inputs) * tile.inputs
@@ -128,7 +133,7 @@ def multiply_one(
 
 
 def vector_tiles(inner: int, gated: bool) -> Iterator[tuple[int, int, int, int]]:
-    for outputs, inputs, warps, early in product((2, 4, 8, 16), (512, 1024, 2048), (4, 8), (0, 512, 2048)):
+    for outputs, inputs, warps, early in itertools.product((2, 4, 8, 16), (512, 1024, 2048), (4, 8), (0, 512, 2048)):
         enough = 2048 <= outputs * inputs * (2 if gated else 1) <= 16384
         if enough and inner % inputs == 0 and inputs + early <= inner and (warps == 4 or outputs * inputs >= 8192):
             yield outputs, inputs, warps, early
@@ -238,6 +243,74 @@ def vector(names: str = "") -> None:
         say("vector", shape=name, floor_us=floor, cublas_us=cublas, best=three, worst_error=max(errors))
 
 
+LAYERS = {
+    "0.6b": {"qkv": (4096, 1024), "o": (1024, 2048), "gate_up": (6144, 1024), "down": (1024, 3072)},
+    "8b": {"qkv": (6144, 4096), "o": (4096, 4096), "gate_up": (28672, 4096), "down": (4096, 14336)},
+}
+KINDS = {"qkv": "linear", "o": "sum", "gate_up": "gated", "down": "sum"}
+
+
+def layer(models: str = "0.6b,8b") -> None:
+    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    for model in models.split(","):
+        shapes = LAYERS[model]
+        nbytes = sum(rows * inner * 2 for rows, inner in shapes.values())
+        count = max(2, (200 << 20) // nbytes)
+        stack = [
+            {name: torch.randn(rows, inner, **BF16) * inner**-0.5 for name, (rows, inner) in shapes.items()}
+            for _ in range(count)
+        ]
+        norm = torch.ones(shapes["qkv"][1], **BF16)
+        for tokens in (1, 16, 32, 64, 128, 256):
+            heads = torch.randn(tokens, shapes["o"][1], **BF16)
+            hidden = torch.randn(2, tokens, shapes["qkv"][1], **BF16)
+
+            def chain(tiles: dict[str, Tile | None]) -> float:
+                def one(w: dict[str, torch.Tensor]) -> None:
+                    def linear(name: str, x: torch.Tensor) -> Any:
+                        gate = "silu" if name == "gate_up" else None
+                        tile = tiles[name]
+                        if tile is not None:
+                            return product(launch_overlapping, tile, x, w[name], None, gate, x.dtype)
+                        y = F.linear(x, w[name])
+                        return y if gate is None else layers.gated_activation(launch_overlapping, y, gate)
+
+                    x, residual = hidden
+                    linear("qkv", x)
+                    x, residual = layers.add_norm(launch_overlapping, linear("o", heads), residual, norm, 1e-6, 0.0)
+                    x = linear("down", linear("gate_up", x))
+                    layers.add_norm(launch_overlapping, x, residual, norm, 1e-6, 0.0)
+
+                return replayed([lambda w=w: one(w) for w in stack])  # type: ignore[misc]
+
+            ours = {
+                name: default(Case(KINDS[name], *shape, "bfloat16", tokens), processors)  # type: ignore[arg-type]
+                for name, shape in shapes.items()
+            }
+            base = chain(ours)
+            by_library = chain(dict.fromkeys(shapes))
+            say("layer", model=model, tokens=tokens, bytes=nbytes, library_us=by_library, ours_us=base,
+                tiles={name: tile and [*astuple(tile)] for name, tile in ours.items()})  # fmt: skip
+            changed = {}
+            for name, tile in ours.items():
+                others: list[Tile | None] = [None]
+                if tile is not None:
+                    others += [
+                        replace(tile, early=early) for early in (256, 1024) if early <= shapes[name][1] // tile.splits
+                    ]
+                if tokens == 1 and KINDS[name] == "sum":
+                    others += [Tile(1, outputs, 1024, splits=shapes[name][1] // 1024 if shapes[name][1] < 4096 else 2)
+                               for outputs in (4, 8, 16)]  # fmt: skip
+                if tokens >= 128:
+                    others += [other for other in candidates(
+                        Case(KINDS[name], *shapes[name], "bfloat16", tokens), processors) if other != tile]  # type: ignore[arg-type]  # fmt: skip
+                for other in others:
+                    us = chain(ours | {name: other}) - base
+                    if us < 0.3:
+                        changed[f"{name} {other and astuple(other)}"] = round(us, 2)
+            say("layer", model=model, tokens=tokens, changed_us=dict(sorted(changed.items(), key=lambda one: one[1])))
+
+
 def logits() -> None:
     for rows, vocab, hidden in ((256, 151936, 1024), (32, 151936, 1024), (256, 128256, 4096), (32, 128256, 4096)):
         w, x = torch.randn(vocab, hidden, **BF16), torch.randn(rows, hidden, **BF16)
@@ -254,8 +327,8 @@ def _compile_share(share: tuple[int, int]) -> int:
     small = {dtype: torch.zeros(16, 16, dtype=dtype, device="cuda") for dtype in (torch.bfloat16, torch.float32)}
     x = small[torch.bfloat16]
     jobs: list[Callable[[], Any]] = []
-    for block, early in product((16, 32, 64, 128, 256), (0, 256, 1024)):
-        for tile, gated, dtype in product(tiles(block), (False, True), small):
+    for block, early in itertools.product((16, 32, 64, 128, 256), (0, 256, 1024)):
+        for tile, gated, dtype in itertools.product(tiles(block), (False, True), small):
             if not (gated and dtype == torch.float32):
                 jobs.append(
                     lambda tile=tile, gated=gated, dtype=dtype: skinny_kernel.warmup(  # type: ignore[misc]
@@ -292,5 +365,5 @@ if __name__ == "__main__":
     for part in sys.argv[1:]:
         begun = time.monotonic()
         name, *arguments = part.split(":")
-        {"compile": compile_all, "skinny": skinny, "vector": vector, "logits": logits}[name](*arguments)
+        {"compile": compile_all, "skinny": skinny, "vector": vector, "logits": logits, "layer": layer}[name](*arguments)
         say("took", which=part, seconds=time.monotonic() - begun)
