@@ -105,6 +105,25 @@ def test_after_close_it_says_so() -> None:
         llm.stats()
 
 
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [("null.fail_at=20", "run 20 failed"), ("null.hang_at=20", r"no step has ended for 0\.5 s")],
+    ids=["fails", "hangs"],
+)
+def test_a_device_that_breaks_ends_every_call(option: str, reason: str) -> None:
+    llm = zif.LLM(device="null", device_opt=(option,), max_total_tokens=8192, watchdog_timeout=0.5)
+    deltas = llm.stream("Hello", ENDLESS)
+    assert next(deltas).token_ids
+    with pytest.raises(EngineDead, match=reason):
+        llm.generate(["Hello"] * 3, ENDLESS)
+    with pytest.raises(EngineDead, match=reason):
+        for _ in deltas:
+            pass
+    with pytest.raises(EngineDead, match=reason):
+        llm.stats()
+    llm.close()
+
+
 def test_one_that_is_dropped_closes_itself() -> None:
     llm = make()
     engine_threads = [t for t in threading.enumerate() if t.name == "zif-engine"]
