@@ -290,7 +290,7 @@ class Runner:
         """The executable of ``key``, and the residents that it is run with."""
         compiled = self._compiled.get(key)
         if compiled is None:
-            spec = self._spec(key)
+            spec = self.spec(key)
             static = {**spec.static, "capturable": self.bound.capturable}
             executable = self.backend.executables.compile(
                 spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, static
@@ -298,7 +298,8 @@ class Runner:
             compiled = self._compiled[key] = (executable, spec.residents)
         return compiled
 
-    def _spec(self, key: Key) -> ProgramSpec:
+    def spec(self, key: Key) -> ProgramSpec:
+        """The program that a key names."""
         kind, *facts = key
         model = (self.model,) if kind in ("forward", "decode") else ()
         return programs.MAKERS[kind](self._ops, *model, self.table.shape, *facts)

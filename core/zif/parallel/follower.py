@@ -18,7 +18,7 @@ from typing import Any
 
 from zif.contract.step import HostStep
 from zif.engine.runner import Key, Runner
-from zif.parallel.wire import Begin, Failed, Join, Launch, Pages, Ready
+from zif.parallel.wire import Begin, Failed, Join, LaunchReader, Pages, Ready
 
 logger = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
@@ -31,7 +31,7 @@ class FollowingRunner(Runner):
     _outputs: Mapping[str, Any] = MappingProxyType({})
 
     def replay(self, key: Key, inputs: dict[str, Any], step: HostStep | None) -> None:
-        """Carry out one launch; see :data:`zif.parallel.wire.Launch`."""
+        """Carry out one launch; see :class:`zif.parallel.wire.LaunchWriter`."""
         if step is not None:
             self._prepare(step)
         if key[0] == "adjust":
@@ -78,15 +78,16 @@ def _follow(pipe: Connection) -> None:
     pipe.send(Pages(plan_pages(part.plan, part.model.cache_groups, backend)))
     begin: Begin = pipe.recv()
     runner = part.runner(begin.num_pages, begin.limits, 0, FollowingRunner)
+    reader = LaunchReader(lambda key: runner.spec(key).inputs)
     pipe.send(Ready())
     while True:
         if not pipe.poll(IDLE_SECONDS):
             backend.runtime.synchronize()  # raises what the device raised
             pipe.poll(None)
-        launch: Launch | None = pipe.recv()
-        if launch is None:
+        message = pipe.recv()
+        if message is None:
             return
-        runner.replay(*launch)
+        runner.replay(*reader.launch(*message))
 
 
 def _end_with_leader() -> None:

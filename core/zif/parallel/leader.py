@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import pickle
 import queue
 import socket
 import subprocess
@@ -18,17 +19,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from zif.contract import errors
 from zif.contract.comm import Group
 from zif.contract.errors import EngineDead, ZifError
 from zif.contract.step import HostStep
 from zif.engine.runner import InFlight, Key, Runner, StepResult
-from zif.parallel.wire import Begin, Failed, Join, Pages, Ready, Report
+from zif.parallel.wire import Begin, Failed, Join, LaunchWriter, Pages, Ready, Report
 
 if TYPE_CHECKING:
     from zif.engine.staging import Limits
@@ -59,6 +57,7 @@ class Followers:
         self.failure: ZifError | None = None
         """What went wrong with the first that failed."""
         self._abandon = abandon
+        self._writer = LaunchWriter()
         self._failed = threading.Event()
         self._closing = threading.Event()
         self._reports: queue.SimpleQueue[Report | None] = queue.SimpleQueue()
@@ -82,8 +81,7 @@ class Followers:
 
     def launch(self, key: Key, inputs: Mapping[str, Any], step: HostStep | None) -> None:
         """Have them run a program. Does not wait."""
-        given = {name: value if isinstance(value, np.ndarray) else None for name, value in inputs.items()}
-        self._tell((key, given, step))
+        self._send(self._writer.message(key, inputs, step))
 
     def blame(self, error: Exception) -> Exception:
         """What to raise for ``error``: what went wrong with a follower, if that explains it."""
@@ -91,6 +89,11 @@ class Followers:
         return self.failure or error
 
     def close(self, patience: float = STOP_SECONDS) -> None:
+        """Stop them, and leave nothing behind."""
+        self.stop(patience)
+        self._store.cleanup()
+
+    def stop(self, patience: float = STOP_SECONDS) -> None:
         """Stop them, and kill those that do not stop within ``patience`` seconds. Calling it again does nothing."""
         if self._closing.is_set():
             return
@@ -106,7 +109,6 @@ class Followers:
                 process.wait()
             assert process.stdin is not None
             process.stdin.close()
-        self._store.cleanup()
 
     def _start(self, join: Join) -> None:
         """Start one, and a thread that listens to it.
@@ -131,7 +133,9 @@ class Followers:
             pipe.send(join)
 
     def _tell(self, what: Any) -> None:
-        message = ForkingPickler.dumps(what)
+        self._send(pickle.dumps(what))
+
+    def _send(self, message: bytes) -> None:
         try:
             for pipe in self._pipes:
                 pipe.send_bytes(message)
@@ -193,8 +197,9 @@ class LeadingRunner(Runner):
             raise self.followers.blame(error) from error
 
     def close(self) -> None:
+        self.followers.stop()
+        super().close()  # the communicator, which may still look into the store
         self.followers.close()
-        super().close()
 
     def _prepare(self, step: HostStep) -> None:
         self._step = step
