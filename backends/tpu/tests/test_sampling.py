@@ -40,3 +40,17 @@ def test_tokens_are_identical_where_the_best_two_differ(vocab: int) -> None:
     assert clear.sum() > rows // 2
     np.testing.assert_array_equal(ours[clear], theirs[clear])
     np.testing.assert_array_equal(ours[clear], perturbed.argmax(-1)[clear])
+
+
+def test_random_bits_are_the_references() -> None:
+    import jax.numpy as jnp
+
+    from zif.reference.jax.sampling import uniform as on_jax
+
+    rng = np.random.default_rng(1)
+    seed = rng.integers(-(2**31), 2**31, (5, 2)).astype(np.int32)
+    position = np.array([0, 1, 77, 2**20, 2**31 - 1], np.int32)
+    drawn = np.asarray(on_jax(jnp.asarray(seed), jnp.asarray(position), 4099))
+    wanted = uniform(seed, position, 4099)
+    assert ((drawn > 0) & (drawn < 1)).all()
+    np.testing.assert_array_equal(drawn.astype(np.float64), wanted)  # every bit: the reference is wider

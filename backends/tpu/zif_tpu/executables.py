@@ -10,16 +10,27 @@ from typing import Any
 import jax
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.errors import OutOfMemory
 from zif.contract.executable import Program
 from zif.reference.jax import JaxExecutable, JaxExecutables, JaxRuntime
+from zif.reference.jax.executables import JaxSlot
 from zif_tpu import buckets
+from zif_tpu.memory import room_for
 
 logger = logging.getLogger(__name__)
 
 
+class TpuExecutable(JaxExecutable):
+    """A compiled program; that there is no room to run it is told as OutOfMemory."""
+
+    def run(self, slot: JaxSlot, resident: Mapping[str, Tree]) -> tuple[dict[str, Any], dict[str, Tree]]:
+        with room_for(self.name):
+            return super().run(slot, resident)
+
+
 class TpuExecutables(JaxExecutables):
     """Programs are compiled at their first use; the log warns of a model's that requests wait for."""
+
+    kind: type[JaxExecutable] = TpuExecutable
 
     def __init__(self, runtime: JaxRuntime) -> None:
         super().__init__(runtime)
@@ -41,11 +52,9 @@ class TpuExecutables(JaxExecutables):
     ) -> JaxExecutable:
         """Raises OutOfMemory for a bucket that the device has no room for."""
         start = time.monotonic()
-        try:
-            with jax.default_device(self._runtime.device):  # which Pallas asks for the chip that it compiles for
-                executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
-        except jax.errors.JaxRuntimeError as error:
-            raise no_room(name, error) from error
+        # Pallas asks for the default device, to learn which chip it compiles for
+        with room_for(name), jax.default_device(self._runtime.device):
+            executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
         self.compiled(executable, time.monotonic() - start, "step" in (static or {}))
         return executable
 
@@ -62,15 +71,3 @@ class TpuExecutables(JaxExecutables):
             "compiled %s in %.1f s%s (executable %d of the model, of at most %d)",
             name, seconds, " while requests wait" if self._serving else "", self._models, buckets.AT_MOST,
         )  # fmt: skip
-
-
-def no_room(name: str, error: Exception) -> Exception:
-    """The compiler's error, as OutOfMemory with the way out where it is that."""
-    text = str(error)
-    if "RESOURCE_EXHAUSTED" not in text and "out of memory" not in text.lower():
-        return error
-    first = text.strip().splitlines()[0]
-    return OutOfMemory(
-        f"{name} does not fit in the device's memory: {first}. Lower --chunked-prefill-size, "
-        "--max-running-requests or --mem-fraction-static"
-    )

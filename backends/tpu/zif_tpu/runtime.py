@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,8 +10,20 @@ import jax.numpy as jnp
 from jax.experimental.layout import Format, Layout
 from jax.sharding import Sharding
 
+from zif.contract.arrays import ArraySpec
 from zif.reference.jax import JaxRuntime
+from zif.reference.jax.runtime import HostArray, JaxFetch
 from zif_tpu.chips import BY_KIND
+from zif_tpu.memory import room_for
+
+
+class TpuFetch(JaxFetch):
+    """What a program without room left behind is raised here, where it ran on its own."""
+
+    def wait(self) -> dict[str, HostArray]:
+        """Raises OutOfMemory."""
+        with room_for("a step"):
+            return super().wait()
 
 
 class TpuRuntime(JaxRuntime):
@@ -26,6 +39,14 @@ class TpuRuntime(JaxRuntime):
         super().__init__(*devices)
         chip = BY_KIND.get(self.device.device_kind)
         self._loop_tile = None if chip is None else chip.loop_tile
+
+    def zeros(self, spec: ArraySpec) -> jax.Array:
+        """Raises OutOfMemory."""
+        with room_for(f"an array of {spec.nbytes / 2**30:.1f} GiB"):
+            return super().zeros(spec)
+
+    def fetch(self, arrays: Mapping[str, jax.Array]) -> JaxFetch:
+        return TpuFetch(arrays)
 
     def stack_format(self, ndim: int, dtype: Any) -> Format | Sharding:
         if self._loop_tile is None or ndim < 3 or dtype != jnp.bfloat16:
