@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")  # for meshes; the others use the first
 
 
 @pytest.fixture(scope="session", autouse=True)

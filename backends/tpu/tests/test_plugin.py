@@ -90,13 +90,13 @@ def test_the_plugin_and_its_probe_import_no_framework() -> None:
 @pytest.mark.parametrize("target", ["v6e", "v9:2x2", "v6e:2by4"])
 def test_a_target_that_nobody_knows(target: str) -> None:
     with pytest.raises(InvalidSettings, match="write it as generation:topology, as in v6e:2x4"):
-        plugin.zif_ahead_of_time(target)
+        plugin.zif_ahead_of_time(target, None)
 
 
 def test_compiling_ahead_needs_libtpu(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, "libtpu")
     with pytest.raises(NoUsableDevice, match=r"libtpu, is not installed: pip install"):
-        plugin.zif_ahead_of_time("v6e:2x4")
+        plugin.zif_ahead_of_time("v6e:2x4", None)
 
 
 def test_a_backend_that_cannot_compile_ahead_says_so(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,20 +6,22 @@ import importlib.util
 import os
 import pickle
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import topologies
+from jax.experimental.layout import Format
 
 from zif.contract.ahead import AheadReport
-from zif.contract.arrays import ArraySpec
-from zif.contract.backend import HostTensors, MemoryInfo
+from zif.contract.arrays import ArraySpec, Tree
+from zif.contract.backend import HostTensors, MemoryInfo, Packer
 from zif.contract.errors import InvalidSettings, NoUsableDevice
 from zif.contract.weights import ExpertsSpec, PackedWeight
 from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime
+from zif.reference.jax.mesh import MeshCommunicator
 from zif.reference.jax.runtime import jax_dtype
 from zif_tpu.backend import TpuBackend, on_tpu
 from zif_tpu.chips import BY_NAME, Chip
@@ -34,10 +36,11 @@ QUIET = {"TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_AC
 """What keeps libtpu from asking a metadata server which machine this is; the topology is given apart."""
 
 
-def create(target: str) -> TpuAhead:
-    """The backend for ``target``, a topology such as ``v6e:2x4``.
+def create(target: str, ranks: int | None = 1) -> TpuAhead:
+    """The backend for ``ranks`` devices of ``target``, a topology such as ``v6e:2x4``; None: for all of them.
 
-    Raises InvalidSettings for one that libtpu does not know, NoUsableDevice without libtpu.
+    Raises InvalidSettings for a topology that libtpu does not know or that has fewer devices, NoUsableDevice
+    without libtpu.
     """
     generation, colon, extents = target.partition(":")
     chip = BY_NAME.get(generation)
@@ -53,7 +56,10 @@ def create(target: str) -> TpuAhead:
     except Exception as error:  # of whichever of libtpu's layers refuses it
         line = " ".join(str(error).split())[:300]
         raise InvalidSettings(f"--target {target}: libtpu does not compile for it: {line}") from error
-    return TpuAhead(target, chip, topology.devices)
+    ranks = len(topology.devices) if ranks is None else ranks
+    if ranks > len(topology.devices):
+        raise InvalidSettings(f"--tp-size {ranks}: {target} has {len(topology.devices)} devices")
+    return TpuAhead(target, chip, topology.devices, ranks)
 
 
 class ShapeRuntime(TpuRuntime):
@@ -61,22 +67,49 @@ class ShapeRuntime(TpuRuntime):
 
     def __init__(self, devices: Sequence[Any], memory_bytes: int) -> None:
         super().__init__(*devices)
+        self.used = 0
         self._total = memory_bytes
-        self._used = 0
+
+    def each(self) -> Sequence[ShapeRuntime]:
+        return [ShapeRuntime([device], self._total) for device in self.devices]
 
     def shape(self, extents: tuple[int, ...], dtype: str) -> Shape:
         """An array that takes no memory here, and its share of the target's."""
-        self._used += ArraySpec(extents, dtype).nbytes
+        self.used += ArraySpec(extents, dtype).nbytes
         return Shape(self.extents(extents), jax_dtype(dtype), sharding=self.resident)  # type: ignore[no-untyped-call]
 
-    def joined(self, hosts: Sequence[np.ndarray[Any, Any]]) -> Any:
-        return self.shape(hosts[0].shape, hosts[0].dtype.name)
+    def put(self, host: np.ndarray[Any, Any]) -> Any:
+        return self.shape(host.shape, host.dtype.name)
 
     def zeros(self, spec: ArraySpec) -> Any:
         return self.shape(spec.shape, spec.dtype)
 
+    def joined(self, parts: Sequence[Any]) -> Any:
+        """In the layout that the parts have."""
+        first = parts[0]
+        form: Any = first.format.layout if isinstance(first.format, Format) else None
+        placed = self.resident if form is None else Format(form, self.resident)
+        return Shape(self.extents(first.shape), first.dtype, sharding=placed)  # type: ignore[no-untyped-call]
+
     def memory(self) -> MemoryInfo:
-        return MemoryInfo(self._total, max(0, self._total - self._used))
+        return MemoryInfo(self._total, max(0, self._total - self.used))
+
+
+class ShapeCommunicator(MeshCommunicator):
+    """One rank's weights stand for every rank's: their shapes are the same."""
+
+    def __init__(self, runtime: ShapeRuntime) -> None:
+        super().__init__(runtime)
+        self._shapes = runtime
+        self._first = runtime.each()[0]
+
+    def packers(self, packer: Packer) -> Mapping[int, Packer]:
+        stand_in: Any = ShapePacker(self._first)
+        return {0: stand_in}
+
+    def join(self, trees: Sequence[Tree]) -> Tree:
+        self._shapes.used += self._first.used
+        return super().join(trees)
 
 
 class ShapePacker(JaxPacker):
@@ -95,11 +128,8 @@ class ShapePacker(JaxPacker):
         return self.runtime.shape((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), dtype)
 
     def stacked_leaf(self, leaves: Sequence[Any]) -> Any:
-        first = leaves[0]
-        devices = len(self.runtime.devices)
-        shape = self.runtime.extents((len(leaves), first.shape[0] // devices, *first.shape[1:]))
-        form = self.runtime.stack_format(len(shape), first.dtype)
-        return Shape(shape, first.dtype, sharding=form)  # type: ignore[no-untyped-call]
+        shape, dtype = (len(leaves), *leaves[0].shape), leaves[0].dtype
+        return Shape(shape, dtype, sharding=self.runtime.stack_format(len(shape), dtype))  # type: ignore[no-untyped-call]
 
 
 class TpuAheadExecutable(JaxExecutable):
@@ -125,9 +155,9 @@ class AheadExecutables(TpuExecutables):
 
     def compiled(self, executable: JaxExecutable, seconds: float, of_model: bool) -> None:
         assert isinstance(executable, TpuAheadExecutable)
-        cost = cost_of(executable.jaxpr)
-        least = max(cost.flops / self._chip.flops, cost.bytes / self._chip.bandwidth)
-        executable.report = AheadReport(cost.flops, cost.bytes, executable.memory_bytes, seconds, least)
+        cost, chip = cost_of(executable.jaxpr), self._chip
+        least = max(cost.flops / chip.flops, cost.bytes / chip.bandwidth, cost.sent / chip.link)
+        executable.report = AheadReport(cost.flops, cost.bytes, executable.memory_bytes, seconds, least, cost.sent)
 
 
 class TpuAhead(TpuBackend):
@@ -139,5 +169,9 @@ class TpuAhead(TpuBackend):
         self.capabilities = on_tpu(warm_up=False)
         self.packer = ShapePacker(runtime)
         self.executables = AheadExecutables(runtime, chip)
-        rates = f"{chip.flops / 1e12:.0f} TFLOP/s, {chip.bandwidth / 1e9:.0f} GB/s"
-        self.target = f"{target} ({len(devices)} devices; of one, {rates})"
+        if ranks > 1:
+            self.communicator = ShapeCommunicator(runtime)
+        rates = (
+            f"{chip.flops / 1e12:.0f} TFLOP/s, memory {chip.bandwidth / 1e9:.0f} GB/s, links {chip.link / 1e9:.0f} GB/s"
+        )
+        self.target = f"{target} ({ranks} of {len(devices)} devices; of one, {rates})"

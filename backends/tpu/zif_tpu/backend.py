@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import jax
 
 from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.comm import Group
 from zif.contract.errors import NoUsableDevice
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
@@ -29,8 +32,11 @@ TABLE_ENTRIES = 1 << 17
 """Page table entries of a step: kernels read them from scalar memory, 1 MiB on every generation."""
 
 
+HOST_DEVICES = "--xla_force_host_platform_device_count"
+
+
 class TpuBackend(JaxBackend):
-    """One JAX device. Without a TPU it is the reference on whatever platform JAX has."""
+    """A JAX device, or a mesh of them. Without TPUs it is the reference on whatever platform JAX has."""
 
     name = "tpu"
 
@@ -72,10 +78,17 @@ def on_tpu(*, warm_up: bool = True) -> Capabilities:
     return Capabilities(("bfloat16", "float32"), page_sizes=PAGE_SIZES, fuse_sampling=False, warm_up=warm_up)
 
 
-def create(options: Mapping[str, str], device: Device) -> TpuBackend:
-    """The backend on the platform of ``tpu.platform``. Raises NoUsableDevice where JAX does not find it."""
+def create(options: Mapping[str, str], device: Device, group: Group | None = None) -> TpuBackend:
+    """The backend on the platform of ``tpu.platform``, over the devices of ``group`` if there is one.
+
+    Raises NoUsableDevice where JAX does not find them.
+    """
     asked = options.get("platform", "auto")
     platform = "tpu" if asked == "auto" else asked
+    indices = [device.index] if group is None else [member.index for member in group.devices]
+    if group is not None and platform == "cpu":
+        _have_host_devices(group.size)
+        indices = list(range(group.size))
     try:
         found = jax.devices(platform)
     except RuntimeError as error:
@@ -83,10 +96,30 @@ def create(options: Mapping[str, str], device: Device) -> TpuBackend:
         raise NoUsableDevice(
             f"JAX finds no {platform} device: {line}. Is another process using it, or JAX_PLATFORMS set to another?"
         ) from error
-    if device.index >= len(found):
-        raise NoUsableDevice(f"JAX has {len(found)} {platform} devices; there is no number {device.index}")
+    missing = sorted({index for index in indices if index >= len(found)})
+    if missing:
+        numbers = ", ".join(map(str, missing))
+        raise NoUsableDevice(f"JAX has {len(found)} {platform} devices; there is no number {numbers}")
     _keep_compiled(options.get("compilation_cache", ""))
-    return TpuBackend(TpuRuntime(found[device.index]), _pallas(options.get("pallas", "auto"), platform))
+    runtime = TpuRuntime(*(found[index] for index in indices))
+    return TpuBackend(runtime, _pallas(options.get("pallas", "auto"), platform))
+
+
+def _have_host_devices(count: int) -> None:
+    """Have JAX divide the host into as many devices, which it does only before it has any.
+
+    Raises NoUsableDevice where it is too late, or where XLA_FLAGS ask for fewer.
+    """
+    config: Any = jax.config
+    if HOST_DEVICES not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):  # it has some already: as many, with luck
+            config.update("jax_num_cpu_devices", count)
+    have = len(jax.devices("cpu"))
+    if have < count:
+        raise NoUsableDevice(
+            f"--tp-size {count}: JAX was started with {have} host devices; "
+            f"set XLA_FLAGS={HOST_DEVICES}={count} before it starts"
+        )
 
 
 def _pallas(asked: str, platform: str) -> Sequence[KernelSet]:

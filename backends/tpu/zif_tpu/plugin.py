@@ -15,6 +15,7 @@ from zif_tpu.chips import CHIPS, GOOGLE, Chip
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
+    from zif.contract.comm import Group
 
 TRY_ON_CPU = "try it without one on JAX's CPU platform: --device tpu --device-opt tpu.platform=cpu"
 CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
@@ -31,6 +32,7 @@ def zif_backend_info() -> BackendInfo:
         verified_on=None,
         profiles=("llm", "moe", "mla"),
         preference=60,
+        ranks="mesh",
     )
 
 
@@ -66,7 +68,7 @@ def zif_probe(options: Mapping[str, str]) -> ProbeResult:
     if platform == "cpu":
         cores = len(os.sched_getaffinity(0))
         note = "JAX on the host: for trying out and for tests, --device cpu is faster"
-        return Available((Device(name="JAX cpu", detail=f"{cores} usable cores"),), (note,))
+        return Available((Device(name="JAX cpu", detail=f"{cores} usable cores", shared=True),), (note,))
     if platform == "cuda":
         return _probe_cuda()
     return _probe_tpu()
@@ -81,7 +83,7 @@ def zif_environment(options: Mapping[str, str]) -> Mapping[str, str]:
 
 
 @hookimpl
-def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:
+def zif_create_backend(options: Mapping[str, str], device: Device, group: Group | None) -> Backend:
     """The backend; JAX is imported from here on."""
     from zif_tpu.backend import create
 
@@ -90,11 +92,11 @@ def zif_create_backend(options: Mapping[str, str], device: Device) -> Backend:
 
 
 @hookimpl
-def zif_ahead_of_time(target: str) -> AheadBackend:
+def zif_ahead_of_time(target: str, ranks: int | None) -> AheadBackend:
     """Compile for a topology such as ``v6e:2x4``, with libtpu and without the hardware."""
     from zif_tpu.aot import create
 
-    made: Any = create(target)
+    made: Any = create(target, ranks)
     return made
 
 

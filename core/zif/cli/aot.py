@@ -21,7 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row a program; exit code 1 if one does not fit in the target's memory."""
+    """Print a row a program; exit code 1 if one does not fit in the target's memory.
+
+    All devices of the target share the model's layers, unless ``--tp-size`` says how many.
+    """
     settings = settings_from(args)
     configure_logging(args.log_level or "warning")
     from zif.engine.ahead import Ahead
@@ -36,5 +39,8 @@ def run(args: argparse.Namespace) -> int:
         sizes = {name: gibibytes(ahead.facts[f"{name}_bytes"]) for name in ("memory", "weight", "cache")}
         print(f"{ahead.facts['target']}: memory {sizes['memory']}, weights {sizes['weight']}, cache {sizes['cache']}")
         print_table(rows)
+        for row in rows:
+            if "refusal" in row:
+                print(row["refusal"])
         print("compiled, not run: roofline figures are bounds that no run can beat")
     return 0 if all(row["fits"] for row in rows) else 1

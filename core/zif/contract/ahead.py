@@ -16,7 +16,7 @@ class AheadReport:
 
     ``flops`` and ``bytes`` (through device memory) of one run; ``scratch_bytes`` beside weights, cache
     and inputs; ``compile_seconds``; ``roofline_seconds``, the least that a run can take at the
-    device's peak rates. No measurement.
+    device's peak rates. No measurement. ``sent_bytes`` is what a device sends to others of its ranks.
     """
 
     flops: float
@@ -24,6 +24,7 @@ class AheadReport:
     scratch_bytes: int
     compile_seconds: float
     roofline_seconds: float
+    sent_bytes: float = 0.0
 
 
 class AheadExecutable(Executable, Protocol):

@@ -50,8 +50,10 @@ def zif_create_backend(  # type: ignore[empty-body]
 
 
 @hookspec
-def zif_ahead_of_time(options: Mapping[str, str], target: str) -> AheadBackend:  # type: ignore[empty-body]
-    """Return a backend that compiles for ``target``, hardware that need not be here, and runs nothing."""
+def zif_ahead_of_time(  # type: ignore[empty-body]
+    options: Mapping[str, str], target: str, ranks: int | None
+) -> AheadBackend:
+    """Return a backend that compiles for ``ranks`` devices (None: all) of ``target``, which need not be here."""
 
 
 @hookspec

@@ -172,11 +172,14 @@ class BackendPlugin(Plugin):
         made: Backend = backend
         return made
 
-    def ahead_of_time(self, options: Mapping[str, str], target: str) -> AheadBackend:
-        """A backend that compiles for ``target``. Raises InvalidSettings where the plugin has none."""
+    def ahead_of_time(self, options: Mapping[str, str], target: str, ranks: int | None = 1) -> AheadBackend:
+        """A backend that compiles for ``ranks`` devices of ``target``; None: for all that it can.
+
+        Raises InvalidSettings where the plugin has none.
+        """
         if not self.implements("zif_ahead_of_time"):
             raise InvalidSettings(f"--device {self.name}: {self.found} cannot compile ahead of time")
-        (backend,) = self._manager.hook.zif_ahead_of_time(options=options, target=target) or (None,)
+        (backend,) = self._manager.hook.zif_ahead_of_time(options=options, target=target, ranks=ranks) or (None,)
         if backend is None:
             self.fail("zif_ahead_of_time returned None")
         made: AheadBackend = backend

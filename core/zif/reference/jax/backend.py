@@ -10,22 +10,24 @@ from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.kernel import KernelSet
 from zif.reference.jax.executables import JaxExecutables
+from zif.reference.jax.mesh import MeshCommunicator
 from zif.reference.jax.packing import JaxPacker
 from zif.reference.jax.reference import JaxReference
 from zif.reference.jax.runtime import JaxRuntime
 
 
 class JaxBackend:
-    """Serves every model on a JAX device through the reference kernels; plugins override what they have better."""
+    """Serves every model on a JAX device or a mesh by reference kernels; plugins override what they do better."""
 
     name = "jax"
     capabilities = Capabilities(dtypes=("bfloat16", "float32"))
-    communicator: Communicator = ONE_DEVICE
+    communicator: Communicator
 
     def __init__(self, runtime: JaxRuntime, compiler_options: Mapping[str, Any] | None = None) -> None:
         self.runtime = runtime
         self.packer = JaxPacker(runtime)
         self.executables = JaxExecutables(runtime, compiler_options)
+        self.communicator = ONE_DEVICE if runtime.mesh is None else MeshCommunicator(runtime)
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         return ()

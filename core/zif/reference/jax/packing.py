@@ -9,12 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from zif.contract.arrays import Tree
 from zif.contract.backend import HostTensors
 from zif.ops.draw import numpy_dtype
-from zif.reference.jax.runtime import RANKS, JaxRuntime
+from zif.reference.jax.runtime import JaxRuntime
 from zif.reference.jax.trees import Runs, register_trees
 from zif.reference.packing import DensePacker
 
@@ -45,18 +44,14 @@ class JaxPacker(DensePacker):
 
     def stacked_leaf(self, leaves: Sequence[jax.Array]) -> jax.Array:
         """One array [layers, ...] of ``leaves``, which it consumes."""
-        stacked: jax.Array = self.stacking(len(leaves), leaves[0])(*leaves).block_until_ready()
+        stacked: jax.Array = self.stacking(leaves[0])(*leaves).block_until_ready()
         for leaf in leaves:
             leaf.delete()
         return stacked
 
-    def stacking(self, layers: int, leaf: Any) -> Any:
-        """The program that stacks ``layers`` leaves, straight into the layout that is scanned over."""
-        stack = _stack
-        if self.runtime.mesh is not None:
-            own = PartitionSpec(RANKS)  # type: ignore[no-untyped-call]
-            stack = jax.shard_map(stack, mesh=self.runtime.mesh, in_specs=(own,) * layers, out_specs=own)
-        return jax.jit(stack, out_shardings=self.runtime.stack_format(leaf.ndim + 1, leaf.dtype))
+    def stacking(self, leaf: Any) -> Any:
+        """The program that stacks leaves such as ``leaf``, straight into the layout that is scanned over."""
+        return jax.jit(_stack, out_shardings=self.runtime.stack_format(leaf.ndim + 1, leaf.dtype))
 
 
 def _stack(*leaves: jax.Array) -> jax.Array:

@@ -67,21 +67,22 @@ class JaxRuntime:
         """The first device."""
         return self.devices[0]
 
+    def each(self) -> Sequence[JaxRuntime]:
+        """A runtime of each device alone."""
+        return [type(self)(device) for device in self.devices]
+
     def put(self, host: HostArray) -> jax.Array:
         """A device array. Of a read-only host array it may be an alias, where the device is the host."""
-        return self.joined([host] * len(self.devices))
-
-    def joined(self, hosts: Sequence[HostArray]) -> jax.Array:
-        """An array each: ``hosts``, alike in shape and dtype, one a device."""
-        jax_dtype(hosts[0].dtype.name)
+        jax_dtype(host.dtype.name)
         # JAX takes host arrays to be immutable, and reads or even keeps them after it has returned
-        parts = [
-            jax.device_put(host.copy() if host.flags.writeable else host, device)
-            for host, device in zip(hosts, self.devices, strict=True)
-        ]
-        if len(parts) == 1:
+        host = host.copy() if host.flags.writeable else host
+        return self.joined([jax.device_put(host, device) for device in self.devices])
+
+    def joined(self, parts: Sequence[jax.Array]) -> jax.Array:
+        """An array each: ``parts``, alike in shape and dtype, one on each device."""
+        if self.mesh is None:
             return parts[0]
-        return jax.make_array_from_single_device_arrays(self.extents(hosts[0].shape), self.resident, parts)
+        return jax.make_array_from_single_device_arrays(self.extents(parts[0].shape), self.resident, parts)
 
     def zeros(self, spec: ArraySpec) -> jax.Array:
         return jnp.zeros(self.extents(spec.shape), jax_dtype(spec.dtype), device=self.resident)
