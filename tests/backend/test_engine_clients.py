@@ -173,6 +173,17 @@ async def test_steps_without_news_are_no_hang(path: Path, monkeypatch: pytest.Mo
     await client.shutdown(0)
 
 
+async def test_a_reader_that_is_slow_is_no_hang(path: Path) -> None:
+    client = thread_client(path, watchdog_timeout=0.3)
+    await client.start()
+    stream = client.submit(EngineRequest("a", [1, 2, 3], SamplingParams(max_tokens=8)))
+    assert (await anext(stream)).token_ids
+    await asyncio.sleep(1.0)  # all has been said long ago
+    assert client.failure is None
+    assert [output.finish_reason async for output in stream][-1] == "length"
+    await client.shutdown(0)
+
+
 def test_only_a_device_of_its_own_is_watched_unasked(path: Path) -> None:
     def limit(**values: object) -> object:
         return build_engine(settings_of(path, **values), progress=False).stats()["watchdog_timeout"]

@@ -45,6 +45,7 @@ class Client(ABC):
         self._ready: asyncio.Future[dict[str, Any]] | None = None
         self._failure: str | None = None
         self._stopping = False
+        self._owed: set[str] = set()
         self._heard = 0.0
 
     @property
@@ -74,6 +75,7 @@ class Client(ABC):
             raise EngineDead(self._failure or "the engine is shutting down")
         inbox: asyncio.Queue[EngineOutput | ZifError] = asyncio.Queue()
         self._expect()
+        self._owed.add(request.request_id)
         self._queues[request.request_id] = inbox
         self._post(Add(request))
         try:
@@ -88,6 +90,7 @@ class Client(ABC):
                     return
         finally:
             self._queues.pop(request.request_id, None)
+            self._owed.discard(request.request_id)
 
     async def abort(self, request_ids: Sequence[str] | None) -> None:
         """End these requests (None: all)."""
@@ -154,15 +157,18 @@ class Client(ABC):
 
     def _expect(self) -> None:
         """Something is about to be asked of the engine: from now on it is to be heard of."""
-        if not (self._queues or self._answers):
+        if not (self._owed or self._answers):
             self._heard = time.monotonic()
 
     def _watch(self, limit: float) -> None:
-        """Look now and again whether the engine has been silent for ``limit`` seconds while it had something to do."""
+        """Look now and again whether the engine has been silent for ``limit`` seconds while it had something to do.
+
+        What it has said, and a slow reader has not read yet, is not owed any more.
+        """
         assert self._loop is not None
         if self._failure is not None or self._stopping:
             return
-        if (self._queues or self._answers) and time.monotonic() - self._heard > limit:
+        if (self._owed or self._answers) and time.monotonic() - self._heard > limit:
             self._fail(
                 "",
                 f"no step has ended for {limit:g} s: the device, or its driver, hangs "
@@ -185,6 +191,8 @@ class Client(ABC):
         match message:
             case News():
                 for output in message:
+                    if output.finish_reason is not None:
+                        self._owed.discard(output.request_id)
                     inbox = self._queues.get(output.request_id)
                     if inbox is not None:
                         inbox.put_nowait(output)
