@@ -19,6 +19,7 @@ import json
 import os
 import statistics
 import time
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,12 +45,23 @@ def vllm(shape: str, parts: list[str], tokenizer: bool) -> None:
         return
     from vllm.entrypoints.llm import LLM
 
-    engine = LLM(**_vllm_arguments(shape, 4096, tokenizer))
+    engine = _started(LLM, shape, 4096, tokenizer)
     say("ready", engine="vllm", shape=shape, seconds=time.monotonic() - begin)
     for part in rest:
         for number, turn in enumerate(WORKLOADS[part]()):
             seconds = _vllm_turn(engine, turn)
             say_turn(part, "vllm", shape, number, turn, seconds)
+
+
+def _started(make: Callable[..., Any], shape: str, context: int, tokenizer: bool) -> Any:
+    """An engine without a tokenizer, or, where it does not start without one, with the made-up one."""
+    try:
+        return make(**_vllm_arguments(shape, context, tokenizer))
+    except Exception as error:
+        if tokenizer:
+            raise
+        say("started again", engine="vllm", without_tokenizer=f"{type(error).__name__}: {str(error)[:200]}")
+    return make(**_vllm_arguments(shape, context, True))
 
 
 def _vllm_arguments(shape: str, context: int, tokenizer: bool) -> dict[str, Any]:
@@ -91,7 +103,10 @@ async def _vllm_online(shape: str, tokenizer: bool) -> None:
 
     from zif.bench.workload import Request
 
-    engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**_vllm_arguments(shape, CONTEXT, tokenizer)))
+    def make(**arguments: Any) -> Any:
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+    engine = _started(make, shape, CONTEXT, tokenizer)
     workload = online_workload("1", str(REQUESTS))
     vocab = SHAPES[shape]["vocab_size"]
 
