@@ -15,8 +15,9 @@ from zif.contract.errors import OutOfMemory
 from zif.contract.weights import VectorSpec
 from zif.reference.torch.packing import TorchPacker
 from zif.reference.torch.runtime import TorchRuntime
+from zif_cuda.fetching import SMALLEST, Fetches, as_numpy
 from zif_cuda.packing import CudaPacker
-from zif_cuda.runtime import CudaRuntime, _as_numpy
+from zif_cuda.runtime import CudaRuntime
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ from zif_cuda.runtime import CudaRuntime, _as_numpy
 )
 def test_what_is_fetched_has_numpys_dtype_and_its_bits(dtype: torch.dtype, expected: Any) -> None:
     tensor = torch.tensor([[0, 1], [2, -3]]).to(dtype)
-    host = _as_numpy(tensor)
+    host = as_numpy(tensor)
     assert host.dtype == expected
     assert host.astype(np.float64).tolist() == tensor.double().tolist()
 
@@ -48,3 +49,31 @@ def test_memory_that_runs_out_at_load_says_what_would_help(monkeypatch: pytest.M
     monkeypatch.setattr(TorchRuntime, "zeros", full)
     with pytest.raises(OutOfMemory, match=r"2\.00 GiB more .*--mem-fraction-static"):
         runtime.zeros(ArraySpec((1 << 29,), "float32"))
+
+
+def test_fetches_use_memory_again_once_they_have_arrived() -> None:
+    device = FakeDevice()
+    fetches = Fetches(device)  # type: ignore[arg-type]
+    outputs = {"tokens": torch.arange(3, dtype=torch.int32), "logprob": torch.tensor([0.5, 1.5, 2.5])}
+    first = fetches.fetch(outputs)
+    outputs["tokens"] += 10
+    second = fetches.fetch(outputs)
+    outputs["tokens"].zero_()
+    landed = second.wait()
+    third = fetches.fetch(outputs)
+    assert third._landing is second._landing is not first._landing
+    third.wait()
+    assert landed["tokens"].tolist() == [10, 11, 12]
+    assert second.wait() is landed
+    assert first.wait()["tokens"].tolist() == [0, 1, 2]
+    assert first.wait()["logprob"].tolist() == [0.5, 1.5, 2.5]
+
+
+def test_a_fetch_is_ready_when_its_event_is() -> None:
+    device = FakeDevice()
+    device.slow = True
+    fetch = Fetches(device).fetch({"x": torch.ones(SMALLEST)})  # type: ignore[arg-type]
+    assert not fetch.ready()
+    assert fetch.wait()["x"].sum() == SMALLEST
+    assert fetch.ready()
+    assert device.waits == 1

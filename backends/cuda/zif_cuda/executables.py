@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 
 from zif.contract.arrays import ArraySpec, Tree, tree_leaves
@@ -35,6 +34,7 @@ Outputs = dict[str, Any]
 class CudaSlot:
     """Inputs of one run: those from the host in a chunk of pinned memory, those from the device as they are."""
 
+    layout: Layout
     chunk: Chunk | None
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     used: bool = False
@@ -47,9 +47,9 @@ class CudaExecutable:
         self.name = name
         self._fn = fn
         self._inputs = dict(inputs)
+        self._names = frozenset(inputs)
         self._shared = shared
         self._layouts: dict[frozenset[str], Layout] = {}
-        self._views: dict[tuple[int, frozenset[str]], dict[str, np.ndarray[Any, Any]]] = {}
 
     @property
     def memory_bytes(self) -> int:
@@ -57,18 +57,16 @@ class CudaExecutable:
 
     def stage(self, inputs: Staged) -> CudaSlot:
         assert inputs.keys() == self._inputs.keys(), f"{self.name} takes {sorted(self._inputs)}, got {sorted(inputs)}"
-        tensors = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
-        names = frozenset(inputs.keys() - tensors.keys())
-        layout = self._layout(names)
-        chunk = self._shared.rings.claim(layout.nbytes) if names else None
-        if chunk is not None:
-            views = self._views.get((id(chunk), names))
-            if views is None:
-                views = self._views[id(chunk), names] = layout.arrays(chunk.host)
-            for key in names:
-                assert inputs[key].shape == views[key].shape, f"{self.name}: {key} is {inputs[key].shape}"
-                views[key][...] = inputs[key]
-        return CudaSlot(chunk, {key: self._kept(value) for key, value in tensors.items()})
+        tensors = {key: self._kept(value) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        layout = self._layout(frozenset(inputs.keys() - tensors.keys()) if tensors else self._names)
+        if not layout.nbytes:
+            return CudaSlot(layout, None, tensors)
+        chunk = self._shared.rings.claim(layout.nbytes)
+        for key, view in chunk.arrays(layout).items():
+            value = inputs[key]
+            assert value.shape == view.shape, f"{self.name}: {key} is {value.shape}"
+            view[...] = value
+        return CudaSlot(layout, chunk, tensors)
 
     def run(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
         """Launch. Raises OutOfMemory, with what would help, where a run's own tensors do not fit."""
@@ -83,7 +81,9 @@ class CudaExecutable:
             ) from error
 
     def _launch(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
-        staged = self._send(slot, None)
+        block = self._shared.device.empty(slot.layout.nbytes)
+        self._send(slot, block)
+        staged = slot.layout.tensors(block)
         with torch.inference_mode():
             return self._fn(staged | slot.tensors, dict(resident))
 
@@ -97,18 +97,13 @@ class CudaExecutable:
         """``value`` as it is now: graphs write their outputs where they wrote the last ones."""
         return value.clone() if value.untyped_storage().data_ptr() in self._shared.overwritten else value
 
-    def _send(self, slot: CudaSlot, block: torch.Tensor | None) -> dict[str, torch.Tensor]:
-        """Launch the transfer of a slot's host inputs into ``block``, or into memory of this run's own."""
+    def _send(self, slot: CudaSlot, block: torch.Tensor) -> None:
+        """Launch the transfer of a slot's host inputs into ``block``, uint8 and as large as they are."""
         assert not slot.used, f"{self.name}: a slot is run once"
         slot.used = True
-        if slot.chunk is None:
-            return {}
-        layout = self._layout(frozenset(self._inputs.keys() - slot.tensors.keys()))
-        if block is None:
-            block = self._shared.device.empty(layout.nbytes)
-        block.copy_(slot.chunk.memory[: layout.nbytes], non_blocking=True)
-        slot.chunk.sent()
-        return layout.tensors(block)
+        if slot.chunk is not None:
+            block.copy_(slot.chunk.bytes_of(slot.layout), non_blocking=True)
+            slot.chunk.sent()
 
 
 class GraphExecutable(CudaExecutable):

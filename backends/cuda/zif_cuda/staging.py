@@ -28,6 +28,7 @@ class Event(Protocol):
 
     def record(self) -> None: ...
     def synchronize(self) -> None: ...
+    def query(self) -> bool: ...
 
 
 class Layout:
@@ -65,11 +66,26 @@ class Chunk:
     """One piece of pinned memory. ``taken`` from staging until the transfer out of it is launched."""
 
     def __init__(self, memory: torch.Tensor, event: Event) -> None:
-        self.memory = memory
-        self.host: np.ndarray[Any, Any] = memory.numpy()
         self.taken = False
+        self._memory = memory
         self._event = event
         self._sent = False
+        self._views: dict[Layout, tuple[torch.Tensor, dict[str, np.ndarray[Any, Any]]]] = {}
+
+    def arrays(self, layout: Layout) -> dict[str, np.ndarray[Any, Any]]:
+        """The inputs of a layout, to be written."""
+        return self._viewed(layout)[1]
+
+    def bytes_of(self, layout: Layout) -> torch.Tensor:
+        """All of a layout, to be sent."""
+        return self._viewed(layout)[0]
+
+    def _viewed(self, layout: Layout) -> tuple[torch.Tensor, dict[str, np.ndarray[Any, Any]]]:
+        views = self._views.get(layout)
+        if views is None:
+            block = self._memory[: layout.nbytes]
+            views = self._views[layout] = (block, layout.arrays(block.numpy()))
+        return views
 
     def sent(self) -> None:
         """The transfer out of it has just been launched."""
