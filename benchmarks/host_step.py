@@ -5,7 +5,8 @@
 The budget from schedule to launch is 200 µs at batch 256. ``simulated`` runs the cuda backend's executables and
 fetches on a device that does nothing and is never waited for: what is left is Python. ``null`` checks every rule
 of the contract meanwhile, and is slower for it. ``cuda`` is the real thing, of Qwen3-0.6B's shape: there
-``launch`` has the driver's time in it, of which ``replay`` is the graph's.
+``launch`` has the driver's time in it, of which ``replay`` is the graph's; ``replay_idle`` is the same while the
+graph's last run is over.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,13 @@ PROMPT = 64
 WARM = 40
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("simulated", "null", "cuda"), default="simulated")
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 32, 256])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--profile", action="store_true", help="print where the time goes, too")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     logging.getLogger("zif").setLevel(logging.ERROR)
     for batch in args.batch:
         engine = opened(args.device, batch)
@@ -135,7 +136,7 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
     import random
 
     rng = random.Random(0)
-    most = WARM + 3 * args.steps + batch
+    most = 2 * WARM + 4 * args.steps + batch
     params = SamplingParams(temperature=0.6, max_tokens=most, ignore_eos=True)
     for number in range(batch):
         prompt = [rng.randrange(500) for _ in range(PROMPT)]
@@ -150,6 +151,9 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
         launches.append(engine._last_launch_ms * 1e3)
         steps.append(engine._last_step_ms * 1e3)
     parts = parts_of(engine, args.steps)
+    if args.device == "cuda":
+        wait = engine.runner.backend.runtime.synchronize
+        parts["replay_idle_us"] = parts_of(engine, args.steps // 4, before=wait)["replay_us"]
     if args.profile:
         profile = cProfile.Profile()
         profile.enable()
@@ -163,8 +167,8 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
     return {name: round(value, 1) for name, value in {**named, "step_us": statistics.median(steps), **parts}.items()}
 
 
-def parts_of(engine: Engine, steps: int) -> dict[str, float]:
-    """Medians of the calls that a step is made of, in µs; what they call is in them."""
+def parts_of(engine: Engine, steps: int, before: Callable[[], None] = lambda: None) -> dict[str, float]:
+    """Medians of the calls that a step is made of, in µs; what they call is in them. ``before`` comes before each."""
     spent: dict[str, list[float]] = defaultdict(list)
     runner: Any = engine.runner
     (program,) = [runner._compiled[key][0] for key in list(runner._compiled)[-1:]]
@@ -185,6 +189,7 @@ def parts_of(engine: Engine, steps: int) -> dict[str, float]:
 
         setattr(owner, name, functools.wraps(fn)(timed))
     for _ in range(steps):
+        before()
         engine.step()
     for owner, name in named:
         delattr(owner, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -83,7 +84,7 @@ def plan_logits(batch: Batch) -> LogitsPlan:
 def step_shape(batch: Batch, logits: int, limits: Limits, bucket: Bucket) -> StepShape:
     """The padded shape that a batch with ``logits`` logits rows runs as."""
     size = len(batch.requests)
-    longest = int((batch.starts + batch.counts).max())
+    longest = int(batch.starts.max()) + 1 if batch.decode_only else int((batch.starts + batch.counts).max())
     pages = bucket("pages", -(-longest // limits.page_size), limits.pages)
     if batch.decode_only:
         seqs = bucket("decode_seqs", size, limits.rows)
@@ -116,6 +117,8 @@ def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str
 
 def host_step(batch: Batch, shape: StepShape) -> HostStep:
     """What kernels that plan are told of a batch."""
+    if batch.decode_only:
+        return HostStep(shape, np.arange(len(batch.starts) + 1, dtype=np.int32), batch.starts + np.int32(1))
     starts = np.zeros(len(batch.counts) + 1, np.int32)
     np.cumsum(batch.counts, out=starts[1:])
     return HostStep(shape, starts, batch.starts + batch.counts)
@@ -123,9 +126,7 @@ def host_step(batch: Batch, shape: StepShape) -> HostStep:
 
 def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
     """The least sampler that serves every request of a batch."""
-    needs = 0
-    for request in batch.sampling:
-        needs |= request.params.needs
+    needs = batch.needs
     asked = [batch.requests[entry].params.prompt_logprobs for entry, _, _ in plan.scored]
     if needs & SCORED:
         asked += [request.params.logprobs for request in batch.sampling]
@@ -151,9 +152,18 @@ def assignment_inputs(
 
 
 def padded(values: Any, size: int, fill: int) -> IntArray:
-    """``values`` as int32 [size], ``fill`` behind them."""
+    """``values`` as int32 [size], ``fill`` behind them; not to be written where there are none."""
+    if not len(values):
+        return _filled(size, fill)
     out = np.full(size, fill, np.int32)
     out[: len(values)] = values
+    return out
+
+
+@functools.lru_cache(maxsize=1024)
+def _filled(size: int, fill: int) -> IntArray:
+    out = np.full(size, fill, np.int32)
+    out.flags.writeable = False
     return out
 
 

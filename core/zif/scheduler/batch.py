@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
 from zif.engine.messages import FinishReason
-from zif.scheduler.memory import PageChanges
+from zif.scheduler.memory import IndexArray, PageChanges
 from zif.scheduler.request import Request
 
 BoolArray = npt.NDArray[np.bool_]
@@ -42,6 +45,7 @@ class Batch:
     ==================  ==============  ====================================================================
 
     ``sampling`` are the requests of the entries that sample, in order: ``commit`` takes one token for each.
+    ``needs`` is what their samplers have to do, or-ed (:attr:`zif.sampling.params.SamplingParams.needs`).
     """
 
     step: int
@@ -58,6 +62,7 @@ class Batch:
     page_indices: IntArray
     page_ids: IntArray
     sampling: list[Request]
+    needs: int
 
     @property
     def decode_only(self) -> bool:
@@ -85,6 +90,19 @@ class Update:
     stop_reason: int | None = None
 
 
+class Decodes(NamedTuple):
+    """The decode entries of the step in the making: ``starts`` and ``needs`` as a batch's.
+
+    ``fresh`` are the indices of those that begin a page.
+    """
+
+    requests: list[Request]
+    rows: IntArray
+    starts: IntArray
+    needs: int
+    fresh: IndexArray
+
+
 @dataclass(slots=True)
 class Chunk:
     """A prefill entry of the step in the making: positions ``[start, start + count)``."""
@@ -99,18 +117,11 @@ class Chunk:
         return self.start + self.count == len(self.request.tokens)
 
 
-def build_batch(
-    step: int,
-    decodes: list[Request],
-    rows: IntArray,
-    starts: IntArray,
-    chunks: list[Chunk],
-    new: list[Request],
-    changes: PageChanges,
-) -> Batch:
-    """Join ``decodes`` (on ``rows``, each at its position ``starts``) and ``chunks`` into a step."""
-    n = len(decodes)
-    requests, sampling = decodes.copy(), decodes.copy()
+def build_batch(step: int, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: PageChanges) -> Batch:
+    """Join ``decodes`` and ``chunks`` into a step."""
+    n = len(decodes.requests)
+    requests, sampling = decodes.requests.copy(), decodes.requests.copy()
+    rows, starts, needs = decodes.rows, decodes.starts, decodes.needs
     counts, samples, all_logits = np.ones(n, np.int32), np.ones(n, np.bool_), np.zeros(n, np.bool_)
     tokens = _NO_TOKENS
     if chunks:
@@ -118,6 +129,7 @@ def build_batch(
         last = [chunk.last and chunk.request.samples for chunk in chunks]
         requests += more
         sampling += compress(more, last)
+        needs |= sampler_needs(compress(more, last))
         rows = np.concatenate([rows, np.array([r.row for r in more], np.int32)])
         starts = np.concatenate([starts, np.array([c.start for c in chunks], np.int32)])
         counts = np.concatenate([counts, np.array([c.count for c in chunks], np.int32)])
@@ -140,7 +152,13 @@ def build_batch(
         page_indices=page_indices,
         page_ids=page_ids,
         sampling=sampling,
+        needs=needs,
     )
+
+
+def sampler_needs(requests: Iterable[Request]) -> int:
+    """What the samplers of ``requests`` have to do, or-ed."""
+    return functools.reduce(operator.or_, (request.params.needs for request in requests), 0)
 
 
 def join_changes(changes: Sequence[PageChanges], num_groups: int) -> PageChanges:

@@ -63,6 +63,7 @@ class Memory:
         self.owned = np.zeros(rows, dtype=np.int32)
         self.dead = np.zeros((len(self.groups), rows), dtype=np.int32)
         self.pages = np.zeros((len(self.groups), rows, -(-self.max_length // page_size)), dtype=np.int32)
+        self._nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty((len(self.groups), 0), np.int32))
         self._locks: dict[int, Lock] = {}
         self._replaced: dict[int, IntArray] = {}
 
@@ -144,6 +145,8 @@ class Memory:
     def extend_decodes(self, rows: IntArray, starts: IntArray, fresh: IndexArray) -> PageChanges:
         """One more position for each of ``rows``; those at ``fresh`` (indices into ``rows``) begin a page."""
         self.kv[rows] = starts + 1
+        if not len(fresh):
+            return self._nothing
         at, indices = rows[fresh], starts[fresh] // self.page_size
         ids = self.take(len(fresh))
         for g in range(len(self.groups)):

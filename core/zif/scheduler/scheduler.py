@@ -14,9 +14,9 @@ from zif.cache.allocator import IntArray
 from zif.cache.groups import HostGroup
 from zif.contract.errors import ContextLengthExceeded, InvalidRequest, Overloaded
 from zif.engine.messages import FinishReason
-from zif.scheduler.batch import Batch, Chunk, Update, build_batch, join_changes
+from zif.scheduler.batch import Batch, Chunk, Decodes, Update, build_batch, join_changes, sampler_needs
 from zif.scheduler.config import SchedulerConfig
-from zif.scheduler.memory import IndexArray, Memory, PageChanges
+from zif.scheduler.memory import Memory, PageChanges
 from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
 from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
@@ -65,7 +65,7 @@ class Scheduler:
         self._waiting: list[Request] = []
         self._prefilling: list[Request] = []
         self._decoding: list[Request] = []
-        self._decode_rows: IntArray | None = None  # rows of _decoding; None: to be made anew
+        self._decode_facts: tuple[IntArray, int] | None = None  # rows and needs of _decoding; None: to be made anew
         self._in_flight: deque[Batch] = deque()
         self._scorable = SCORED_POSITIONS
         self._order = QueueOrder(config.policy, self.memory.cache)
@@ -162,14 +162,13 @@ class Scheduler:
         if memory.windows and (self._prefilling or self._decoding):
             running = [r.row for r in self._prefilling] + [r.row for r in self._decoding]
             memory.forget_unseen(np.array(running, dtype=np.int32), step)
-        room = self._make_room_for_decodes()
-        if room is None:
+        decodes = self._make_room_for_decodes()
+        if decodes is None:
             return None
-        decodes, rows, starts, fresh = room
-        changes = [memory.extend_decodes(rows, starts, fresh)] if decodes else []
+        changes = [memory.extend_decodes(decodes.rows, decodes.starts, decodes.fresh)] if decodes.requests else []
         chunks, new = self._prefill(self.config.chunked_prefill_size, changes)
-        if decodes or chunks:
-            return self._launch(decodes, rows, starts, chunks, new, changes)
+        if decodes.requests or chunks:
+            return self._launch(decodes, chunks, new, changes)
         if self._in_flight or not self._requests:
             return None
         # Several half-done prefills can hold all pages between them: the youngest makes way.
@@ -177,25 +176,26 @@ class Scheduler:
         self._retract_youngest()
         return self.schedule()
 
-    def _make_room_for_decodes(self) -> tuple[list[Request], IntArray, IntArray, IndexArray] | None:
-        """The decodes of this step, with pages reserved for those (``fresh``) that begin a page.
+    def _make_room_for_decodes(self) -> Decodes | None:
+        """The decodes of this step, with pages reserved for those that begin a page.
 
         Retracts requests if need be; None if that has to wait for the step in flight.
         """
         memory, headroom = self.memory, 0
         while True:
             decodes = self._decoding
-            if self._decode_rows is None:
-                self._decode_rows = np.array([r.row for r in decodes], dtype=np.int32)
-            rows = self._decode_rows
+            if self._decode_facts is None:
+                self._decode_facts = np.array([r.row for r in decodes], dtype=np.int32), sampler_needs(decodes)
+            rows, needs = self._decode_facts
             starts = memory.kv[rows]
             active = starts < memory.final[rows]
             if not active.all():
                 decodes, rows, starts = list(compress(decodes, active.tolist())), rows[active], starts[active]
+                needs = sampler_needs(decodes)
             fresh = np.flatnonzero(starts % self.config.page_size == 0)
             running = len(self._prefilling) + len(self._decoding)
             if memory.reserve(len(fresh) + (headroom if running > 1 else 0)):
-                return decodes, rows, starts, fresh
+                return Decodes(decodes, rows, starts, needs, fresh)
             if self._in_flight:
                 return None
             assert running > 1, "one request alone must fit: add() refuses those that do not"
@@ -283,19 +283,9 @@ class Scheduler:
             self._prefilling.extend(admitted)
         return admitted
 
-    def _launch(
-        self,
-        decodes: list[Request],
-        rows: IntArray,
-        starts: IntArray,
-        chunks: list[Chunk],
-        new: list[Request],
-        changes: list[PageChanges],
-    ) -> Batch:
+    def _launch(self, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: list[PageChanges]) -> Batch:
         changes += self.memory.replaced()
-        batch = build_batch(
-            self._step, decodes, rows, starts, chunks, new, join_changes(changes, len(self.memory.groups))
-        )
+        batch = build_batch(self._step, decodes, chunks, new, join_changes(changes, len(self.memory.groups)))
         self.memory.last[batch.rows] = batch.step
         self._in_flight.append(batch)
         self._step += 1
@@ -306,7 +296,7 @@ class Scheduler:
                 chunk.request.scored = True
                 chunk.request.status = Status.DECODING
                 self._decoding.append(chunk.request)
-                self._decode_rows = None
+                self._decode_facts = None
         if chunks:
             self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
         return batch
@@ -371,5 +361,5 @@ class Scheduler:
         self._waiting = [r for r in self._waiting if r.status is Status.WAITING]
         self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
         self._decoding = [r for r in self._decoding if r.status is Status.DECODING]
-        self._decode_rows = None
+        self._decode_facts = None
         self._admit_from = 0
