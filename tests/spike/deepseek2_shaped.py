@@ -7,13 +7,13 @@ experts. The residual goes from layer to layer unadded, so that each sum is one 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.cache import CacheGroup
-from zif.contract.model import InputSpec
+from zif.contract.model import InputSpec, local_attention
 from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
@@ -37,24 +37,38 @@ Carry = tuple[Array, Array | None, Tree]
 
 @dataclass(frozen=True)
 class DeepSeek2Shaped:
-    """One dense layer, then layers of experts."""
+    """One dense layer, then layers of experts. ``ranks`` share the heads and the inner units."""
 
+    ranks: int = 1
     num_layers: int = 4
     inputs: Sequence[InputSpec] = ()
     vocab_size: int = 96
     hidden_size: int = HIDDEN
     context_length: int = 64
-    attention_specs: Sequence[AttentionSpec] = (SPEC,)
+
+    @property
+    def spec(self) -> AttentionSpec:
+        return local_attention(SPEC, self.ranks)
+
+    @property
+    def attention_specs(self) -> Sequence[AttentionSpec]:
+        return (self.spec,)
+
+    def local(self, size: int) -> DeepSeek2Shaped:
+        return replace(self, ranks=size)
 
     @property
     def cache_groups(self) -> Sequence[CacheGroup]:
         return (CacheGroup("latent", "latent", self.num_layers, 1, RANK + ROPE, 0),)
 
     def weights(self) -> dict[str, Tree]:
+        ranks = self.ranks
         return {
             "embed": EmbeddingSpec("embed", self.vocab_size, HIDDEN),
-            "dense": RepeatedSpec([{**_attention_weights(0), **_mlp("0.mlp", DENSE)}]),
-            "sparse": RepeatedSpec([{**_attention_weights(i), **_experts(i)} for i in range(1, self.num_layers)]),
+            "dense": RepeatedSpec([{**_attention_weights(0, ranks), **_mlp("0.mlp", DENSE // ranks)}]),
+            "sparse": RepeatedSpec(
+                [{**_attention_weights(i, ranks), **_experts(i, ranks)} for i in range(1, self.num_layers)]
+            ),
             "norm": VectorSpec("norm", (HIDDEN,)),
             "lm_head": LinearSpec(("lm_head",), (self.vocab_size,), HIDDEN, split="vocab"),
         }
@@ -65,7 +79,10 @@ class DeepSeek2Shaped:
             *(OpRequest.of("rms_norm", dtype, size=size) for size in sizes),
             OpRequest.of("add_norm", dtype, size=HIDDEN),
             OpRequest.of("add", dtype),
-            *(OpRequest.of("gated_activation", dtype, size=size, kind="silu") for size in (DENSE, SHARED, SIZE)),
+            *(
+                OpRequest.of("gated_activation", dtype, size=size // self.ranks, kind="silu")
+                for size in (DENSE, SHARED, SIZE)
+            ),
             OpRequest.of("route", dtype, experts=EXPERTS, top_k=TOP_K, scoring="softmax"),
         ]
 
@@ -80,11 +97,11 @@ class DeepSeek2Shaped:
         angles = ops.rope_angles(step.positions, SPEC.rope)
 
         def dense(w: Tree, carry: Carry, i: Any) -> Carry:
-            x, residual, cache = _attend(ops, w, carry, i, step, angles, consumers=(w["gate_up"],))
+            x, residual, cache = _attend(ops, w, carry, i, step, self.spec, angles, consumers=(w["gate_up"],))
             return mlp(ops, w, x, step), residual, cache
 
         def sparse(w: Tree, carry: Carry, i: Any) -> Carry:
-            x, residual, cache = _attend(ops, w, carry, 1 + i, step, angles, consumers=())
+            x, residual, cache = _attend(ops, w, carry, 1 + i, step, self.spec, angles, consumers=())
             weights, experts = ops.route(ops.linear(x, w["router"], step), TOP_K, "softmax", False, 1.5)
             routed = ops.moe(x, weights, experts, w["experts"], "silu", step)
             return ops.add(routed, mlp(ops, w["shared"], x, step)), residual, cache
@@ -103,7 +120,14 @@ def mlp(ops: Ops, w: Tree, x: Array, step: Step) -> Array:
 
 
 def _attend(
-    ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, angles: Array, consumers: tuple[Any, ...]
+    ops: Ops,
+    w: Tree,
+    carry: Carry,
+    index: Any,
+    step: Step,
+    spec: AttentionSpec,
+    angles: Array,
+    consumers: tuple[Any, ...],
 ) -> tuple[Array, Array, Tree]:
     """(normed for the MLP, residual, cache) after layer ``index``'s attention."""
     x, residual, cache = carry
@@ -112,30 +136,30 @@ def _attend(
     else:
         x, residual = ops.add_norm(x, residual, w["input_norm"], EPS, consumers=(w["q_a"], w["kv_a"]), step=step)
     q = ops.linear(ops.rms_norm(ops.linear(x, w["q_a"], step), w["q_norm"], EPS), w["q_b"], step)
-    q = q.reshape(-1, HEADS, NOPE + ROPE)
+    q = q.reshape(-1, spec.q_heads, NOPE + ROPE)
     q = ops.concat([q[..., :NOPE], ops.rope(q[..., NOPE:], angles, interleaved=True)])
     kv = ops.linear(x, w["kv_a"], step)
     turned = ops.rope(kv[:, RANK:].reshape(-1, 1, ROPE), angles, interleaved=True).reshape(-1, ROPE)
     latent = ops.concat([ops.rms_norm(kv[:, :RANK], w["kv_norm"], EPS), turned])
-    cache = ops.latent_write(latent, cache, index, step, SPEC)
-    out = ops.latent_attention(q, cache, index, step, SPEC, w["k_up"], w["v_up"])
-    out = ops.linear(out.reshape(-1, HEADS * V_DIM), w["o"], step)
+    cache = ops.latent_write(latent, cache, index, step, spec)
+    out = ops.latent_attention(q, cache, index, step, spec, w["k_up"], w["v_up"])
+    out = ops.linear(out.reshape(-1, spec.q_heads * V_DIM), w["o"], step)
     x, residual = ops.add_norm(out, residual, w["mlp_norm"], EPS, consumers=consumers, step=step)
     return x, residual, cache
 
 
-def _attention_weights(i: int) -> dict[str, Tree]:
-    rows = NOPE + V_DIM
+def _attention_weights(i: int, ranks: int) -> dict[str, Tree]:
+    rows, heads = NOPE + V_DIM, HEADS // ranks
     return {
         "input_norm": VectorSpec(f"{i}.input_norm", (HIDDEN,)),
         "q_a": LinearSpec((f"{i}.q_a",), (Q_RANK,), HIDDEN),
         "q_norm": VectorSpec(f"{i}.q_norm", (Q_RANK,)),
-        "q_b": LinearSpec((f"{i}.q_b",), (HEADS * (NOPE + ROPE),), Q_RANK, split="columns"),
+        "q_b": LinearSpec((f"{i}.q_b",), (heads * (NOPE + ROPE),), Q_RANK, split="columns"),
         "kv_a": LinearSpec((f"{i}.kv_a",), (RANK + ROPE,), HIDDEN),
         "kv_norm": VectorSpec(f"{i}.kv_norm", (RANK,)),
-        "k_up": HeadsSpec(f"{i}.kv_b", HEADS, rows, RANK, 0, NOPE, transposed=True),
-        "v_up": HeadsSpec(f"{i}.kv_b", HEADS, rows, RANK, NOPE, rows),
-        "o": LinearSpec((f"{i}.o",), (HIDDEN,), HEADS * V_DIM, split="rows"),
+        "k_up": HeadsSpec(f"{i}.kv_b", heads, rows, RANK, 0, NOPE, transposed=True),
+        "v_up": HeadsSpec(f"{i}.kv_b", heads, rows, RANK, NOPE, rows),
+        "o": LinearSpec((f"{i}.o",), (HIDDEN,), heads * V_DIM, split="rows"),
         "mlp_norm": VectorSpec(f"{i}.mlp_norm", (HIDDEN,)),
     }
 
@@ -147,10 +171,10 @@ def _mlp(name: str, inner: int) -> dict[str, Tree]:
     }
 
 
-def _experts(i: int) -> dict[str, Tree]:
+def _experts(i: int, ranks: int) -> dict[str, Tree]:
     names = (f"{i}.{{e}}.gate", f"{i}.{{e}}.up", f"{i}.{{e}}.down")
     return {
         "router": LinearSpec((f"{i}.router",), (EXPERTS,), HIDDEN),
-        "experts": ExpertsSpec(*names, experts=EXPERTS, hidden=HIDDEN, size=SIZE, top_k=TOP_K),
-        "shared": _mlp(f"{i}.shared", SHARED),
+        "experts": ExpertsSpec(*names, experts=EXPERTS, hidden=HIDDEN, size=SIZE // ranks, top_k=TOP_K),
+        "shared": _mlp(f"{i}.shared", SHARED // ranks),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,9 +19,10 @@ from zif.engine.programs import ProgramSpec
 from zif.engine.requests import model_requests
 from zif.engine.store import CacheStore
 from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, admitted_row
+from zif.parallel import parallel_ops
 from zif.sampling.params import SamplingParams
 from zif.sampling.sampler import SamplerShape
-from zif.weights import load_weights
+from zif.weights import Shard, load_weights
 
 PAGE, PAGES, WIDTH, ROWS, PAD = 4, 64, 6, 6, 3
 GREEDY = SamplingParams(temperature=0.0)
@@ -54,12 +55,20 @@ class Loop:
 
     def __post_init__(self) -> None:
         self.backend = self.backend or self.framework.backend()
-        backend, groups = self.backend, self.model.cache_groups
+        backend, comm = self.backend, self.backend.communicator
         packer = self.wrap(backend.packer, backend.runtime)
         checkpoint = cast(Any, None)  # random weights need none
-        self.weights = load_weights(self.model, checkpoint, packer, "float32", load_format="dummy", progress=False)
+        shard = Shard(comm.rank, comm.size)
+        self.weights = load_weights(
+            self.model, checkpoint, packer, "float32", load_format="dummy", progress=False, shard=shard
+        )
+        if comm.size > 1:
+            self.model = self.model.local(comm.size)
+        groups = self.model.cache_groups
         requests = model_requests(self.model, self.weights, "float32", PAGE, "float32")
         self.bound: Bound = bind(requests, [*self.extensions, *backend.kernels()])
+        if comm.size > 1:
+            self.bound = replace(self.bound, ops=parallel_ops(self.bound.ops, comm, self.model.vocab_size))
         names = tuple(group.name for group in groups)
         self.shape = TableShape(ROWS, WIDTH, names, self.model.vocab_size)
         self.table = RequestTable(self.shape, backend.runtime)
