@@ -14,7 +14,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device-opt", action="append", default=[], help="backend.key=value: an option of its own")
     parser.add_argument(
         "--only", action="append", metavar="NAME",
-        help="run this section (hygiene, runtime, executables, ops, engine) or check alone; globs; can be repeated",
+        help="run this section (hygiene, communicator, runtime, executables, ops, engine) or check alone; globs; "
+        "can be repeated",
     )  # fmt: skip
     parser.add_argument(
         "--waivers", type=Path, metavar="FILE", help="TOML file of failures that are known, each with the reason"

@@ -21,6 +21,7 @@ def run(
     ``only``: names or globs of sections or checks (``ops``, ``ops/rms_norm``, ``ops/*/bfloat16/*``).
     Raises what :func:`zif.plugins.select` raises if there is no such plugin or it has no device.
     """
+    from zif.conformance.communicator import check_communicator
     from zif.conformance.hygiene import check_plugin
     from zif.plugins import extension_kernels, select
 
@@ -29,6 +30,8 @@ def run(
     name = f"{selection.plugin.name}:{selection.device.index}"
     if recorder.wants("hygiene"):
         check_plugin(selection, recorder)
+    if recorder.wants("communicator"):
+        check_communicator(selection, recorder)
     if any(recorder.wants(section) for section in ("runtime", "executables", "ops", "engine")):
         backend = selection.create_backend()
         added = extension_kernels(backend, selection.plugin.name)

@@ -1,0 +1,82 @@
+"""Run by :mod:`zif.conformance.communicator`, a fresh interpreter a rank: collectives inside programs, against numpy.
+
+What is staged is the same on all ranks; a rank's own part is that times its number, counted from 1. So the same
+program serves ranks that are processes and those of a mesh.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from zif.conformance.compare import same_bits
+from zif.contract.arrays import ArraySpec
+from zif.contract.backend import Backend
+from zif.contract.comm import Communicator, Group
+from zif.contract.step import StepShape
+from zif.ops.draw import numpy_dtype
+from zif.plugins import select
+
+SHAPES = ((1, 64), (7, 48), (64, 1024))
+RUNS = 4
+"""Enough that a backend that captures programs has captured it."""
+
+
+def main(device: str, options: list[str], rank: int, size: int, store: str) -> None:
+    """Print a JSON object: a check, and [what is wrong or null, a digest of the results that ranks have to share]."""
+    selection = select(device, options)
+    devices = selection.devices_of_ranks(size)
+    own = select(f"{selection.plugin.name}:{devices[rank].index}", options)
+    backend = own.create_backend(Group(rank, devices, store))
+    comm = backend.communicator
+    report: dict[str, Any] = {}
+    if comm.size != size:
+        report["size"] = [f"a group of {size} was asked for, its size is {comm.size}", ""]
+    else:
+        for dtype in backend.capabilities.dtypes:
+            report[f"all_reduce/{dtype}"] = _check(backend, dtype, comm.all_reduce, _summed)
+            report[f"all_gather/{dtype}"] = _check(backend, dtype, comm.all_gather, _joined)
+    comm.close()
+    print()  # a library may have left a line open
+    print(json.dumps(report), flush=True)
+
+
+def _check(
+    backend: Backend, dtype: str, collective: Callable[[Any], Any], expected: Callable[[Any, int], Any]
+) -> list[str | None]:
+    """Small whole numbers, whose sums every dtype has, so that results are to be exact."""
+    comm, digest, rng = backend.communicator, hashlib.sha256(), np.random.default_rng(0)
+    for shape in SHAPES:
+        program = _program(backend, comm, collective, dtype, shape)
+        for run in range(RUNS):
+            host = rng.integers(-8, 9, shape).astype(numpy_dtype(dtype))
+            outputs, _ = program.run(program.stage({"x": host}), {})
+            got = backend.runtime.fetch(outputs).wait()["y"]
+            digest.update(got.tobytes())
+            if not same_bits(got, expected(host, comm.size)):
+                return [f"{shape}, run {run}: {got.ravel()[:4]}… of {host.ravel()[:4]}… on {comm.size} ranks", ""]
+    return [None, digest.hexdigest()]
+
+
+def _program(backend: Backend, comm: Communicator, collective: Callable[[Any], Any], dtype: str, shape: Any) -> Any:
+    def fn(inputs: Any, resident: Any) -> Any:
+        return {"y": collective(inputs["x"] * (comm.rank + 1))}, {}
+
+    tokens, columns = shape
+    wide = ArraySpec((tokens, columns * comm.size if collective == comm.all_gather else columns), dtype)
+    static = {"step": StepShape(tokens, tokens, 1, tokens, decode=True), "capturable": True}
+    return backend.executables.compile(
+        f"conformance-{collective.__name__}", fn, {"x": ArraySpec(shape, dtype)}, {"y": wide}, {}, (), static
+    )
+
+
+def _summed(host: Any, size: int) -> Any:
+    return (host.astype(np.float64) * sum(range(1, size + 1))).astype(host.dtype)
+
+
+def _joined(host: Any, size: int) -> Any:
+    return np.concatenate([(host.astype(np.float64) * rank).astype(host.dtype) for rank in range(1, size + 1)], -1)
