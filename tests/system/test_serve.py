@@ -19,6 +19,7 @@ import pytest
 from system.conftest import Served, serve
 
 MODEL = "zif-pocket"
+TWO_RANKS = ("--device", "cpu", "--tp-size", "2", "--max-total-tokens", "8192")
 TURN: Any = [{"role": "user", "content": "What is 3 + 4?"}]
 
 
@@ -228,3 +229,53 @@ def test_sigterm_to_the_whole_group_lets_a_stream_end(tmp_path: Path) -> None:
             os.killpg(served.process.pid, signal.SIGTERM)
             assert list(lines)[-2:] == ["data: [DONE]", ""]
         assert served.process.wait(20) == 0
+
+
+def rank_pids(served: Served) -> list[int]:
+    """The processes of the ranks that the engine's process leads."""
+    tasks = Path(f"/proc/{served.engine_pid}/task").glob("*/children")
+    pids = [int(pid) for task in tasks for pid in task.read_text().split()]
+    return [pid for pid in pids if b"zif.parallel" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def wait_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        assert time.monotonic() < deadline, f"{pids} still run"
+        time.sleep(0.05)
+
+
+def test_two_ranks_answer_as_one_and_end_with_the_server(served: Served, tmp_path: Path) -> None:
+    with client_of(served) as client:
+        alone = client.chat.completions.create(model=MODEL, messages=TURN, temperature=0, seed=3)
+    with serve(tmp_path / "log", *TWO_RANKS) as both:
+        pids = [both.engine_pid, *rank_pids(both)]
+        assert len(pids) == 2
+        with client_of(both) as client:
+            answer = client.chat.completions.create(model=MODEL, messages=TURN, temperature=0, seed=3)
+        assert answer.choices[0].message.content == alone.choices[0].message.content
+        both.process.terminate()
+        assert both.process.wait(30) == 0, both.log.read_text()
+        wait_gone(pids)
+
+
+@pytest.mark.slow
+def test_ranks_end_with_a_server_that_is_killed(tmp_path: Path) -> None:
+    with serve(tmp_path / "log", *TWO_RANKS) as both:
+        pids = [both.engine_pid, *rank_pids(both)]
+        both.process.kill()
+        wait_gone(pids)
+
+
+def test_a_rank_that_is_killed_is_reported_and_the_server_stops_well(tmp_path: Path) -> None:
+    with serve(tmp_path / "log", *TWO_RANKS) as both:
+        engine, (rank,) = both.engine_pid, rank_pids(both)
+        os.kill(rank, signal.SIGKILL)
+        with client_of(both) as client, pytest.raises(openai.APIStatusError):
+            client.chat.completions.create(model=MODEL, messages=TURN, max_tokens=500)
+        health = both.get("/health")
+        assert health.status_code == 503
+        assert "rank 1 of 2 ended by signal 9" in health.text
+        both.process.terminate()
+        both.process.wait(30)
+        wait_gone([engine, rank])
