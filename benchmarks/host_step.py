@@ -163,7 +163,8 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(30)
     engine.abort()
     launches.sort()
-    named = {"schedule_to_launch_us": launches[len(launches) // 2], "p99_us": launches[int(len(launches) * 0.99)]}
+    of = {"schedule_to_launch": 0.5, "p10": 0.1, "p90": 0.9, "p99": 0.99}
+    named = {f"{name}_us": launches[int(len(launches) * share)] for name, share in of.items()}
     return {name: round(value, 1) for name, value in {**named, "step_us": statistics.median(steps), **parts}.items()}
 
 

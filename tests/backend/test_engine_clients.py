@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ import pytest
 from backend.checkpoints import save
 from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, WeightsError
 from zif.engine.build import build_engine
-from zif.engine.client import Client, ProcessClient, ThreadClient
+from zif.engine.client import Client, ProcessClient, ThreadClient, _settled
 from zif.engine.messages import EngineOutput, EngineRequest
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
@@ -209,6 +210,20 @@ async def test_a_killed_engine_is_reported_at_once(path: Path) -> None:
     assert time.monotonic() - killed < 2  # the promise that README makes
     assert "signal 9" in str(client.failure)
     await client.shutdown(0)
+
+
+def test_an_engine_process_never_walks_what_it_was_built_of(path: Path) -> None:
+    gc.collect()
+    engine = _settled(settings_of(path), lambda _: None)
+    try:
+        frozen = gc.get_freeze_count()
+        assert frozen > 10_000
+        assert len(gc.get_objects()) < frozen / 10
+        engine.add(EngineRequest("a", [1, 2, 3], SamplingParams(max_tokens=2)))
+        assert [token for _ in range(4) for output in engine.step() for token in output.token_ids] == [7, 7]
+    finally:
+        engine.close()
+        gc.unfreeze()
 
 
 async def test_a_start_that_fails_raises_what_failed(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import itertools
 import logging
 import multiprocessing
@@ -15,7 +16,7 @@ import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zif.contract import errors
@@ -24,6 +25,7 @@ from zif.engine.messages import EngineOutput, EngineRequest
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
 
 if TYPE_CHECKING:
+    from zif.engine.engine import Engine
     from zif.engine.loop import Build
     from zif.settings import Settings
 
@@ -348,11 +350,10 @@ def _process_main(settings: Settings, pipe: Any) -> None:
     from zif.cli.output import configure_logging
 
     configure_logging(settings.log_level)
-    from zif.engine.build import build_engine
     from zif.engine.loop import PipePort, serve
 
     try:
-        serve(functools.partial(build_engine, settings), PipePort(pipe))
+        serve(functools.partial(_settled, settings), PipePort(pipe))
     except ZifError:
         logger.debug("engine process ends", exc_info=True)
         raise SystemExit(1) from None  # the client has been told, and says it to the user
@@ -361,3 +362,17 @@ def _process_main(settings: Settings, pipe: Any) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(1)  # what a broken device's libraries do at exit may never end
+
+
+def _settled(settings: Settings, abandon: Callable[[str], None]) -> Engine:
+    """The engine; what has been made until now stays, and no collection of garbage walks it again.
+
+    It is some hundred thousand objects, most of them a framework's modules: walking them halts every request's
+    stream for a tenth of a second.
+    """
+    from zif.engine.build import build_engine
+
+    engine = build_engine(settings, abandon)
+    gc.collect()
+    gc.freeze()
+    return engine
