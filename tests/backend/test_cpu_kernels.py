@@ -270,9 +270,10 @@ def test_attention_is_the_same_on_any_number_of_threads() -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_a_draw_is_the_references_over_a_large_vocabulary(backend: CpuBackend) -> None:
+@pytest.mark.parametrize("vocab", [5, 128, 140, 250, 300, 4096 + 128, 20011])
+def test_a_draw_is_the_references_wherever_the_vocabulary_ends(backend: CpuBackend, vocab: int) -> None:
     rng = np.random.default_rng(8)
-    rows, vocab = 6, 20011
+    rows = 6
     arguments = {
         "logits": (rng.standard_normal((rows, vocab)) * 3).astype(np.float32).astype(np.float64),
         "temperature": np.array([0.0, 1.0, 0.7, 2.0, 1.0, 1.5]),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,7 @@ from zif.contract.kernel import kernel
 from zif.contract.ops import op_specs
 from zif.reference.torch import TorchPacker, TorchReference
 from zif.reference.torch.kernels import write_slots
+from zif.sampling.threefry import HALF, threefry2x32
 
 # --- attention -----------------------------------------------------------------------------------------
 
@@ -199,6 +202,26 @@ def assigned_in_the_step_alone(rows: Any, tokens: Any, last: Any, kv_len: Any, p
     return *results, {group: ORIGINAL["put"](pages[group], (rows,), updated[group][rows]) for group in pages}
 
 
+def draws_from(source: Callable[[Any], tuple[Any, Any]]) -> Callable[..., Any]:
+    """Draws that take for each token id the word and the counter of ``source``."""
+
+    def sample(logits: Any, temperature: Any, seed: Any, position: Any) -> Any:
+        counter, second = source(np.arange(logits.shape[-1], dtype=np.uint32))
+        key = seed.numpy().view(np.uint32)
+        words = threefry2x32(key[:, :1], key[:, 1:], position.numpy().astype(np.uint32)[:, None], counter[None, :])
+        u = ((np.where(second, *words[::-1]) >> 9) + 0.5) / 2**23
+        greedy = temperature[:, None] == 0
+        noise = torch.from_numpy(-np.log(-np.log(u))).where(~greedy, 0.0)
+        return (logits / temperature[:, None].where(~greedy, 1.0) + noise).argmax(-1).int()
+
+    return sample
+
+
+def halves(ids: Any) -> tuple[Any, Any]:
+    second, counter = np.divmod(ids, len(ids) // 2)
+    return counter, second
+
+
 def last_of_equals(logits: Any) -> Any:
     return (logits.shape[-1] - 1 - logits.flip(-1).argmax(-1)).int()
 
@@ -256,6 +279,9 @@ OPS: dict[str, dict[str, Any]] = {
         "seed's second word ignored": expect("sample", seed=lambda s: s * torch.tensor([1, 0], dtype=s.dtype)),
         "temperature ignored": expect("sample", temperature=lambda t: (t > 0).float()),
         "never greedy": expect("sample", temperature=lambda t: t.clamp(min=1.0)),
+        "a block for each token": draws_from(lambda ids: (ids, 0)),
+        "neighbours share a block": draws_from(lambda ids: (ids // 2, ids % 2)),
+        "halves of the vocabulary share a block": draws_from(halves),
     },
     "sample_rows": {
         "settings in order": lambda lo, rows, t, seed, kv, last, random: (
@@ -341,6 +367,11 @@ def test_a_planted_bug_is_caught_where_it_is(op: str, mutant: Any) -> None:
 @pytest.mark.parametrize("op", [*OPS])
 def test_without_a_bug_nothing_fails(op: str) -> None:
     report = report_on(Mutated(), f"ops/{op}")
+    assert report.passed, report.summary()
+
+
+def test_draws_from_the_right_words_are_no_bug() -> None:
+    report = report_on(Mutated("sample", draws_from(lambda ids: (ids & ~np.uint32(HALF), ids & HALF))), "ops/sample")
     assert report.passed, report.summary()
 
 

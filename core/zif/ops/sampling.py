@@ -68,6 +68,14 @@ def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         "position": rng.integers(0, 5000, rows).astype(np.int32),
     }
     yield OpCase(f"{rows}x{vocab}", OpRequest.of("sample", dtype, vocab=vocab), arguments)
+    rows, vocab = 5, 1000  # several of Threefry's pairs of lines, the last cut short
+    several = {
+        "logits": _logits(rng, rows, vocab),
+        "temperature": np.array([1.0, 1.5, 2.0, 3.0, 0.7]),
+        "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
+        "position": rng.integers(0, 5000, rows).astype(np.int32),
+    }
+    yield OpCase(f"{rows}x{vocab}", OpRequest.of("sample", dtype, vocab=vocab), several)
 
 
 @op(profile="llm", tolerances=EXACT, cases=_sample_cases)

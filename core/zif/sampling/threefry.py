@@ -2,7 +2,11 @@
 
 Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 2011). A draw is a
 function of (seed, position in the sequence, token id) alone, so a request's random bits do not
-depend on what else is in its batch, on retraction, or on the backend.
+depend on what else is in its batch, on retraction, on the backend, or on the size of the vocabulary.
+
+A block of Threefry is two words, and two tokens share one: those whose ids differ in the bit ``HALF``
+alone. Neighbours (2i and 2i + 1) would have to be interleaved lane by lane; halves of 256 ids are
+whole registers of a CPU, whole lines of a TPU's tiles, and lines that a GPU's warp loads at once.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import numpy as np
 A = np.ndarray[Any, Any]
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
+HALF = 128
 
 
 def threefry2x32(key0: A, key1: A, counter0: A, counter1: A) -> tuple[A, A]:
@@ -34,12 +39,16 @@ def threefry2x32(key0: A, key1: A, counter0: A, counter1: A) -> tuple[A, A]:
 def uniform(seed: A, position: A, vocab: int) -> A:
     """[R, vocab] float64 in (0, 1), multiples of 2⁻²³ plus 2⁻²⁴, for seed [R, 2] int32, position [R] int32.
 
-    Word 0 of threefry(key=seed, counter=(position, token id)), its upper 23 bits: with the half that
-    keeps u off 0 and 1 they fill float32's 24 bits of mantissa, so that every framework has the same u.
+    For a token id, word ``id & HALF > 0`` of threefry(key=seed, counter=(position, id & ~HALF)), its upper
+    23 bits: with the half that keeps u off 0 and 1 they fill float32's 24 bits of mantissa, so that every
+    framework has the same u.
     """
     key = seed.view(np.uint32)
-    ids = np.arange(vocab, dtype=np.uint32)[None, :]
-    bits, _ = threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], ids)
+    starts = np.arange(0, vocab, 2 * HALF, dtype=np.uint32)
+    counters = (starts[:, None] + np.arange(HALF, dtype=np.uint32)).reshape(1, -1)
+    words = threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], counters)
+    halves = [word.reshape(len(seed), len(starts), HALF) for word in words]
+    bits = np.stack(halves, axis=2).reshape(len(seed), 2 * HALF * len(starts))[:, :vocab]
     return ((bits >> np.uint32(9)).astype(np.float64) + 0.5) * 2.0**-23
 
 

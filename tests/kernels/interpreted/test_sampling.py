@@ -12,7 +12,8 @@ import triton.language as tl
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
 from zif.contract.ops import OpCase, OpRequest, op_specs
-from zif.portable.triton.device.sampling import uniform
+from zif.portable.triton.device.numbers import log2
+from zif.portable.triton.device.sampling import noise, uniform, words
 from zif.sampling import threefry
 
 VOCAB = 9001
@@ -35,18 +36,68 @@ def case(op: str, rows: int, draw: int, *, ties: bool = False, **arguments: Any)
 
 
 @triton.jit
-def draw_uniform(out, seed, position, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    ids = tl.arange(0, BLOCK)
-    u = uniform(tl.load(seed), tl.load(seed + 1), tl.load(position), ids)
-    tl.store(out + ids, u)
+def draw_uniform(out, noises, seed, position, HALF: tl.constexpr):  # type: ignore[no-untyped-def]
+    counters = tl.program_id(0) * 2 * HALF + tl.arange(0, HALF)
+    word0, word1 = words(tl.load(seed), tl.load(seed + 1), tl.load(position), counters)
+    tl.store(out + counters, uniform(word0))
+    tl.store(out + counters + HALF, uniform(word1))
+    tl.store(noises + counters, noise(word0))
+    tl.store(noises + counters + HALF, noise(word1))
 
 
 @pytest.mark.parametrize("seed", [(0, 0), (-1, 2**31 - 1), (-(2**31), 12345)])
-def test_random_bits_are_threefrys(seed: tuple[int, int]) -> None:
-    out = torch.empty(1024)
-    words, position = np.array([seed], np.int32), np.array([77], np.int32)
-    draw_uniform[(1,)](out, torch.from_numpy(words), torch.from_numpy(position), BLOCK=1024)
-    assert np.array_equal(out.numpy().astype(np.float64), threefry.uniform(words, position, 1024)[0])
+def test_random_bits_are_threefrys_and_noise_is_gumbels(seed: tuple[int, int]) -> None:
+    vocab = 1 << 13
+    out, noises = torch.empty(vocab), torch.empty(vocab)
+    key, position = np.array([seed], np.int32), np.array([77], np.int32)
+    grid = (vocab // (2 * threefry.HALF),)
+    draw_uniform[grid](out, noises, torch.from_numpy(key), torch.from_numpy(position), HALF=threefry.HALF)
+    u = threefry.uniform(key, position, vocab)[0]
+    assert np.array_equal(out.numpy().astype(np.float64), u)
+    np.testing.assert_allclose(noises.numpy(), -np.log2(-np.log2(u)), rtol=0, atol=5e-6)
+
+
+@triton.jit
+def draw_noise(noises, ups, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, BLOCK)
+    tl.store(noises + at, noise(tl.load(ups + at).to(tl.uint32, bitcast=True) << 9))
+
+
+def test_noise_is_right_where_u_is_next_to_its_ends() -> None:
+    """All of the 2¹⁶ least and the 2¹⁶ greatest u: a noise that is large comes of a u within a few 2⁻²⁴ of 1."""
+    edge, top = 1 << 16, 1 << 23
+    ups = np.concatenate([np.arange(edge), np.arange(top - edge, top)]).astype(np.int32)
+    noises = torch.empty(len(ups))
+    draw_noise[(1,)](noises, torch.from_numpy(ups), BLOCK=len(ups))
+    u = (ups + 0.5) / top
+    np.testing.assert_allclose(noises.numpy(), -np.log2(-np.log2(u)), rtol=0, atol=5e-6)
+
+
+@triton.jit
+def take_log2(out, x, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    at = tl.arange(0, BLOCK)
+    tl.store(out + at, log2(tl.load(x + at)))
+
+
+def test_log2_is_right_to_a_relative_2e_6_at_any_size() -> None:
+    rng = np.random.default_rng(0)
+    sizes = np.exp2(rng.uniform(-126, 127, 1 << 14)) * rng.uniform(1, 1.9, 1 << 14)
+    near = 1 + rng.choice([-1, 1], 1 << 14) * np.exp2(rng.uniform(-23, -1, 1 << 14))
+    x = np.concatenate([sizes, near]).astype(np.float32)
+    out = torch.empty(len(x))
+    take_log2[(1,)](out, torch.from_numpy(x), BLOCK=len(x))
+    np.testing.assert_allclose(out.numpy(), np.log2(x.astype(np.float64)), rtol=2e-6, atol=0)
+
+
+TIES = [(130, 2), (2, 130, 257), (257, 130), (8999, 5000, 4096), (8192, 4095), (8320, 8191 + 128, 8300), (9000, 8448)]
+
+
+@pytest.mark.parametrize("ids", TIES, ids=str)
+def test_of_equals_the_lowest_id_is_chosen_in_whichever_half_it_lies(ids: tuple[int, ...]) -> None:
+    tied = case("argmax", 2, 11)
+    tied.arguments["logits"][0, list(ids)] = 99.0
+    tied.arguments["logits"][1, list(ids)] = np.inf
+    check("argmax", tied, "float32")
 
 
 def test_argmax_and_sample_over_several_chunks() -> None:

@@ -9,7 +9,8 @@ namespace {
 
 typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
 
-constexpr int64_t kPiece = 4096;  // tokens of a row that a thread takes at a time
+constexpr int64_t kHalf = 128;              // tokens a block of Threefry apart: zif/sampling/threefry.py
+constexpr int64_t kPiece = 16 * 2 * kHalf;  // tokens of a row that a thread takes at a time
 
 struct Best {
     float value = -INFINITY;
@@ -21,10 +22,26 @@ struct Best {
     }
 };
 
+// A Best in each lane; ids are taken in ascending order.
+struct Bests {
+    vf value = splat(-INFINITY);
+    vi index = splat(INT32_MAX);
+
+    void take(vf other, vi at) {
+        const vi better = other > value;
+        value = better ? other : value;
+        index = better ? at : index;
+    }
+};
+
+struct Words {
+    vu first, second;
+};
+
 inline vu rotate(vu x, int by) { return (x << by) | (x >> (32 - by)); }
 
-// Word 0 of Threefry-2x32-20 (Salmon et al. 2011).
-inline vu threefry(uint32_t key0, uint32_t key1, uint32_t counter0, vu counter1) {
+// Threefry-2x32-20 (Salmon et al. 2011).
+inline Words threefry(uint32_t key0, uint32_t key1, uint32_t counter0, vu counter1) {
     constexpr int rotations[2][4] = {{13, 15, 26, 6}, {17, 29, 16, 24}};
     const uint32_t keys[3] = {key0, key1, key0 ^ key1 ^ 0x1BD11BDAu};
     vu x0 = vu{} + (counter0 + keys[0]), x1 = counter1 + keys[1];
@@ -38,7 +55,7 @@ inline vu threefry(uint32_t key0, uint32_t key1, uint32_t counter0, vu counter1)
         x0 += keys[(group + 1) % 3];
         x1 += keys[(group + 2) % 3] + uint32_t(group + 1);
     }
-    return x0;
+    return {x0, x1};
 }
 
 // log(x) for normal positive x, relative error about 1e-7 (Cephes).
@@ -72,23 +89,32 @@ inline vf gumbel(vu bits) {
 
 Best best_of(const float* logits, int64_t begin, int64_t end, float temperature, uint32_t key0, uint32_t key1,
              uint32_t position) {
-    vf value = splat(-INFINITY);
-    vi index = splat(INT32_MAX);
     vi lane;
     for (int i = 0; i < kLanes; ++i) lane[i] = i;
     const vf inverse = splat(temperature > 0 ? 1.f / temperature : 1.f);
-    for (int64_t i = begin; i < end; i += kLanes) {
+    const auto take = [&](Bests& bests, int64_t i, vf noise) {
         const int n = int(std::min<int64_t>(kLanes, end - i));
-        const vi at = lane + splat(int32_t(i));
-        vf x = n == kLanes ? load(logits + i) : load_part(logits + i, n);
-        if (temperature > 0) x = x * inverse + gumbel(threefry(key0, key1, position, (vu)at));
+        vf x = (n == kLanes ? load(logits + i) : load_part(logits + i, n)) * inverse + noise;
         if (n < kLanes) x = lane < splat(n) ? x : splat(-INFINITY);
-        const vi better = x > value;
-        value = better ? x : value;
-        index = better ? at : index;
+        bests.take(x, lane + splat(int32_t(i)));
+    };
+    Bests lower, upper;
+    if (temperature > 0) {
+        for (int64_t block = begin; block < end; block += 2 * kHalf) {
+            for (int64_t i = block; i < std::min(block + kHalf, end); i += kLanes) {
+                const Words words = threefry(key0, key1, position, (vu)(lane + splat(int32_t(i))));
+                take(lower, i, gumbel(words.first));
+                if (i + kHalf < end) take(upper, i + kHalf, gumbel(words.second));
+            }
+        }
+    } else {
+        for (int64_t i = begin; i < end; i += kLanes) take(lower, i, vf{});
     }
     Best best;
-    for (int i = 0; i < kLanes; ++i) best.take(value[i], index[i]);
+    for (int i = 0; i < kLanes; ++i) {
+        best.take(lower.value[i], lower.index[i]);
+        best.take(upper.value[i], upper.index[i]);
+    }
     return best;
 }
 

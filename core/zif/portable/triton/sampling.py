@@ -9,6 +9,7 @@ from zif.portable.triton.device import logprobs as device_logprobs
 from zif.portable.triton.device import sampling as device
 from zif.portable.triton.launching import Launch, ceil_div, power_of_two
 from zif.portable.triton.layers import dense_rows
+from zif.sampling.threefry import HALF
 
 Tensor = torch.Tensor
 CHUNK = 4096
@@ -32,7 +33,7 @@ def choose(launch: Launch, logits: Tensor, draws: Draws | None = None, keep: Kee
     """
     logits = dense_rows(logits)
     rows, vocab = logits.shape
-    chunk = _chunk(vocab)
+    chunk = max(_chunk(vocab), 2 * HALF)
     chunks = ceil_div(vocab, chunk)
     best = torch.empty((rows, chunks), dtype=torch.float32, device=logits.device)
     best_id = torch.empty((rows, chunks), dtype=torch.int32, device=logits.device)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import PARITY, ROTATIONS
+from zif.sampling.threefry import HALF, PARITY, ROTATIONS
 
 Array = jax.Array
 
@@ -75,7 +75,9 @@ def uniform(seed: Array, position: Array, vocab: int) -> Array:
     key0, key1 = key[:, :1], key[:, 1:]
     keys = (key0, key1, key0 ^ key1 ^ jnp.uint32(PARITY))
     x0: Any = position.astype(jnp.uint32)[:, None] + keys[0]
-    x1: Any = jnp.arange(vocab, dtype=jnp.uint32)[None, :] + keys[1]
+    starts = jnp.arange(0, vocab, 2 * HALF, dtype=jnp.uint32)
+    counters = (starts[:, None] + jnp.arange(HALF, dtype=jnp.uint32)).reshape(1, -1)
+    x1: Any = counters + keys[1]
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
             x0 = x0 + x1
@@ -83,4 +85,7 @@ def uniform(seed: Array, position: Array, vocab: int) -> Array:
             x1 = x1 ^ x0
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + jnp.uint32(group + 1)
-    return ((x0 >> 9).astype(jnp.float32) + 0.5) * 2.0**-23
+    rows, blocks = len(seed), len(starts)
+    words = jnp.stack([word.reshape(rows, blocks, HALF) for word in (x0, x1)], axis=2)
+    bits = words.reshape(rows, 2 * HALF * blocks)[:, :vocab]
+    return ((bits >> 9).astype(jnp.float32) + 0.5) * 2.0**-23

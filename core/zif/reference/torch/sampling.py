@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import PARITY, ROTATIONS
+from zif.sampling.threefry import HALF, PARITY, ROTATIONS
 
 Tensor = torch.Tensor
 
@@ -74,9 +74,10 @@ def uniform(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
     """
     key0, key1 = seed[:, :1], seed[:, 1:]
     keys = (key0, key1, key0 ^ key1 ^ PARITY)
-    ids = torch.arange(vocab, dtype=torch.int32, device=seed.device)[None, :]
+    starts = torch.arange(0, vocab, 2 * HALF, dtype=torch.int32, device=seed.device)
+    counters = (starts[:, None] + torch.arange(HALF, dtype=torch.int32, device=seed.device)).reshape(1, -1)
     x0: Any = position[:, None] + keys[0]
-    x1: Any = ids + keys[1]
+    x1: Any = counters + keys[1]
     for group in range(5):
         for rotation in ROTATIONS[group % 2]:
             x0 = x0 + x1
@@ -84,5 +85,6 @@ def uniform(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
             x1 = x1 ^ x0
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + (group + 1)
-    bits = (x0 >> 9) & 0x7FFFFF
+    words = torch.stack([word.unflatten(-1, (-1, HALF)) for word in (x0, x1)], dim=2)
+    bits = (words.flatten(1)[:, :vocab] >> 9) & 0x7FFFFF
     return (bits.float() + 0.5) * 2.0**-23

@@ -3,12 +3,14 @@
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.numbers import LOG2_E, log2
 from zif.portable.triton.device.overlap import enter
 from zif.sampling import threefry
 
 _PARITY = tl.constexpr(threefry.PARITY)
 _EVEN = tl.constexpr(threefry.ROTATIONS[0])
 _ODD = tl.constexpr(threefry.ROTATIONS[1])
+_HALF = tl.constexpr(threefry.HALF)
 
 
 @triton.jit
@@ -18,12 +20,12 @@ def _round(x0, x1, R: tl.constexpr):
 
 
 @triton.jit
-def uniform(key0, key1, position, ids):
-    """Float32 in (0, 1) for tokens ``ids``, the bits of :func:`zif.sampling.threefry.uniform`; all int32."""
+def words(key0, key1, position, counters):
+    """Both words of :func:`zif.sampling.threefry.threefry2x32`, uint32; arguments int32."""
     key0 = key0.to(tl.uint32, bitcast=True)
     key1 = key1.to(tl.uint32, bitcast=True)
     key2 = key0 ^ key1 ^ _PARITY
-    x1 = ids.to(tl.uint32, bitcast=True) + key1
+    x1 = counters.to(tl.uint32, bitcast=True) + key1
     x0 = tl.zeros_like(x1) + (position.to(tl.uint32, bitcast=True) + key0)
     for group in tl.static_range(5):
         for step in tl.static_range(4):
@@ -31,7 +33,19 @@ def uniform(key0, key1, position, ids):
         x0 += key1 if group % 3 == 0 else key2 if group % 3 == 1 else key0
         x1 += key2 if group % 3 == 0 else key0 if group % 3 == 1 else key1
         x1 += group + 1
-    return ((x0 >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
+    return x0, x1
+
+
+@triton.jit
+def uniform(word):
+    """Float32 in (0, 1), as :func:`zif.sampling.threefry.uniform` makes it of a word."""
+    return ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
+
+
+@triton.jit
+def noise(word):
+    """-log2(-log2 u) for the u of a word: Gumbel noise in units of log 2, less a constant."""
+    return -log2(-log2(uniform(word)))
 
 
 @triton.jit
@@ -44,21 +58,29 @@ def best_of_chunk(
     ``temperature`` [rows] float32 (0: not perturbed), ``seed`` [rows, 2] and ``position`` [rows] int32; if TABLE
     they are a table's, of which ``rows`` [rows] int32 tells the rows. Without RANDOM these are any pointers.
     ``best`` [rows, chunks] float32, ``best_id`` int32. Grid (rows, chunks).
+    BLOCK is a multiple of 256: the ids of its lower halves are Threefry's counters.
     """
     enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
-    ids = chunk * BLOCK + tl.arange(0, BLOCK)
-    x = tl.load(logits + row * logits_row + ids, mask=ids < vocab, other=float("-inf"))
+    lane = tl.arange(0, BLOCK // 2)
+    lower = chunk * BLOCK + lane // _HALF * (2 * _HALF) + lane % _HALF
+    upper = lower + _HALF
+    line = logits + row * logits_row
+    x = tl.load(line + lower, mask=lower < vocab, other=float("-inf"))
+    y = tl.load(line + upper, mask=upper < vocab, other=float("-inf"))
     if RANDOM:
         at = tl.load(rows + row).to(tl.int64) if TABLE else row
         t = tl.load(temperature + at)
         if t != 0:
-            u = uniform(tl.load(seed + 2 * at), tl.load(seed + 2 * at + 1), tl.load(position + at), ids)
-            x = x / t - tl.log(-tl.log(u))
-    value, index = tl.max(x, 0, return_indices=True)
+            rate = LOG2_E / t
+            word0, word1 = words(tl.load(seed + 2 * at), tl.load(seed + 2 * at + 1), tl.load(position + at), lower)
+            x = x * rate + noise(word0)
+            y = y * rate + noise(word1)
+    value = tl.max(tl.maximum(x, y), 0)
+    held = tl.minimum(tl.where(x == value, lower, vocab), tl.where(y == value, upper, vocab))
     tl.store(best + row * chunks + chunk, value)
-    tl.store(best_id + row * chunks + chunk, tl.minimum(chunk * BLOCK + index, vocab - 1))
+    tl.store(best_id + row * chunks + chunk, tl.minimum(tl.min(held, 0), vocab - 1))
 
 
 @triton.jit
