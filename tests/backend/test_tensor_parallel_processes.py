@@ -18,8 +18,10 @@ from backend.checkpoints import Saved, save
 from backend.test_tensor_parallel import PROMPTS, run, settings_of
 from zif import SamplingParams
 from zif.contract.errors import EngineDead, InvalidSettings, UnsupportedModel
+from zif.contract.info import Device
 from zif.engine.build import build_engine
 from zif.engine.messages import EngineRequest
+from zif.plugins import Selection
 from zif.reference.torch import TorchBackend, TorchRuntime
 
 ENDLESS = SamplingParams(temperature=0, ignore_eos=True)
@@ -110,7 +112,16 @@ def test_a_rank_that_cannot_start_is_an_error_of_the_start(monkeypatch: pytest.M
     broken.write_text("#!/bin/sh\nexit 3\n")
     broken.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(broken))
+    monkeypatch.setattr("zif.parallel.leader.GRACE_SECONDS", 0.2)  # the leader waits for it at their meeting
     with pytest.raises(EngineDead, match="the process of rank 1 of 2 ended with exit code 3"):
+        zif.LLM(tp_size=2, progress=False, **CPU)
+
+
+def test_what_a_rank_raises_is_the_error_of_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    apart = (Device(name="cpu"), Device(name="cpu", index=7))
+    monkeypatch.setattr(Selection, "devices_of_ranks", lambda self, size: apart)
+    monkeypatch.setattr("zif.parallel.leader.GRACE_SECONDS", 0.2)
+    with pytest.raises(EngineDead, match="rank 1 of 2: --device cpu:7: no such device"):
         zif.LLM(tp_size=2, progress=False, **CPU)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -67,23 +68,24 @@ def _follow(pipe: Connection) -> None:
     from zif.cli.output import configure_logging
     from zif.engine.memory import plan_pages
     from zif.engine.part import load_part
-    from zif.plugins import select
+    from zif.plugins import select as select_device
 
     join: Join = pipe.recv()
     settings = join.settings
     configure_logging("debug" if settings.log_level == "debug" else "warning")  # the leader says the rest
-    selection = select(settings.device, settings.device_opt)
+    selection = select_device(settings.device, settings.device_opt)
     backend = selection.create_backend(join.group)
     part = load_part(settings, backend, selection, load_format=settings.load_format, progress=False)
     pipe.send(Pages(plan_pages(part.plan, part.model.cache_groups, backend)))
     begin: Begin = pipe.recv()
     runner = part.runner(begin.num_pages, begin.limits, 0, FollowingRunner)
     reader = LaunchReader(lambda key: runner.spec(key).inputs)
+    arrivals = select.poll()  # Connection.poll makes a selector each time
+    arrivals.register(pipe, select.POLLIN)
     pipe.send(Ready())
     while True:
-        if not pipe.poll(IDLE_SECONDS):
+        if not arrivals.poll(IDLE_SECONDS * 1e3):
             backend.runtime.synchronize()  # raises what the device raised
-            pipe.poll(None)
         message = pipe.recv()
         if message is None:
             return
