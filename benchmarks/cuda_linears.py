@@ -296,7 +296,9 @@ def layer(models: str = "0.6b,8b") -> None:
                 others: list[Tile | None] = [None]
                 if tile is not None:
                     others += [
-                        replace(tile, early=early) for early in (256, 1024) if early <= shapes[name][1] // tile.splits
+                        replace(tile, early=early)
+                        for early in (0, 256, 1024)
+                        if early != tile.early and early <= shapes[name][1] // tile.splits
                     ]
                 if tokens == 1 and KINDS[name] == "sum":
                     others += [Tile(1, outputs, 1024, splits=shapes[name][1] // 1024 if shapes[name][1] < 4096 else 2)
@@ -305,6 +307,8 @@ def layer(models: str = "0.6b,8b") -> None:
                     others += [other for other in candidates(
                         Case(KINDS[name], *shapes[name], "bfloat16", tokens), processors) if other != tile]  # type: ignore[arg-type]  # fmt: skip
                 for other in others:
+                    if other is not None and not (other.splits and other.fits(shapes[name][1])):
+                        continue
                     us = chain(ours | {name: other}) - base
                     if us < 0.3:
                         changed[f"{name} {other and astuple(other)}"] = round(us, 2)

@@ -241,3 +241,13 @@ def test_tables_align_numbers_right_and_show_none_as_a_dash() -> None:
         "add        1.5",
         "attention    -",
     ]
+
+
+def test_warmup_runs_each_kind_of_step_and_says_what_it_took(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["warmup", "--device", "null", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert list(report["seconds"]) == ["loading", "prefill steps", "mixed steps", "samplers"]
+    assert report["programs"] > 10
+    assert report["cache"].endswith("zif")
+    assert cli.main(["warmup", "--device", "null"]) == 0
+    assert "mixed steps" in capsys.readouterr().out

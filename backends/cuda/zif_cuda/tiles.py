@@ -16,6 +16,11 @@ Kind = Literal["linear", "sum", "gated", "logits"]
 BUCKETS = (1, 16, 32, 64, 96, 128, 192, 256)
 """Numbers of tokens that a choice is made for: each is taken as the next of these. More are cuBLAS's."""
 
+FEW_BYTES = 16 << 20
+"""A weight that the L2 cache holds beside what else is under way."""
+LONG = 2048
+"""Inputs of a program that may share its processor with another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -64,7 +69,8 @@ def default(case: Case, processors: int) -> Tile | None:
         tile = Tile(128, 32, 64, stages=5, weights_first=False)
     else:
         return None
-    return _fitted(tile, case, processors)
+    fitted = _fitted(tile, case, processors)
+    return None if fitted is None else _ahead(fitted, case)
 
 
 def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
@@ -97,11 +103,24 @@ def _vector(case: Case) -> Tile:
     return Tile(1, 4, 2048) if case.inner == 2048 else Tile(1, 4, 2048, warps=8)
 
 
+def _ahead(tile: Tile, case: Case) -> Tile:
+    """``tile`` that asks for weights before it waits, where they are few enough to be there when it does."""
+    if case.weight_bytes > FEW_BYTES:
+        return tile
+    if tile.tokens > 1:
+        return replace(tile, early=256)
+    rest = case.inner - tile.inputs  # what no program has loaded by then
+    return replace(tile, early=1 << (rest - 1).bit_length()) if rest > 0 else tile
+
+
 def _split(tile: Tile, case: Case, processors: int) -> Tile:
-    """``tile`` with the inputs in so many shares that most processors have a program."""
+    """``tile`` with the inputs in so many shares that most processors have a program, of narrow and long ones two."""
     programs = -(-case.outputs // tile.outputs)
     splits = 1
-    while splits < 8 and programs * splits * 2 <= processors and case.inner >= splits * 2 * 3 * tile.inputs:
+    while splits < 8 and case.inner >= 2 * splits * 2 * tile.inputs:
+        long = tile.tokens > 1 and tile.outputs < 64 and case.inner >= 2 * splits * LONG
+        if 2 * splits * programs > (2 if long else 1) * processors:
+            break
         splits *= 2
     return replace(tile, splits=splits)
 

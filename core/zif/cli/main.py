@@ -19,6 +19,7 @@ COMMANDS = {
     "chat": ("zif.cli.chat", "talk to a model in the terminal"),
     "devices": ("zif.cli.devices", "list backends: what was found, and why one cannot be used"),
     "check": ("zif.cli.check", "check a backend for conformance"),
+    "warmup": ("zif.cli.warmup", "compile and measure ahead what a model needs, so that no request waits for it"),
     "aot": ("zif.cli.aot", "compile a model for hardware that is not here, and report on it"),
     "bench": ("zif.cli.bench", "measure throughput and latency"),
 }

@@ -4,7 +4,7 @@ import triton
 import triton.language as tl
 
 from zif.portable.triton.device.numbers import tanh
-from zif.portable.triton.device.overlap import enter
+from zif.portable.triton.device.overlap import enter, enter_ahead
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def rms_norm(
 
     Grid (ceil(rows / ROWS)). BLOCK is a power of two >= size, ROWS a power of two.
     """
-    enter(OVERLAP)
+    enter_ahead(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     mask = (row < rows)[:, None] & (columns < size)[None, :]
@@ -48,7 +48,7 @@ def add_norm(
 
     What is normalised is the total as it was rounded for storing. Grid, blocks and PARTS as rms_norm's.
     """
-    enter(OVERLAP)
+    enter_ahead(OVERLAP)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.arange(0, BLOCK)
     mask = (row < rows)[:, None] & (columns < size)[None, :]

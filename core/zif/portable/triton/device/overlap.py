@@ -27,6 +27,18 @@ def enter(OVERLAP: tl.constexpr):
 
 
 @triton.jit
+def enter_ahead(OVERLAP: tl.constexpr):
+    """:func:`enter` of a short kernel that stands before a linear: let the next be started, then wait.
+
+    So a linear reads its weights while the kernel before the last still works, and three are under way. What reads
+    before it enters anything but what no kernel of a step writes must not be the next after this one.
+    """
+    if OVERLAP:
+        gdc_launch_dependents()
+        gdc_wait()
+
+
+@triton.jit
 def fetch_early(pointers, OVERLAP: tl.constexpr):
     """Ask for the cache lines of constants at ``pointers``, two axes of them, ahead of :func:`enter`; wait for none."""
     if OVERLAP:
