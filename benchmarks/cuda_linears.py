@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+import triton
 from triton.runtime.errors import OutOfResources
 from zif_cuda.launching import launch_overlapping
 from zif_cuda.tiles import Case, candidates, default
@@ -127,8 +128,9 @@ def multiply_one(
     rows = rows // 2 if gated else rows
     outputs, inputs, warps, early = tile
     launch_overlapping(
-        vector_kernel, (-(-rows // outputs), 1), out, x, w, x, rows, inner, inner, BIAS=False, GATED=gated, GELU=False,
-        BLOCK_N=outputs, BLOCK_K=inputs, EARLY=early, num_warps=warps,
+        vector_kernel, (-(-rows // outputs), 1), out, out, x, x, x, w, x, rows, inner, inner, 0.0, 0.0, BIAS=False,
+        GATED=gated, GELU=False, NORM=False, PARTS=1, BLOCK_N=outputs, BLOCK_K=inputs,
+        BLOCK_X=triton.next_power_of_2(inner), EARLY=early, num_warps=warps,
     )  # fmt: skip
 
 
@@ -346,8 +348,9 @@ def _compile_share(share: tuple[int, int]) -> int:
         for outputs, inputs, warps, early in vector_tiles(1 << 20, gated):
             jobs.append(
                 lambda tile=(outputs, inputs, warps, early), gated=gated, dtype=dtype: vector_kernel.warmup(  # type: ignore[misc]
-                    small[dtype], x, x, x, 1024, 1024, 1024, BIAS=False, GATED=gated, GELU=False, BLOCK_N=tile[0],
-                    BLOCK_K=tile[1], EARLY=tile[3], OVERLAP=True, num_warps=tile[2], enable_fp_fusion=True,
+                    small[dtype], small[dtype], x, x, x, x, x, 1024, 1024, 1024, 0.0, 0.0, BIAS=False, GATED=gated,
+                    GELU=False, NORM=False, PARTS=1, BLOCK_N=tile[0], BLOCK_K=tile[1], BLOCK_X=1024, EARLY=tile[3],
+                    OVERLAP=True, num_warps=tile[2], enable_fp_fusion=True,
                     launch_pdl=True, grid=(1,),
                 )
             )  # fmt: skip

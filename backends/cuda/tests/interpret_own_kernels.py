@@ -9,7 +9,7 @@ from zif.contract.bind import bind
 from zif.contract.ops import OpRequest
 from zif.contract.weights import PackedWeight
 from zif.portable.triton import TritonKernels, launch
-from zif.portable.triton.layers import SplitSum
+from zif.portable.triton.layers import SplitSum, Unnormed
 from zif.reference.torch.reference import TorchReference
 from zif_cuda.kernels import CudaKernels
 from zif_cuda.linears import CudaLinears
@@ -73,6 +73,40 @@ def linears_agree(tokens: int, *, bias: bool) -> None:
     torch.testing.assert_close(ops.add(residual, parts), ops.add(parts, residual), rtol=0, atol=0)
 
 
+def norm_of_one_token_is_left_to_its_readers(*, bias: bool, parts: bool) -> None:
+    """add_norm, then a linear and a gated one, as ops of a model and as the same ops that were bound without them."""
+    size = 512
+    plain, gated = weight(72, size, bias=bias), weight(160, size, bias=bias)
+    facts = {"format": "dense", "bias": bias, "in_features": size}
+    requests = [
+        OpRequest.of("linear", "float16", key=w.dispatch_key, out_features=w.shape[0], **facts) for w in (plain, gated)
+    ]
+    requests.append(OpRequest("gated_linear", "float16", (*requests[1].facts, ("kind", "silu"))))
+    requests.append(OpRequest.of("add_norm", "float16", size=size))
+    ops = bind(requests, KERNELS).ops
+    x, residual, norm = torch.randn(1, size), torch.randn(1, size).half(), torch.randn(size).half()
+    given = SplitSum(torch.stack([x - 1, x * 0 + 0.25, x * 0 + 0.75]), torch.float16) if parts else x.half()
+    for w in (plain, gated):
+        later, total = ops.add_norm(given, residual, norm, 1e-6, 1.0, (w,))
+        assert isinstance(later, Unnormed)
+        total.fill_(float("nan"))
+        got = ops.linear(later, plain) if w is plain else ops.gated_linear(later, gated, "silu")
+        normed, expected = ops.add_norm(given, residual, norm, 1e-6, 1.0)
+        assert isinstance(normed, torch.Tensor)
+        assert torch.equal(total, expected)
+        reference = exact(normed.double().half(), w)
+        if w is gated:
+            gate, up = reference.half().double().chunk(2, -1)
+            reference = F.silu(gate) * up
+        torch.testing.assert_close(got.double(), reference, rtol=4e-3, atol=4e-3)
+        torch.testing.assert_close(later.normed(launch), normed, rtol=0, atol=0)
+    alone = bind(requests[-1:], KERNELS).ops
+    assert isinstance(alone.add_norm(given, residual, norm, 1e-6, 1.0, (plain,))[0], Unnormed) is False
+
+
+for with_bias in (False, True):
+    torch.manual_seed(7)
+    norm_of_one_token_is_left_to_its_readers(bias=with_bias, parts=with_bias)
 for count, with_bias in ((1, True), (1, False), (5, True), (29, False), (40, True), (100, False), (130, True)):
     torch.manual_seed(count)
     linears_agree(count, bias=with_bias)

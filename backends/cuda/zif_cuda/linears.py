@@ -1,4 +1,9 @@
-"""Linears: of few tokens by the portable kernels or cuBLAS, whichever is faster, of many by cuBLAS."""
+"""Linears: of few tokens by the portable kernels or cuBLAS, whichever is faster, of many by cuBLAS.
+
+What goes from op to op need not be a tensor (docs/contract.md, opaque values). A linear whose inputs are split leaves a
+sum in parts to the norm behind it; of a single token, a norm leaves its work to the linears behind it. Each does so
+only where what it goes to is known to take it.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.portable.triton import TritonKernels
-from zif.portable.triton.layers import MAX_ROW, SplitSum
+from zif.portable.triton.layers import MAX_ROW, SplitSum, Unnormed, add_norm, row_fits, unnormed
 from zif.portable.triton.linear import GATES, LEAST_INPUTS, product
 from zif_cuda.packing import SUMMED
 from zif_cuda.tiles import Case, Kind, bucket
@@ -45,30 +50,61 @@ def _takes_gated(kernels: object, request: OpRequest) -> str | None:
 
 
 class CudaLinears(KernelSet):
-    """``linear``, ``gated_linear`` and ``logits``, of dense weights in 16 bits."""
+    """``linear``, ``gated_linear`` and ``logits``, of dense weights in 16 bits; and ``add_norm`` in front of them."""
 
     provider = "cuda"
 
     def __init__(self, launch: Launch, choices: Choices) -> None:
         self._launch = launch
         self._choices = choices
-        self._made: tuple[Ops, Callable[..., Any]] | None = None
+        self._made: tuple[Ops, dict[str, Callable[..., Any]]] | None = None
+
+    def _shared(self, op: str, ops: Ops, run: Callable[..., Any]) -> Callable[..., Any]:
+        """The callable of ``op`` for all weights of a model: where it is ours alone, nothing is looked up in a call."""
+        if self._made is None or self._made[0] is not ops:
+            self._made = ops, {}
+        return self._made[1].setdefault(op, run)
+
+    def _serves(self, op: str, ops: Ops) -> bool:
+        """Whether all calls of ``op`` come here."""
+        return self._made is not None and self._made[0] is ops and getattr(ops, op, None) is self._made[1].get(op)
 
     @kernel("linear", when=_takes, makes=True)
     def linear(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor | SplitSum]:
-        if self._made is not None and self._made[0] is ops:
-            return self._made[1]  # one callable serves all weights: then nothing is looked up in a call
         in_parts: bool | None = None
 
-        def run(x: Tensor, w: PackedWeight, step: Step | None = None) -> Tensor | SplitSum:
+        def run(x: Tensor | Unnormed, w: PackedWeight, step: Step | None = None) -> Tensor | SplitSum:
             nonlocal in_parts
             if in_parts is None:  # bound all together: the others are there only now
-                in_parts = all(isinstance(getattr(getattr(ops, op), "__self__", 0), TritonKernels) for op in TAKE_SUMS)
+                in_parts = all(self._serves(op, ops) or _portable(ops, op) for op in TAKE_SUMS)
             partial = in_parts and SUMMED in w.facts and w.split is None and w.shape[0] <= MAX_ROW
             return self._product("sum" if partial else "linear", x, w, None)
 
-        self._made = ops, run
-        return run
+        return self._shared("linear", ops, run)
+
+    @kernel("add_norm", when=row_fits, makes=True)
+    def add_norm(self, request: OpRequest, ops: Ops) -> Callable[..., tuple[Any, Tensor]]:
+        left: bool | None = None
+
+        def run(
+            x: Tensor | SplitSum,
+            residual: Tensor,
+            weight: Tensor,
+            eps: float,
+            offset: float = 0.0,
+            consumers: tuple[PackedWeight, ...] = (),
+            step: Step | None = None,
+        ) -> tuple[Tensor | Unnormed, Tensor]:
+            nonlocal left
+            if len(residual) == 1 and consumers:
+                if left is None:
+                    left = self._serves("linear", ops) and self._serves("gated_linear", ops)
+                if left and residual.is_contiguous() and (isinstance(x, SplitSum) or x.is_contiguous()):
+                    later = unnormed(x, residual, weight, eps, offset)
+                    return later, later.total
+            return add_norm(self._launch, x, residual, weight, eps, offset)
+
+        return self._shared("add_norm", ops, run)
 
     @kernel("logits", when=_takes)
     def logits(self, x: Tensor, w: PackedWeight) -> Tensor:
@@ -76,13 +112,13 @@ class CudaLinears(KernelSet):
 
     @kernel("gated_linear", when=_takes_gated, makes=True)
     def gated_linear(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
-        def run(x: Tensor, w: PackedWeight, kind: str, step: Step | None = None) -> Tensor:
+        def run(x: Tensor | Unnormed, w: PackedWeight, kind: str, step: Step | None = None) -> Tensor:
             return self._product("gated", x, w, kind, ops)  # type: ignore[return-value]
 
-        return run
+        return self._shared("gated_linear", ops, run)
 
     def _product(
-        self, kind: Kind, x: Tensor, w: PackedWeight, gate: str | None, ops: Ops | None = None
+        self, kind: Kind, x: Tensor | Unnormed, w: PackedWeight, gate: str | None, ops: Ops | None = None
     ) -> Tensor | SplitSum:
         weight, bias = w.arrays["w"], w.arrays.get("b")
         most = bucket(x.shape[0]) if len(x) else None
@@ -92,8 +128,13 @@ class CudaLinears(KernelSet):
             if tile is not None:
                 dtype = torch.float32 if kind == "logits" else x.dtype
                 return product(self._launch, tile, x, weight, bias, gate, dtype)
-        y = library(kind, x, weight, bias)
+        y = library(kind, x.normed(self._launch) if isinstance(x, Unnormed) else x, weight, bias)
         if ops is None or gate is None:
             return y
         activated: Tensor = ops.gated_activation(y, gate)  # type: ignore[assignment]
         return activated
+
+
+def _portable(ops: Ops, op: str) -> bool:
+    """Whether the portable kernels serve ``op``."""
+    return isinstance(getattr(getattr(ops, op), "__self__", None), TritonKernels)

@@ -24,7 +24,7 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
 from zif.ops.attention import attention_request
 from zif.portable.triton import Launch, Machine, TritonKernels
-from zif.portable.triton.layers import SplitSum
+from zif.portable.triton.layers import SplitSum, unnormed
 from zif.portable.triton.linear import Tile, product
 
 DTYPES = {
@@ -167,6 +167,9 @@ def linear_calls(kernels: TritonKernels) -> None:
     kernels.rms_norm(parts, meta(4096), 1e-6)
     kernels.add_norm(parts, meta(40, 4096), meta(4096), 1e-6)
     kernels.add(parts, meta(40, 4096))
+    later: Any = unnormed(SplitSum(reals(2, 1, 4096), torch.bfloat16), meta(1, 4096), meta(4096), 1e-6, 0.0)
+    for gate in (None, "silu"):
+        product(launch, Tile(1, 4, 2048, warps=8), later, meta(6144, 4096), None, gate, torch.bfloat16)
 
 
 def attention_spec(head_dim: int, **facts: Any) -> AttentionSpec:

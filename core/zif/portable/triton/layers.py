@@ -31,6 +31,46 @@ class SplitSum:
         return self.parts.shape[1:]
 
 
+@dataclass(frozen=True, slots=True)
+class Unnormed:
+    """A token's activation that its reader is to add up and normalise: what ``add_norm`` was asked for, not yet done.
+
+    ``x`` [1, size] and ``residual`` [1, size] are summed into ``total`` [1, size] by whoever reads it first.
+    """
+
+    x: Tensor | SplitSum
+    residual: Tensor
+    total: Tensor
+    weight: Tensor
+    eps: float
+    offset: float
+
+    @property
+    def shape(self) -> torch.Size:
+        return self.total.shape
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.total.dtype
+
+    def __len__(self) -> int:
+        return len(self.total)
+
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(total, x in its parts, residual, weight), as kernels take them."""
+        return self.total, _parts_of(self.x)[0], self.residual, self.weight
+
+    @property
+    def parts(self) -> int:
+        return _parts_of(self.x)[1]["PARTS"]
+
+    def normed(self, launch: Launch) -> Tensor:
+        """The activation itself, for a reader that takes no other."""
+        out = torch.empty_like(self.total)
+        _add_norm(launch, out, self.total, self.x, self.residual, self.weight, self.eps, self.offset)
+        return out
+
+
 def row_fits(kernels: Any, request: OpRequest) -> str | None:
     """``when=`` of norms."""
     if request["size"] > MAX_ROW:
@@ -80,15 +120,29 @@ def add_norm(
     launch: Launch, x: Tensor | SplitSum, residual: Tensor, weight: Tensor, eps: float, offset: float
 ) -> tuple[Tensor, Tensor]:
     """(norm of x + residual, their sum), all [T, size]."""
+    out, total = torch.empty((2, *x.shape), dtype=x.dtype, device=residual.device)
+    _add_norm(launch, out, total, x, residual, weight, eps, offset)
+    return out, total
+
+
+def unnormed(x: Tensor | SplitSum, residual: Tensor, weight: Tensor, eps: float, offset: float) -> Unnormed:
+    """As ``add_norm`` of one token, left to its reader."""
+    assert len(residual) == 1
+    return Unnormed(x, residual, torch.empty_like(residual), weight, eps, offset)
+
+
+def _add_norm(
+    launch: Launch, out: Tensor, total: Tensor, x: Tensor | SplitSum, residual: Tensor, weight: Tensor, eps: float,
+    offset: float,
+) -> None:  # fmt: skip
+    """Into ``out`` and ``total``."""
     rows, size = x.shape
     residual = dense_rows(residual)
     read, parts = _parts_of(x)
-    out, total = torch.empty((2, rows, size), dtype=x.dtype, device=read.device)
     tile = _tile(rows, size) | parts
     grid = (ceil_div(rows, tile["ROWS"]),)
     strides = (read.stride(0), residual.stride(0))
     launch(device.add_norm, grid, out, total, read, residual, weight, rows, size, *strides, eps, offset, **tile)
-    return out, total
 
 
 def add(launch: Launch, x: Tensor | SplitSum, residual: Tensor | SplitSum) -> Tensor:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from zif.portable.triton.device import linear as device
-from zif.portable.triton.launching import Launch, ceil_div
-from zif.portable.triton.layers import SplitSum, dense_rows
+from zif.portable.triton.launching import Launch, ceil_div, power_of_two
+from zif.portable.triton.layers import SplitSum, Unnormed, dense_rows
 
 Tensor = torch.Tensor
 LEAST_INPUTS = 64
@@ -40,7 +40,13 @@ class Tile:
 
 
 def product(
-    launch: Launch, tile: Tile, x: Tensor, w: Tensor, bias: Tensor | None, gate: str | None, dtype: torch.dtype
+    launch: Launch,
+    tile: Tile,
+    x: Tensor | Unnormed,
+    w: Tensor,
+    bias: Tensor | None,
+    gate: str | None,
+    dtype: torch.dtype,
 ) -> Tensor | SplitSum:
     """``x`` [T, in] times ``w`` [out, in] in ``dtype``, in parts if the tile splits the inputs.
 
@@ -49,8 +55,7 @@ def product(
     rows, inner = w.shape
     rows = rows if gate is None else rows // 2
     assert tile.fits(inner), f"{tile} does not fit {inner} inputs"
-    x = dense_rows(x)
-    tokens = x.shape[0]
+    tokens = len(x)
     constants = {
         "BIAS": bias is not None, "GATED": gate is not None, "GELU": gate == "gelu_tanh", "BLOCK_N": tile.outputs,
         "BLOCK_K": tile.inputs, "EARLY": tile.early, "num_warps": tile.warps,
@@ -60,11 +65,20 @@ def product(
     programs, splits = ceil_div(rows, tile.outputs), ceil_div(inner, share)
     assert splits == 1 or gate is None, "an activation takes whole sums"
     shape = (tokens, rows) if splits == 1 else (splits, tokens, rows)
-    out = torch.empty(shape, dtype=dtype if splits == 1 else torch.float32, device=x.device)
+    out = torch.empty(shape, dtype=dtype if splits == 1 else torch.float32, device=w.device)
     if tile.tokens == 1:
         assert tokens == 1, f"a tile of one token cannot hold {tokens}"
-        launch(device.vector, (programs, splits), out, x, w, added, rows, inner, share, **constants)
+        constants |= {"NORM": isinstance(x, Unnormed), "BLOCK_X": power_of_two(inner)}
+        if isinstance(x, Unnormed):
+            arrays, parts, eps, offset = x.arrays(), x.parts, x.eps, x.offset
+        else:
+            arrays, parts, eps, offset = (out, dense_rows(x), w, w), 1, 0.0, 0.0
+        launch(
+            device.vector, (programs, splits), out, *arrays, w, added, rows, inner, share, eps, offset, PARTS=parts,
+            **constants,
+        )  # fmt: skip
     else:
+        x = dense_rows(x.normed(launch) if isinstance(x, Unnormed) else x)
         grid = (programs, splits, ceil_div(tokens, tile.tokens))
         launch(
             device.skinny, grid, out, x, w, added, tokens, rows, inner, x.stride(0), share,

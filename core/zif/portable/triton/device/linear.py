@@ -89,24 +89,55 @@ def skinny(
 
 
 @triton.jit
-def _multiplied(row, x, first_tile, first, last, k, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
-    """Sums [BLOCK_N] of weights ``row`` by ``x`` from ``first`` to ``last``; the first of their tiles is at hand."""
-    sums = first_tile.to(tl.float32) * tl.load(x + first + k).to(tl.float32)[None, :]
+def _token(x, residual, norm, at, inner, scale, offset, dtype: tl.constexpr, NORM: tl.constexpr, PARTS: tl.constexpr):
+    """Entries ``at`` of the token in float32: of ``x`` itself, or (NORM) of the norm of x and the residual."""
+    if NORM:
+        total = _total(x, residual, at, at < inner, inner, dtype, PARTS).to(tl.float32)
+        wide = (total * scale * (tl.load(norm + at).to(tl.float32) + offset)).to(dtype).to(tl.float32)
+    else:
+        wide = tl.load(x + at).to(tl.float32)
+    return wide
+
+
+@triton.jit
+def _total(x, residual, at, mask, inner, dtype: tl.constexpr, PARTS: tl.constexpr):
+    """Entries ``at`` of the PARTS of ``x`` and the residual, summed, as they are rounded for storing."""
+    wide = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+    for part in tl.static_range(1, PARTS):
+        wide += tl.load(x + part * inner + at, mask=mask, other=0.0)
+    wide += tl.load(residual + at, mask=mask, other=0.0).to(tl.float32)
+    return wide.to(dtype)
+
+
+@triton.jit
+def _multiplied(
+    row, x, residual, norm, first_tile, first, last, k, inner, scale, offset, dtype: tl.constexpr, NORM: tl.constexpr,
+    PARTS: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    """Sums of weights ``row`` by the token from ``first`` to ``last``; the first of their tiles is at hand."""
+    token = _token(x, residual, norm, first + k, inner, scale, offset, dtype, NORM, PARTS)
+    sums = first_tile.to(tl.float32) * token[None, :]
     for at in range(first + BLOCK_K, last, BLOCK_K):
         tile = tl.load(row[:, None] + (at + k)[None, :])
-        sums += tile.to(tl.float32) * tl.load(x + at + k).to(tl.float32)[None, :]
+        token = _token(x, residual, norm, at + k, inner, scale, offset, dtype, NORM, PARTS)
+        sums += tile.to(tl.float32) * token[None, :]
     return tl.sum(sums, 1)
 
 
 @triton.jit
 def vector(
-    out, x, w, bias, rows, inner, share, BIAS: tl.constexpr, GATED: tl.constexpr, GELU: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, EARLY: tl.constexpr, OVERLAP: tl.constexpr = False,
+    out, total, x, residual, norm, w, bias, rows, inner, share, eps, offset, BIAS: tl.constexpr, GATED: tl.constexpr,
+    GELU: tl.constexpr, NORM: tl.constexpr, PARTS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_X: tl.constexpr, EARLY: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """One token. ``out`` [splits, rows], ``x`` [inner]; ``w``, ``bias``, ``share``, GATED and EARLY as in
     :func:`skinny`.
 
-    Grid (ceil(rows / BLOCK_N), splits); BLOCK_K divides ``share`` and ``inner``.
+    NORM: what is multiplied is the norm of the token, by ``norm`` [inner] + offset, after ``residual`` [inner] is
+    added to ``x`` [PARTS, inner]; their sum is left in ``total`` [inner]. Each program computes it again, which takes
+    less than a kernel of its own. Without NORM these are any pointers.
+
+    Grid (ceil(rows / BLOCK_N), splits); BLOCK_K divides ``share`` and ``inner``; BLOCK_X is a power of two >= inner.
     """
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
@@ -125,13 +156,23 @@ def vector(
         if GATED:
             fetch_early(above[:, None] + lines[None, :], OVERLAP)
     enter(OVERLAP)
-    sums = _multiplied(row, x, tile, first, last, k, BLOCK_N, BLOCK_K)
+    scale = 1.0
+    if NORM:
+        at = tl.arange(0, BLOCK_X)
+        whole = _total(x, residual, at, at < inner, inner, w.dtype.element_ty, PARTS)
+        wide = whole.to(tl.float32)
+        scale = tl.rsqrt(tl.sum(wide * wide, 0) / inner + eps)
+        if (tl.program_id(0) == 0) & (split == 0):
+            tl.store(total + at, whole, mask=at < inner)
+    dtype: tl.constexpr = w.dtype.element_ty
+    sums = _multiplied(row, x, residual, norm, tile, first, last, k, inner, scale, offset, dtype, NORM, PARTS, BLOCK_K)
     if BIAS:
         sums += tl.load(bias + real_n, mask=real_n * 0 + split == 0, other=0.0).to(tl.float32)
     if GATED:
-        ups = _multiplied(above, x, second, first, last, k, BLOCK_N, BLOCK_K)
+        ups = _multiplied(
+            above, x, residual, norm, second, first, last, k, inner, scale, offset, dtype, NORM, PARTS, BLOCK_K
+        )
         if BIAS:
             ups += tl.load(bias + rows + real_n).to(tl.float32)
-        gate = sums.to(x.dtype.element_ty).to(tl.float32)
-        sums = activated(gate, ups.to(x.dtype.element_ty).to(tl.float32), GELU)
+        sums = activated(sums.to(dtype).to(tl.float32), ups.to(dtype).to(tl.float32), GELU)
     tl.store(out + split.to(tl.int64) * rows + n, sums.to(out.dtype.element_ty), mask=n < rows)
