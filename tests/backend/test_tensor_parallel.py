@@ -63,7 +63,13 @@ def run(engine: Engine) -> list[list[int]]:
     return list(tokens.values())
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+ROPES = ("llama-linear", "llama-dynamic", "llama-llama3", "llama-yarn", "llama-longrope", "phi3-longrope")
+"""Of which a rank computes what one device computes."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ROPES else name for name in CHECKPOINTS]
+)
 def test_two_ranks_give_the_tokens_of_one(name: str, tmp_path: Path) -> None:
     saved = save(name, tmp_path)
     context = {"context_length": SERVED.get(name)}

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.comm import Group
+from zif.contract.errors import ZifError
 from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
 from zif.engine.memory import plan_pages
@@ -68,7 +69,10 @@ def build_engine(
         if followers is None:
             raise
         failure = followers.failure
-        followers.close(0.0)
+        followers.stop(0.0)
+        if backend is not None and isinstance(error, ZifError):  # of a broken device nothing is asked
+            backend.communicator.close()
+        followers.close()
         if failure is not None and isinstance(error, Exception):
             raise failure from error  # what went wrong here, went wrong for that reason
         raise

@@ -81,9 +81,9 @@ class Engine:
             assert not outputs
         return self.scheduler.flush_cache()
 
-    def close(self) -> None:
-        """End what was started with it; it does no step any more. Calling it again does nothing."""
-        self.runner.close()
+    def close(self, *, failed: bool = False) -> None:
+        """End what was started with it; it does no step any more, because it is done or has ``failed``."""
+        self.runner.close(failed=failed)
 
     def stats(self) -> dict[str, Any]:
         """Gauges and counters, by the names that :class:`zif.frontend.client.EngineClient` lists."""

@@ -79,7 +79,7 @@ class PipePort:
 
 def serve(build: Build, port: Port) -> None:
     """Build an engine and run it until told to stop, or until it fails; a failure is sent before it ends."""
-    running = False
+    running = failed = False
     engine = None
     try:
         engine = build(port.abandon)
@@ -89,13 +89,14 @@ def serve(build: Build, port: Port) -> None:
     except BrokenPipeError:
         logger.warning("the engine's client has gone; stopping")
     except BaseException as error:  # SystemExit of a library too: whoever waits has to be told
+        failed = True
         bug = running and not isinstance(error, ZifError)  # what was not meant to happen is shown whole
         logger.log(logging.ERROR if bug else logging.DEBUG, "the engine failed", exc_info=True)
         port.send(Failed(type(error).__name__, _readable(error)))
         raise
     finally:
         if engine is not None:
-            engine.close()
+            engine.close(failed=failed)
 
 
 def _readable(error: BaseException) -> str:

@@ -211,9 +211,10 @@ class Runner:
         tokens = arrays["tokens"][launched.plan.sampled] if arrays else np.zeros(0, np.int32)
         return StepResult(tokens, arrays, launched.plan)
 
-    def close(self) -> None:
-        """Let go of other ranks; nothing is launched any more."""
-        self.backend.communicator.close()
+    def close(self, *, failed: bool = False) -> None:
+        """Let go of other ranks; nothing is launched any more. A device that has ``failed`` is not called for it."""
+        if not failed:
+            self.backend.communicator.close()
 
     def _prepare(self, step: HostStep) -> None:
         """Let kernels that plan on the host do so, for the step that is launched next."""

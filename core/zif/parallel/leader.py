@@ -117,7 +117,7 @@ class Followers:
         a script that makes an LLM would be run again.
         """
         ours, theirs = socket.socketpair()
-        paths = os.pathsep.join(path for path in sys.path if path)
+        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path if path)
         command = [sys.executable, "-P", "-m", "zif.parallel", str(theirs.fileno())]
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": paths}
@@ -196,9 +196,9 @@ class LeadingRunner(Runner):
         except Exception as error:
             raise self.followers.blame(error) from error
 
-    def close(self) -> None:
-        self.followers.stop()
-        super().close()  # the communicator, which may still look into the store
+    def close(self, *, failed: bool = False) -> None:
+        self.followers.stop(0.0 if failed else STOP_SECONDS)
+        super().close(failed=failed)  # the communicator, which may still look into the store
         self.followers.close()
 
     def _prepare(self, step: HostStep) -> None:
