@@ -217,12 +217,14 @@ class Decoder:
         self, ops: Ops, segment: Segment, piece: Piece, step: Step, angles: Sequence[Array | None]
     ) -> Callable[[Tree, Carry, Any], Carry]:
         """The body of a ``repeat``: layers [first, last) of a block."""
+        layer = self.layer
+        parts = [
+            (at, *segment.places[at], segment.pattern[at], angles[at]) for at in range(piece.first, piece.last)
+        ]  # looked up once: what follows runs on the host between the launches of every layer
 
         def block(w: Tree, carry: Carry, i: Any) -> Carry:
-            for at in range(piece.first, piece.last):
-                base, stride = segment.places[at]
-                spec = segment.pattern[at]
-                carry = self.layer(ops, w[at], carry, base + i * stride, step, spec, angles[at])
+            for at, base, stride, spec, turns in parts:
+                carry = layer(ops, w[at], carry, base + i * stride, step, spec, turns)
             return carry
 
         return block
