@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,9 +53,14 @@ def copied(kernel: Compiled) -> int:
 def test_a_cache_of_eight_bits_is_read_in_half_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compared in tiles of the same extent, which they are not launched with."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(attention, "_decode_tiles", lambda request, *_: attention._Tiles(request, 64, 3))
+    decode = attention._Decode
+
+    def same(request: Any, budget: int, widest: int, **rest: int) -> Any:
+        return decode(attention._Tiles(request, 64, 3), **rest)
+
+    monkeypatch.setattr(decode, "of", same)
     found = {calls: list(compiled(TARGETS["sm_90"], calls)) for calls in ("attention", "attention, eight bits")}
-    for name in MULTIPLIES:
+    for name in ("decode", "ragged"):
         wide, narrow = (next(one for one in found[calls] if one.name == name) for calls in found)
         assert copied(wide) > 0
         assert copied(narrow) * 2 == copied(wide), name

@@ -85,12 +85,14 @@ class _Decode(NamedTuple):
     def of(cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int) -> _Decode:
         """With the largest tiles of up to ``widest`` positions that ``budget`` bytes have room for.
 
-        Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values.
+        Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values, and
+        two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
         """
-        for block in (128, 64, 32):
+        ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
+        for block in blocks:
             room = budget // programs - DECODE_SCRATCH
-            if block <= widest and _Tiles(request, block, 1).nbytes <= room:
-                return cls(_Tiles(request, block, 3), programs, seqs, joined)
+            if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
+                return cls(_Tiles(request, block, 2 * ahead + 1), programs, seqs, joined)
         return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined)
 
 
