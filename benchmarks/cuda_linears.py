@@ -40,6 +40,8 @@ SHAPES = {
     "8b qkv": (6144, 4096), "8b o": (4096, 4096), "8b gate_up": (28672, 4096), "8b down": (4096, 14336),
     "0.6b head": (151936, 1024), "8b head": (128256, 4096),
 }  # fmt: skip
+COLD = 200 << 20
+"""Bytes of weights that are read in turn."""
 TOKENS = (2, 16, 32, 64, 128, 256)
 
 
@@ -257,7 +259,7 @@ def layer(models: str = "0.6b,8b") -> None:
     for model in models.split(","):
         shapes = LAYERS[model]
         nbytes = sum(rows * inner * 2 for rows, inner in shapes.values())
-        count = max(2, (200 << 20) // nbytes)
+        count = max(2, COLD // nbytes)
         stack = [
             {name: torch.randn(rows, inner, **BF16) * inner**-0.5 for name, (rows, inner) in shapes.items()}
             for _ in range(count)
@@ -268,22 +270,29 @@ def layer(models: str = "0.6b,8b") -> None:
             hidden = torch.randn(2, tokens, shapes["qkv"][1], **BF16)
 
             def chain(tiles: dict[str, Tile | None]) -> float:
-                def one(w: dict[str, torch.Tensor]) -> None:
-                    def linear(name: str, x: torch.Tensor) -> Any:
-                        gate = "silu" if name == "gate_up" else None
-                        tile = tiles[name]
-                        if tile is not None:
-                            return product(launch_overlapping, tile, x, w[name], None, gate, x.dtype)
-                        y = F.linear(x, w[name])
-                        return y if gate is None else layers.gated_activation(launch_overlapping, y, gate)
+                def linear(name: str, x: Any, w: dict[str, torch.Tensor]) -> Any:
+                    gate = "silu" if name == "gate_up" else None
+                    tile = tiles[name]
+                    if tile is not None:
+                        return product(launch_overlapping, tile, x, w[name], None, gate, torch.bfloat16)
+                    y = F.linear(x.normed(launch_overlapping) if isinstance(x, layers.Unnormed) else x, w[name])
+                    return y if gate is None else layers.gated_activation(launch_overlapping, y, gate)
 
+                def normed(x: Any, residual: torch.Tensor) -> tuple[Any, torch.Tensor]:
+                    if tokens > 1:
+                        return layers.add_norm(launch_overlapping, x, residual, norm, 1e-6, 0.0)
+                    later = layers.unnormed(x, residual, norm, 1e-6, 0.0)
+                    return later, later.total
+
+                def all_layers() -> None:
                     x, residual = hidden
-                    linear("qkv", x)
-                    x, residual = layers.add_norm(launch_overlapping, linear("o", heads), residual, norm, 1e-6, 0.0)
-                    x = linear("down", linear("gate_up", x))
-                    layers.add_norm(launch_overlapping, x, residual, norm, 1e-6, 0.0)
+                    for w in stack:
+                        x, residual = normed(x, residual)
+                        linear("qkv", x, w)
+                        x, residual = normed(linear("o", heads, w), residual)
+                        x = linear("down", linear("gate_up", x, w), w)
 
-                return replayed([lambda w=w: one(w) for w in stack])  # type: ignore[misc]
+                return replayed([all_layers], turns=8) / len(stack)
 
             ours = {
                 name: default(Case(KINDS[name], *shape, "bfloat16", tokens), processors)  # type: ignore[arg-type]
