@@ -6,6 +6,7 @@ with the same inputs. So there is one scheduler, and what a follower does not do
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import select
@@ -82,6 +83,8 @@ def _follow(pipe: Connection) -> None:
     reader = LaunchReader(lambda key: runner.spec(key).inputs)
     arrivals = select.poll()  # Connection.poll makes a selector each time
     arrivals.register(pipe, select.POLLIN)
+    gc.collect()
+    gc.freeze()  # as the leader does: a collection here would halt all ranks
     pipe.send(Ready())
     while True:
         if not arrivals.poll(IDLE_SECONDS * 1e3):
