@@ -18,7 +18,7 @@ from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
 from zif.contract.bind import bind
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.step import HostStep, Step
+from zif.contract.step import HostStep, Step, StepShape
 from zif.ops.attention import attention_request, draw_step
 from zif.reference.torch.kernels import attend
 from zif.reference.torch.reference import TorchReference
@@ -27,6 +27,7 @@ from zif_cuda.flashinfer_attention import DEPTH, FlashinferAttention, missing
 
 SIGNATURES = flashinfer_signatures.pinned()
 Tensor = torch.Tensor
+CAPTURED = 16
 
 
 class Wrapper:
@@ -67,12 +68,17 @@ class Wrapper:
         return out
 
 
-class Decode(KernelSet):
-    provider = "decode"
+class Unplanned(KernelSet):
+    provider = "unplanned"
 
     @kernel("paged_attention")
     def paged_attention(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         return torch.full((*q.shape[:2], spec.v_head_dim), 7.0)
+
+
+def captured(shape: StepShape) -> bool:
+    """As the executables', so that the other steps here are planned."""
+    return shape.tokens == CAPTURED
 
 
 @pytest.fixture
@@ -84,7 +90,7 @@ def flashinfer(monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
     monkeypatch.setattr(flashinfer_attention, "build", lambda *_: None)
     monkeypatch.setattr(flashinfer_attention, "WORKSPACE", 1024)
     Wrapper.made = []
-    return FlashinferAttention(FakeDevice(), None, (Decode(),))  # type: ignore[arg-type]
+    return FlashinferAttention(FakeDevice(), None, (Unplanned(),), captured)  # type: ignore[arg-type]
 
 
 def attention_spec(**changes: Any) -> AttentionSpec:
@@ -155,6 +161,23 @@ def test_decode_steps_need_no_plan(flashinfer: FlashinferAttention) -> None:
     assert not any(wrapper.plans for wrapper in Wrapper.made)
 
 
+def test_mixed_steps_that_are_captured_need_no_plan_and_the_others_do(flashinfer: FlashinferAttention) -> None:
+    spec = attention_spec()
+    made = bound(flashinfer, spec)
+    q, cache, step, host = drawn(0, [3, 11], [9, 1], spec, pad=CAPTURED - 10)
+    assert made.capturable
+    assert made.capturable_in(host.shape)
+    made.plans[0](host)
+    assert (made.ops.paged_attention(q, cache, 0, step, spec) == 7.0).all()
+    assert not any(wrapper.plans for wrapper in Wrapper.made)
+    q, cache, step, host = drawn(0, [3, 11], [9, 1], spec, pad=CAPTURED - 9)
+    assert not made.capturable_in(host.shape)
+    made.plans[0](host)
+    got = made.ops.paged_attention(q, cache, 0, step, spec)
+    torch.testing.assert_close(got[:10], reference(q, cache, 0, step, spec)[:10])
+    assert sum(wrapper.plans for wrapper in Wrapper.made) == 1
+
+
 def test_a_wrapper_is_planned_again_only_when_its_copies_are_done(flashinfer: FlashinferAttention) -> None:
     spec = attention_spec()
     made = bound(flashinfer, spec)
@@ -194,7 +217,7 @@ def test_without_flashinfer_the_reason_says_how_to_get_it(monkeypatch: pytest.Mo
     reason = missing()
     assert reason is not None
     assert "pip install flashinfer-python" in reason
-    (one,) = FlashinferAttention(FakeDevice(), reason, ()).kernels()  # type: ignore[arg-type]
+    (one,) = FlashinferAttention(FakeDevice(), reason, (), captured).kernels()  # type: ignore[arg-type]
     request = attention_request("paged_attention", "bfloat16", attention_spec(), 16, "bfloat16")
     assert one.supports(request) == reason
 

@@ -1,4 +1,4 @@
-"""The cuda backend: portable Triton kernels and flashinfer on one GPU, decode steps as graphs."""
+"""The cuda backend: portable Triton kernels and flashinfer on one GPU, decode and small mixed steps as graphs."""
 
 from __future__ import annotations
 
@@ -56,12 +56,14 @@ class CudaBackend(TorchBackend):
         runtime = CudaRuntime(device)
         super().__init__(runtime)
         self.packer = CudaPacker(runtime)
-        self.executables = CudaExecutables(device, graphs=graphs)  # type: ignore[assignment]
+        executables = CudaExecutables(device, graphs=graphs)
+        self.executables = executables  # type: ignore[assignment]
         if device.facts().capability >= OLDEST_EIGHT_BITS:
             self.capabilities = replace(self.capabilities, cache_dtypes=EIGHT_BITS)
         portable = _portable(device, self.capabilities.cache_dtypes)
         self._choices, own = _own(device, tune)
-        self._kernels = (*own, FlashinferAttention(device, flashinfer, portable), *portable, TorchReference())
+        planned = FlashinferAttention(device, flashinfer, portable, executables.captures)
+        self._kernels = (*own, planned, *portable, TorchReference())
 
     def kernels(self) -> Sequence[KernelSet]:
         return self._kernels

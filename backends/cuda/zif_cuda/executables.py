@@ -1,4 +1,4 @@
-"""Executables: decode steps as captured CUDA graphs, everything else launched op by op.
+"""Executables: decode steps and small mixed ones as captured CUDA graphs, everything else launched op by op.
 
 A program that is captured has its inputs at fixed addresses. Its first run is launched op by op: it
 loads modules, tunes and compiles what a capture cannot. The second run records the graph, on a stream
@@ -22,12 +22,18 @@ import torch
 from zif.contract.arrays import ArraySpec, Tree, tree_leaves
 from zif.contract.errors import OutOfMemory
 from zif.contract.executable import Program, Staged
+from zif.contract.step import StepShape
 from zif_cuda.device import CudaDevice
 from zif_cuda.staging import Chunk, Layout, Rings
 
 logger = logging.getLogger(__name__)
 
 Outputs = dict[str, Any]
+
+CAPTURED_TOKENS = (16, 32, 64, 128, 256, 384, 512, 768, 1024)
+"""What mixed steps are padded to where they are captured: up to where launches hide behind the device."""
+CAPTURED_SEQS = 64
+"""Least sequences of a captured mixed step; four times as many are the next size."""
 
 
 @dataclass
@@ -166,19 +172,29 @@ class Shared:
 
 
 class CudaExecutables:
-    """Decode programs become graphs, unless ``graphs`` is False or one of their kernels cannot be captured."""
+    """Programs of decode steps and of small mixed steps become graphs.
+
+    Unless ``graphs`` is False or one of their kernels cannot be captured.
+    """
 
     def __init__(self, device: CudaDevice, *, graphs: bool) -> None:
         self._shared = Shared(device, Rings(device.pinned, device.event))
         self._graphs = graphs
 
     def bucket(self, axis: str, size: int, limit: int) -> int:
-        """Few decode sizes, because each is a graph; prefill is launched op by op and padded but little.
+        """Few sizes of what is captured, because each is a graph; what is launched op by op is padded but little.
 
         Page tables are as wide as they get: kernels go by lengths, and one width means fewer graphs.
         """
         if axis == "pages":
             return limit
+        if self._graphs and axis == "tokens" and size <= CAPTURED_TOKENS[-1]:
+            return min(next(extent for extent in CAPTURED_TOKENS if extent >= size), limit)
+        if self._graphs and axis == "seqs":
+            extent = CAPTURED_SEQS
+            while extent < size:
+                extent *= 4
+            return min(extent, limit)
         if axis == "decode_seqs":
             step = 1 if size <= 2 else 4 if size <= 8 else 8 if size <= 64 else 16 if size <= 256 else 64
         elif axis == "tokens":
@@ -188,6 +204,13 @@ class CudaExecutables:
         else:
             return min(1 << (size - 1).bit_length() if size > 1 else 1, limit)
         return min(-(-size // step) * step, limit)
+
+    def captures(self, shape: StepShape) -> bool:
+        """Small steps: the launches of large ones hide behind the device, which flashinfer then serves faster.
+
+        Their logits are padded to the sequences, which saves a graph for each size of them.
+        """
+        return self._graphs and shape.tokens <= CAPTURED_TOKENS[-1] and shape.logits == shape.seqs
 
     def compile(
         self,
@@ -201,6 +224,7 @@ class CudaExecutables:
     ) -> CudaExecutable:
         facts = static or {}
         step = facts.get("step")
-        captured = self._graphs and step is not None and step.decode and facts.get("capturable", True)
+        recorded = self._graphs and step is not None and (step.decode or self.captures(step))
+        captured = recorded and facts.get("capturable", True)
         kind = GraphExecutable if captured else CudaExecutable
         return kind(name, fn, inputs, self._shared)

@@ -4,7 +4,8 @@ Its plan of a step (which thread block works on which piece of which sequence) i
 device, out of a pinned buffer of the wrapper's own. The device may be a step behind, so wrappers form a ring: one
 is planned again only after the copies of its last plan are done.
 
-Decode steps are left to a kernel that needs no plan, so that a captured graph can be replayed without one.
+Decode steps, and mixed ones that are captured, are left to a kernel that needs no plan, so that a graph can be
+replayed without one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import Kernel, KernelSet, kernel
 from zif.contract.ops import OpRequest
 from zif.contract.optable import Ops
-from zif.contract.step import HostStep, Step
+from zif.contract.step import HostStep, Step, StepShape
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.device import CudaDevice
 from zif_cuda.probe import FLASHINFER as TESTED
@@ -53,14 +54,25 @@ def missing() -> str | None:
 
 
 class FlashinferAttention(KernelSet):
-    """``refusal`` says why there is none; ``decode`` are the providers of the kernel for decode steps, best first."""
+    """``refusal`` says why there is none.
+
+    ``unplanned`` are the providers, best first, of the kernel for decode steps and for those that ``captures`` says are
+    captured.
+    """
 
     provider = "flashinfer"
 
-    def __init__(self, device: CudaDevice, refusal: str | None, decode: tuple[KernelSet, ...]) -> None:
+    def __init__(
+        self,
+        device: CudaDevice,
+        refusal: str | None,
+        unplanned: tuple[KernelSet, ...],
+        captures: Callable[[StepShape], bool],
+    ) -> None:
         self._device = device
         self._refusal = refusal
-        self._decode = decode
+        self._unplanned = unplanned
+        self._captures = captures
         self._workspace: Tensor | None = None
 
     def _refuses(self, request: OpRequest) -> str | None:
@@ -75,24 +87,25 @@ class FlashinferAttention(KernelSet):
         if request["head_dim"] not in HEAD_SIZES or request["head_dim"] != request["v_head_dim"]:
             found = f"{request['head_dim']} and {request['v_head_dim']}"
             return f"takes heads of {', '.join(map(str, HEAD_SIZES))} for keys and values alike, not {found}"
-        if self._decode_kernel(request) is None:
-            return "leaves decode steps to another kernel, and there is none"
+        if self._unplanned_kernel(request) is None:
+            return "leaves captured steps to another kernel, and there is none"
         return unbuilt(self._backend(), request)
 
     @kernel("paged_attention", makes=True, planned=True, when=_refuses)
     def paged_attention(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
-        decode = self._decode_kernel(request)
-        assert decode is not None
+        unplanned = self._unplanned_kernel(request)
+        assert unplanned is not None
         if self._workspace is None:
             self._workspace = self._device.empty(WORKSPACE)
         build(self._backend(), request)
-        return PlannedAttention(self._device, self._workspace, self._backend(), request, decode.make(request, ops))
+        made = unplanned.make(request, ops)
+        return PlannedAttention(self._device, self._workspace, self._backend(), request, made, self._captures)
 
     def _backend(self) -> str:
         return "fa3" if self._device.facts().capability[0] == 9 else "fa2"
 
-    def _decode_kernel(self, request: OpRequest) -> Kernel | None:
-        found = (one for kernels in self._decode for one in kernels.kernels() if one.op == request.op)
+    def _unplanned_kernel(self, request: OpRequest) -> Kernel | None:
+        found = (one for kernels in self._unplanned for one in kernels.kernels() if one.op == request.op)
         return next((one for one in found if one.capturable and one.supports(request) is None), None)
 
 
@@ -111,12 +124,19 @@ class PlannedAttention:
     """``paged_attention`` of one attention spec."""
 
     def __init__(
-        self, device: CudaDevice, workspace: Tensor, backend: str, request: OpRequest, decode: Callable[..., Tensor]
+        self,
+        device: CudaDevice,
+        workspace: Tensor,
+        backend: str,
+        request: OpRequest,
+        unplanned: Callable[..., Tensor],
+        captures: Callable[[StepShape], bool],
     ) -> None:
         from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
         self._device = device
-        self._decode = decode
+        self._unplanned = unplanned
+        self._captures = captures
         self._spec: AttentionSpec = request["key"]
         self._page_size: int = request["page_size"]
         self._dtype = torch_dtype(request.dtype)
@@ -126,9 +146,13 @@ class PlannedAttention:
         )
         self._current: Plan | None = None
 
+    def capturable(self, shape: StepShape) -> bool:
+        """Whether a step of this shape is left to the kernel that needs no plan."""
+        return shape.decode or self._captures(shape)
+
     def plan(self, step: HostStep) -> None:
-        """Plan a prefill or mixed step."""
-        if step.shape.decode:
+        """Plan a prefill or mixed step that is launched op by op."""
+        if self.capturable(step.shape):
             return
         plan = self._ring[0]
         self._ring.rotate(-1)
@@ -161,8 +185,8 @@ class PlannedAttention:
         self._current = plan
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        if step.shape.decode:
-            return self._decode(q, cache, layer, step, spec)
+        if self.capturable(step.shape):
+            return self._unplanned(q, cache, layer, step, spec)
         plan = self._of(step)
         group = cache[spec.group]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)

@@ -12,6 +12,7 @@ from zif.conformance.paging import unwritten
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.backend import Backend
 from zif.contract.executable import Executables, Program
+from zif.contract.step import StepShape
 from zif.engine.engine import Engine
 
 
@@ -55,6 +56,10 @@ class EagerExecutables:
     def bucket(self, axis: str, size: int, limit: int) -> int:
         """As the backend's."""
         return self._compiler.bucket(axis, size, limit)
+
+    def captures(self, shape: StepShape) -> bool:
+        """As the backend's: the same programs, op by op."""
+        return self._compiler.captures(shape)
 
     def compile(
         self,

@@ -14,7 +14,7 @@ from zif.contract.errors import InvalidSettings, KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import OpRequest, OpSpec, op_specs
 from zif.contract.optable import Ops
-from zif.contract.step import HostStep
+from zif.contract.step import HostStep, StepShape
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,23 @@ class Choice:
 class Bound:
     """The ops a model and core's programs call, how each came to be chosen, and who plans steps.
 
-    ``plans`` are called with each step before it is launched.
+    ``plans`` are called with each step before it is launched. ``captures`` tell, of a planned kernel each, which steps
+    it may be captured in.
     """
 
     ops: Ops
     choices: tuple[Choice, ...]
     plans: tuple[Callable[[HostStep], None], ...] = ()
+    captures: tuple[Callable[[StepShape], bool], ...] = ()
 
     @property
     def capturable(self) -> bool:
         """Whether every chosen kernel may run inside a captured graph."""
         return all(choice.kernel.capturable for choice in self.choices)
+
+    def capturable_in(self, shape: StepShape) -> bool:
+        """Whether every chosen kernel may run inside a captured graph of a step of this shape."""
+        return self.capturable and all(captures(shape) for captures in self.captures)
 
 
 def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None) -> Choice:
@@ -101,7 +107,7 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
         if request not in wanted:
             wanted.append(request)
     choices = []
-    plans: list[Callable[[HostStep], None]] = []
+    planners: list[Any] = []
     for name, spec in op_specs().items():
         wanted = by_op.get(name, [])
         if not wanted:
@@ -109,8 +115,9 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
             continue
         chosen = _choose_all(spec, wanted, kernels, pins.get(name))
         choices += chosen
-        setattr(ops, name, _callable(spec, chosen, ops, plans))
-    return Bound(ops, tuple(choices), tuple(plans))
+        setattr(ops, name, _callable(spec, chosen, ops, planners))
+    captures = [planner.capturable for planner in planners if hasattr(planner, "capturable")]
+    return Bound(ops, tuple(choices), tuple(planner.plan for planner in planners), tuple(captures))
 
 
 def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None) -> list[Choice]:
@@ -140,16 +147,15 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
     return choices
 
 
-def _callable(
-    spec: OpSpec, choices: Sequence[Choice], ops: Ops, plans: list[Callable[[HostStep], None]]
-) -> Callable[..., Any]:
+def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops, planners: list[Any]) -> Callable[..., Any]:
+    """The op's callable; those of planned kernels are added to ``planners``."""
     shared: dict[str, Callable[..., Any]] = {}
     made: list[Callable[..., Any]] = []
     for request, kernel in ((choice.request, choice.kernel) for choice in choices):
         if kernel.per_request:
             made.append(kernel.make(request, ops))
             if kernel.planned:
-                plans.append(made[-1].plan)  # type: ignore[attr-defined]
+                planners.append(made[-1])
         else:
             if str(kernel) not in shared:
                 shared[str(kernel)] = kernel.make(request, ops)

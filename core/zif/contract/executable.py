@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zif.contract.arrays import ArraySpec, Tree
+from zif.contract.step import StepShape
 
 Program = Callable[[dict[str, Any], dict[str, Tree]], tuple[dict[str, Any], dict[str, Tree]]]
 Staged = Mapping[str, Any]
@@ -80,6 +81,16 @@ class Executables(Protocol):
         """
         ...
 
+    def captures(self, shape: StepShape) -> bool:
+        """Whether a mixed step of this shape is recorded once and replayed from then on; pure.
+
+        Core asks it of extents that ``bucket`` gave. Where it holds, and every kernel may run inside a captured
+        graph of that step (:meth:`zif.contract.bind.Bound.capturable_in`), one program does the whole step, as of a
+        decode step: its page assignments, and its sampler where that is plain. ``warm_up`` runs it beforehand, so few
+        shapes are to hold. A shape with as many rows of logits as sequences is preferred to a lesser one.
+        """
+        return False
+
     def compile(
         self,
         name: str,
@@ -92,5 +103,5 @@ class Executables(Protocol):
     ) -> Executable:
         """``resident`` holds the trees that it will be run with, for their shapes and, where memory is
         captured, their addresses. ``static`` holds hashable facts of the program, for keys and reports: its
-        step shape (``step``), and whether every kernel may run inside a captured graph (``capturable``)."""
+        step shape (``step``), and whether every kernel may run inside a captured graph of it (``capturable``)."""
         ...

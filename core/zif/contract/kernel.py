@@ -23,6 +23,10 @@ A kernel that is ``planned`` makes callables with a method ``plan(step: HostStep
 each run of a program with that step's shape, in the order of launching: it lays out on the host what the
 kernel then reads besides its arguments. It must not wait for the device. A callable that meets a
 step which nobody planned has to do so itself, whatever that costs.
+
+Such a callable may serve some steps by its plan and others without one. Where only the latter may run inside a captured
+graph, the kernel is ``capturable``, and the callable has a method ``capturable(shape: StepShape) -> bool`` that tells
+them apart: pure, and known to its ``plan`` too, which has nothing to do for a step that is captured.
 """
 
 from __future__ import annotations

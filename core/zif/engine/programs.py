@@ -92,15 +92,18 @@ def assign(ops: Ops, table: TableShape, count: int) -> ProgramSpec:
     return ProgramSpec(f"assign-{count}", fn, _assignment_specs(table, count), {}, ("table",), {"count": count})
 
 
-def forward(ops: Ops, model: Model, table: TableShape, shape: StepShape) -> ProgramSpec:
-    """Run the model over a step; leaves ``logits`` [R, vocab] on the device."""
+def forward(ops: Ops, model: Model, table: TableShape, shape: StepShape, assigned: int = 0) -> ProgramSpec:
+    """Run the model over a step; leaves ``logits`` [R, vocab] on the device.
+
+    ``assigned`` page assignments a group are made before it; of a decode step as many as it has sequences, always.
+    """
 
     def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
         logits, arrays, cache = _forward(ops, model, table, shape, inputs, resident)
         return {"logits": logits}, {"table": arrays, "cache": cache}
 
     outputs = {"logits": ArraySpec((shape.logits, table.vocab), "float32")}
-    inputs = _forward_specs(model.inputs, table, shape)
+    inputs = _forward_specs(model.inputs, table, shape, assigned)
     return ProgramSpec(_name("forward", shape), fn, inputs, outputs, ("table", "cache"), {"step": shape}, ("weights",))
 
 
@@ -133,22 +136,39 @@ def sample(ops: Ops, table: TableShape, shape: SamplerShape) -> ProgramSpec:
 def decode(ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler: SamplerShape) -> ProgramSpec:
     """A decode step and its sampler in one program."""
     assert shape.decode
-    assert sampler.plain
+    inputs = _forward_specs(model.inputs, table, shape, shape.seqs)
+    return _drawing("decode", ops, model, table, shape, sampler, inputs, "rows")
 
-    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
-        logits, arrays, cache = _forward(ops, model, table, shape, inputs, resident)
-        outputs, arrays, _ = draw(ops, sampler, logits, inputs["rows"], arrays)
-        return outputs, {"table": arrays, "cache": cache}
 
-    inputs = _forward_specs(model.inputs, table, shape)
-    static = {"step": shape, "sampler": sampler}
-    outputs = _sampled_specs(sampler)
-    return ProgramSpec(_name("decode", shape), fn, inputs, outputs, ("table", "cache"), static, ("weights",))
+def mixed(
+    ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler: SamplerShape, assigned: int
+) -> ProgramSpec:
+    """A step of any tokens and its sampler in one program; ``logits_rows`` [R] are the table's rows of the logits."""
+    inputs = _forward_specs(model.inputs, table, shape, assigned) | {"logits_rows": ArraySpec((shape.logits,), "int32")}
+    return _drawing("mixed", ops, model, table, shape, sampler, inputs, "logits_rows")
 
 
 MAKERS: Mapping[str, Callable[..., ProgramSpec]] = {
     "admit": admit, "adjust": admit_adjusted, "assign": assign, "forward": forward, "sample": sample, "decode": decode,
+    "mixed": mixed,
 }  # fmt: skip
+
+
+def _drawing(
+    kind: str, ops: Ops, model: Model, table: TableShape, shape: StepShape, sampler: SamplerShape, inputs: Specs,
+    rows: str,
+) -> ProgramSpec:  # fmt: skip
+    """A step and its sampler; the input ``rows`` has the table's rows of the logits."""
+    assert sampler.plain
+
+    def fn(inputs: Inputs, resident: dict[str, Tree]) -> tuple[Inputs, dict[str, Tree]]:
+        logits, arrays, cache = _forward(ops, model, table, shape, inputs, resident)
+        outputs, arrays, _ = draw(ops, sampler, logits, inputs[rows], arrays)
+        return outputs, {"table": arrays, "cache": cache}
+
+    static = {"step": shape, "sampler": sampler}
+    outputs = _sampled_specs(sampler)
+    return ProgramSpec(_name(kind, shape), fn, inputs, outputs, ("table", "cache"), static, ("weights",))
 
 
 def _forward(
@@ -186,7 +206,9 @@ def _decode_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, 
 
 
 def _mixed_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, arrays: Tree) -> tuple[Step, Tree]:
-    """(step, table after it)."""
+    """(step, table after it), its page assignments made where it has any."""
+    assigned = "page_rows" in inputs
+    arrays = {**arrays, "pages": _assigned(ops, table, inputs, arrays["pages"])} if assigned else arrays
     rows, seqs, query_starts = inputs["rows"], inputs["seqs"], inputs["query_starts"]
     before = arrays["kv_len"][rows]
     token_index = ops.arange(shape.tokens, rows)
@@ -220,15 +242,15 @@ def _assignment_specs(table: TableShape, count: int) -> Specs:
     return {name: ArraySpec((count,), "int32") for name in names}
 
 
-def _forward_specs(further: Any, table: TableShape, shape: StepShape) -> Specs:
+def _forward_specs(further: Any, table: TableShape, shape: StepShape, assigned: int) -> Specs:
     specs = {
         "rows": ArraySpec((shape.seqs,), "int32"),
         "tokens": ArraySpec((shape.tokens,), "int32"),
         "num_tokens": ArraySpec((1,), "int32"),
     }
-    if shape.decode:
-        specs |= _assignment_specs(table, shape.seqs)
-    else:
+    if shape.decode or assigned:
+        specs |= _assignment_specs(table, shape.seqs if shape.decode else assigned)
+    if not shape.decode:
         specs |= {
             "seqs": ArraySpec((shape.tokens,), "int32"),
             "query_starts": ArraySpec((shape.seqs + 1,), "int32"),

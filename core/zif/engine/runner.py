@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -29,6 +29,7 @@ from zif.engine.staging import (
     assignment_inputs,
     forward_inputs,
     host_step,
+    no_step,
     padded,
     plan_logits,
     sampler_shape,
@@ -43,7 +44,7 @@ from zif.scheduler.request import Request
 HostArray = np.ndarray[Any, Any]
 Key = tuple[Any, ...]
 """A program: which of :data:`zif.engine.programs.MAKERS` makes it, and the shapes that it is made for."""
-_NO_PAGES = np.zeros(0, np.int32)
+_NO_PAGES = _NO_ROWS = np.zeros(0, np.int32)
 
 
 @dataclass(slots=True)
@@ -139,62 +140,69 @@ class Runner:
         if batch.new_requests:
             self._admit(batch)
         plan = plan_logits(batch)
-        shape = step_shape(batch, len(plan.at), self._limits, self.backend.executables.bucket)
-        inline = shape.decode and len(batch.page_rows) <= shape.seqs
-        if not inline and len(batch.page_rows):
+        shape = step_shape(batch, len(plan.at), self._limits, self.backend.executables.bucket, self._captures)
+        room = self._assigned(shape)
+        inline = len(batch.page_rows) <= room
+        if not inline:
             self._assign(batch)
         if self.bound.plans:
             self._prepare(host_step(batch, shape))
         inputs: dict[str, Any] = dict(forward_inputs(batch, plan, shape))
-        if shape.decode:
+        if room:
             pages = (batch.page_rows, batch.page_indices, batch.page_ids)
-            if not inline:
-                pages = (_NO_PAGES, _NO_PAGES, np.zeros((len(self.table.shape.groups), 0), np.int32))
-            inputs |= assignment_inputs(*pages, self.table.shape.groups, shape.seqs)
+            inputs |= assignment_inputs(*pages, self.table.shape.groups, room) if inline else self._no_pages(room)
         sampler = sampler_shape(batch, plan, shape.logits)
-        if shape.decode and sampler.plain and self.backend.capabilities.fuse_sampling:
-            outputs = self._decode(shape, sampler, inputs)
+        if room and sampler.plain and self.backend.capabilities.fuse_sampling:
+            outputs = self._drawn(shape, sampler, plan.rows, inputs)
         else:
             logits = self._forward(shape, inputs)
             outputs = self._sample(sampler, batch, plan, logits) if len(plan.at) else {}
         return InFlight(batch, plan, self.backend.runtime.fetch(outputs))
 
     def warm_up(self) -> int:
-        """Compile the decode programs of every bucket, and run each twice; returns how many there are.
+        """Compile the programs of decode steps and captured mixed ones, and run each twice; returns how many there are.
 
-        They run over the scratch row alone: nothing that a request will see changes.
+        They run over the scratch row alone: nothing that a request will see changes. Large steps come first, so
+        that what a graph leaves free has room for the next.
         """
-        bucket, limits, groups = self.backend.executables.bucket, self._limits, self.table.shape.groups
-        sizes = {bucket("decode_seqs", size, limits.rows) for size in range(1, limits.rows + 1)}
-        widths = {bucket("pages", width, limits.pages) for width in range(1, limits.pages + 1)}
-        for size, width, random in itertools.product(sorted(sizes, reverse=True), sorted(widths), (False, True)):
-            shape = StepShape(size, size, width, size, decode=True)
-            inputs: dict[str, Any] = {name: np.zeros(size, np.int32) for name in ("rows", "tokens")}
-            inputs["num_tokens"] = np.zeros(1, np.int32)
-            inputs |= assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, size)
+        shapes = sorted(self.warm_shapes(), key=lambda shape: (shape.tokens, shape.seqs), reverse=True)
+        for shape, random in itertools.product(shapes, (False, True)):
+            if not (shape.decode or random):
+                continue  # a mixed step's sampler is one for all: see _drawn
+            inputs = no_step(shape) | self._no_pages(self._assigned(shape))
             for _ in range(2):
                 self._prepare(HostStep(shape, np.zeros(1, np.int32), _NO_PAGES))
                 if self.backend.capabilities.fuse_sampling:
-                    self._decode(shape, SamplerShape(size, random), inputs)
+                    self._drawn(shape, SamplerShape(shape.logits, random), _NO_ROWS, inputs)
                 else:
                     self._forward(shape, inputs)
         self.backend.runtime.synchronize()
         return len(self._compiled)
 
+    def warm_shapes(self) -> Sequence[StepShape]:
+        """The steps whose programs :meth:`warm_up` compiles: those of decoding, and mixed ones that are captured."""
+        limits, bucket = self._limits, self.backend.executables.bucket
+        widths = self._extents("pages", limits.pages)
+        sizes = itertools.product(self._extents("decode_seqs", limits.rows), widths)
+        decodes = [StepShape(size, size, width, size, decode=True) for size, width in sizes]
+        mixed = [
+            StepShape(tokens, seqs, width, seqs, decode=False)
+            for tokens in self._extents("tokens", limits.tokens)
+            for seqs in self._extents("seqs", limits.rows)
+            for width in widths
+            if seqs <= bucket("seqs", min(tokens, limits.rows), limits.rows)
+        ]
+        return [*decodes, *filter(self._captures, mixed)]
+
     def step_shapes(self) -> Sequence[StepShape]:
         """Every shape that a step can have, those of decode steps first: each is a program of the whole model."""
         limits = self._limits
-
-        def extents(axis: str, limit: int) -> list[int]:
-            bucket = self.backend.executables.bucket
-            return sorted({bucket(axis, size, limit) for size in range(1, limit + 1)})
-
-        widths = extents("pages", limits.pages)
-        counts, seqs, logits = (extents(axis, limit) for axis, limit in (
+        widths = self._extents("pages", limits.pages)
+        counts, seqs, logits = (self._extents(axis, limit) for axis, limit in (
             ("tokens", limits.tokens), ("seqs", limits.rows), ("logits", limits.tokens)
         ))  # fmt: skip
         most = {count: self.backend.executables.bucket("logits", count, limits.tokens) for count in counts}
-        decodes = itertools.product(extents("decode_seqs", limits.rows), widths)
+        decodes = itertools.product(self._extents("decode_seqs", limits.rows), widths)
         mixed = (StepShape(*size, decode=False) for size in itertools.product(counts, seqs, widths, logits))
         return [
             *(StepShape(size, size, width, size, decode=True) for size, width in decodes),
@@ -221,8 +229,33 @@ class Runner:
         for prepare in self.bound.plans:
             prepare(step)
 
-    def _decode(self, shape: StepShape, sampler: SamplerShape, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        return self._run(("decode", shape, sampler), inputs)
+    def _extents(self, axis: str, limit: int) -> list[int]:
+        """What sizes of an axis are padded to."""
+        return sorted({self.backend.executables.bucket(axis, size, limit) for size in range(1, limit + 1)})
+
+    def _captures(self, shape: StepShape) -> bool:
+        """Whether the program of a mixed step is captured."""
+        return self.backend.executables.captures(shape) and self.bound.capturable_in(shape)
+
+    def _assigned(self, shape: StepShape) -> int:
+        """Page assignments that there is room for in a step's own program; none where it is launched op by op."""
+        return shape.tokens if shape.decode or self._captures(shape) else 0
+
+    def _no_pages(self, room: int) -> dict[str, Any]:
+        groups = self.table.shape.groups
+        return dict(assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, room))
+
+    def _drawn(
+        self, shape: StepShape, sampler: SamplerShape, rows: HostArray, inputs: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """A step and its sampler in one program; ``rows`` are the table's of the logits.
+
+        A mixed step's sampler draws at random, which draws the same greedy tokens: a program less to capture.
+        """
+        if shape.decode:
+            return self._run(("decode", shape, sampler), inputs)
+        inputs = {**inputs, "logits_rows": padded(rows, shape.logits, SCRATCH)}
+        return self._run(("mixed", shape, replace(sampler, random=True)), inputs)
 
     def _forward(self, shape: StepShape, inputs: Mapping[str, Any]) -> Any:
         """Logits, on the device."""
@@ -292,7 +325,9 @@ class Runner:
         compiled = self._compiled.get(key)
         if compiled is None:
             spec = self.spec(key)
-            static = {**spec.static, "capturable": self.bound.capturable}
+            step = spec.static.get("step")
+            capturable = self.bound.capturable if step is None else self.bound.capturable_in(step)
+            static = {**spec.static, "capturable": capturable}
             executable = self.backend.executables.compile(
                 spec.name, spec.fn, spec.inputs, spec.outputs, self._residents(spec.residents), spec.donate, static
             )
@@ -302,7 +337,9 @@ class Runner:
     def spec(self, key: Key) -> ProgramSpec:
         """The program that a key names."""
         kind, *facts = key
-        model = (self.model,) if kind in ("forward", "decode") else ()
+        if kind in ("forward", "mixed"):
+            facts.append(self._assigned(facts[0]))
+        model = (self.model,) if kind in ("forward", "mixed", "decode") else ()
         return programs.MAKERS[kind](self._ops, *model, self.table.shape, *facts)
 
     def _residents(self, names: Sequence[str]) -> dict[str, Tree]:

@@ -81,8 +81,13 @@ def plan_logits(batch: Batch) -> LogitsPlan:
     return LogitsPlan(as_ints[0], as_ints[1], as_ints[2], as_ints[3], scored)
 
 
-def step_shape(batch: Batch, logits: int, limits: Limits, bucket: Bucket) -> StepShape:
-    """The padded shape that a batch with ``logits`` logits rows runs as."""
+def step_shape(
+    batch: Batch, logits: int, limits: Limits, bucket: Bucket, captures: Callable[[StepShape], bool] = lambda _: False
+) -> StepShape:
+    """The padded shape that a batch with ``logits`` logits rows runs as.
+
+    A mixed step has a row of logits a sequence where that makes it one of those that ``captures`` says are captured.
+    """
     size = len(batch.requests)
     longest = int(batch.starts.max()) + 1 if batch.decode_only else int((batch.starts + batch.counts).max())
     pages = bucket("pages", -(-longest // limits.page_size), limits.pages)
@@ -91,6 +96,9 @@ def step_shape(batch: Batch, logits: int, limits: Limits, bucket: Bucket) -> Ste
         return StepShape(seqs, seqs, pages, seqs, decode=True)
     tokens = bucket("tokens", batch.num_tokens, limits.tokens)
     seqs = bucket("seqs", size, limits.rows)
+    even = StepShape(tokens, seqs, pages, seqs, decode=False)
+    if logits <= seqs and captures(even):
+        return even
     return StepShape(tokens, seqs, pages, bucket("logits", max(logits, 1), limits.tokens), decode=False)
 
 
@@ -113,6 +121,14 @@ def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str
         seqs[:total] = np.repeat(np.arange(size, dtype=np.int32), batch.counts)
         inputs |= {"query_starts": starts, "seqs": seqs, "logits_at": padded(plan.at, shape.logits, 0)}
     return inputs
+
+
+def no_step(shape: StepShape) -> dict[str, IntArray]:
+    """What :func:`forward_inputs` gives for a step of padding alone."""
+    inputs = {"rows": shape.seqs, "tokens": shape.tokens, "num_tokens": 1}
+    if not shape.decode:
+        inputs |= {"query_starts": shape.seqs + 1, "seqs": shape.tokens, "logits_at": shape.logits}
+    return {name: np.full(size, SCRATCH if name == "rows" else 0, np.int32) for name, size in inputs.items()}
 
 
 def host_step(batch: Batch, shape: StepShape) -> HostStep:

@@ -12,6 +12,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.executable import Program, Staged
+from zif.contract.step import StepShape
 from zif.ops.draw import numpy_dtype
 from zif.reference.jax.runtime import RANKS, JaxRuntime, jax_dtype
 from zif.reference.jax.trees import register_trees
@@ -123,6 +124,10 @@ class JaxExecutables:
 
     def bucket(self, axis: str, size: int, limit: int) -> int:
         return min(max(8, 1 << max(0, size - 1).bit_length()), limit)
+
+    def captures(self, shape: StepShape) -> bool:
+        """Nothing is recorded: all is compiled."""
+        return False
 
     def compile(
         self,

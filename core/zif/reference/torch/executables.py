@@ -10,6 +10,7 @@ import torch
 
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.executable import Program, Staged
+from zif.contract.step import StepShape
 from zif.reference.torch.runtime import copy_into, torch_dtype
 
 RING = 2
@@ -84,6 +85,10 @@ class EagerExecutables:
             step = 1 if size <= 16 else 16
             return min(-(-size // step) * step, limit)
         return min(1 << (size - 1).bit_length(), limit)
+
+    def captures(self, shape: StepShape) -> bool:
+        """Nothing is."""
+        return False
 
     def compile(
         self,

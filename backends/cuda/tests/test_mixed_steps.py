@@ -1,0 +1,118 @@
+"""Mixed steps as graphs: which there are, and that an engine whose steps are replayed gives the same tokens."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from backend.checkpoints import VOCAB, save
+
+from fakes import FakeDevice
+from zif.contract.attention import AttentionSpec
+from zif.contract.kernel import kernel
+from zif.contract.step import Step, StepShape
+from zif.engine.build import build_engine
+from zif.engine.engine import Engine
+from zif.engine.messages import EngineRequest
+from zif.reference.torch import TorchBackend, TorchRuntime
+from zif.reference.torch.reference import TorchReference
+from zif.sampling.params import SamplingParams
+from zif.settings import Settings
+from zif_cuda.executables import CAPTURED_SEQS, CAPTURED_TOKENS, CudaExecutables, GraphExecutable
+
+RNG = np.random.default_rng(5)
+PROMPTS = [RNG.integers(0, VOCAB, size).tolist() for size in (3, 37, 90, 12)]
+ROWS = 256
+
+
+def executables(*, graphs: bool = True) -> CudaExecutables:
+    return CudaExecutables(FakeDevice(), graphs=graphs)  # type: ignore[arg-type]
+
+
+def test_small_mixed_steps_are_captured_at_few_sizes() -> None:
+    made = executables()
+    seen = set()
+    for tokens in range(1, 1100):
+        for seqs in {1, min(tokens, 64), min(tokens, 65), min(tokens, ROWS)}:
+            extent, rows = made.bucket("tokens", tokens, 8192), made.bucket("seqs", seqs, ROWS)
+            shape = StepShape(extent, rows, 2560, rows, decode=False)
+            assert made.captures(shape) == (tokens <= CAPTURED_TOKENS[-1])
+            if made.captures(shape):
+                seen.add((extent, rows))
+    assert len(seen) == len(CAPTURED_TOKENS) * 2 - 3  # up to 64 tokens there are no more sequences than that
+    assert {rows for _, rows in seen} == {CAPTURED_SEQS, ROWS}
+
+
+def test_steps_with_more_logits_than_sequences_are_launched_op_by_op() -> None:
+    assert not executables().captures(StepShape(256, 64, 8, 200, decode=False))
+
+
+def test_without_graphs_nothing_is_captured_and_steps_are_padded_little() -> None:
+    made = executables(graphs=False)
+    assert made.bucket("tokens", 65, 8192) == 72
+    assert made.bucket("seqs", 3, ROWS) == 4
+    assert not made.captures(StepShape(64, 64, 8, 64, decode=False))
+
+
+class CapturableReference(TorchReference):
+    @kernel("paged_attention")
+    def paged_attention(self, q: Any, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        return super().paged_attention(q, cache, layer, step, spec)
+
+
+class Backend(TorchBackend):
+    """The reference's kernels, captured on a device that is the cpu."""
+
+    def __init__(self, *, graphs: bool) -> None:
+        super().__init__(TorchRuntime())
+        self.capabilities = replace(self.capabilities, asynchronous=True)
+        self.device = FakeDevice()
+        self.executables: Any = CudaExecutables(self.device, graphs=graphs)  # type: ignore[arg-type]
+
+    def kernels(self) -> Any:
+        return (CapturableReference(),)
+
+
+def engine_of(path: Path, backend: Backend) -> Engine:
+    settings = Settings(
+        model=str(path), dtype="float32", page_size=4, max_total_tokens=2048, max_running_requests=4, random_seed=2,
+        chunked_prefill_size=64,
+    )  # fmt: skip
+    return build_engine(settings, progress=False, backend=backend)
+
+
+def tokens_of(engine: Engine, **facts: Any) -> dict[str, list[int]]:
+    """Of requests that join one after the other, greedy and drawn."""
+    given: dict[str, list[int]] = {}
+    waiting = list(enumerate(PROMPTS * 3))
+    while waiting or engine.has_work:
+        if waiting:
+            number, prompt = waiting.pop(0)
+            params = SamplingParams(temperature=number % 2, max_tokens=6, **facts)
+            assert engine.add(EngineRequest(f"{number}", prompt, params)) is None
+        for output in engine.step():
+            given.setdefault(output.request_id, []).extend(output.token_ids)
+    return given
+
+
+@pytest.mark.parametrize("facts", [{}, {"top_p": 0.7}], ids=["sampled inside", "sampled apart"])
+def test_replayed_steps_give_the_tokens_of_steps_op_by_op(tmp_path: Path, facts: dict[str, Any]) -> None:
+    path = save("llama", tmp_path).path
+    captured, plain = engine_of(path, Backend(graphs=True)), engine_of(path, Backend(graphs=False))
+    runner = captured.runner
+    device: Any = captured.runner.backend.device  # type: ignore[attr-defined]
+    device.world = [*runner.table.arrays["pages"].values(), runner.table.arrays["kv_len"]]
+    device.world += [runner.table.arrays["last_token"]]
+    device.world += [array for group in runner.cache.arrays.values() for array in group.values()]
+    assert tokens_of(captured, **facts) == tokens_of(plain, **facts)
+    kind = "forward" if facts else "mixed"
+    graphs = [
+        program._graph
+        for program in runner.programs
+        if isinstance(program, GraphExecutable) and program.name.startswith(kind) and program.name.endswith("-4")
+    ]
+    assert sum(graph.replays for graph in graphs if graph is not None) > 5
+    assert not any(isinstance(program, GraphExecutable) for program in plain.runner.programs)
