@@ -120,6 +120,18 @@ def test_many_sequences_are_found_by_their_blocks() -> None:
     assert not attention_faults(case, "float32", 16, padded=True)
 
 
+def test_steps_that_are_mostly_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As captured ones are: 64 sequences and as many tokens, of which a few are real."""
+    pad = paging.pad
+    monkeypatch.setattr(paging, "pad", lambda step, group: pad(step, group, 61))
+    for facts in ({}, {"window": 3}, {"q_heads": 1, "kv_heads": 1}):
+        case = attention_case([90, 0, 33], [1, 9, 20], 16, "float32", **facts)
+        assert not attention_faults(case, "float32", 16, padded=True)
+    case = next(case for case in cases("attention", "float32") if not case.arguments["step"].shape.decode)
+    for op in ("rope_and_cache", "kv_write"):
+        assert not writer_faults(op, case, "float32", padded=True)
+
+
 def test_bfloat16_would_fail_without_the_mended_dot(monkeypatch: pytest.MonkeyPatch) -> None:
     """The mending is needed, and these tests would see a product that is wrong."""
     case = attention_case([40], [1], 16, "bfloat16")
