@@ -32,7 +32,7 @@ def zif_cli_options() -> Sequence[DeviceOption]:
     """``cuda.graphs``, ``cuda.flashinfer`` and ``cuda.tune``."""
     return [
         DeviceOption(
-            name="graphs", summary="decode and small mixed steps as captured CUDA graphs, or all op by op", default="on",
+            name="graphs", summary="decode and small mixed steps as CUDA graphs, or all op by op", default="on",
             choices=("on", "off"),
         ),
         DeviceOption(

@@ -30,8 +30,9 @@ class Capabilities:
     ``dtypes``: activation dtypes, best first. ``page_sizes``: those the kernels take, best first;
     empty for any. ``asynchronous``: launches return before the device is done, so that overlap
     pays. ``fuse_sampling``: sampling may be compiled into the programs of decode steps and of captured mixed
-    ones. ``warm_up``: these programs are to be compiled and run before the first request. ``cache_dtypes``: what keys and values may be stored
-    in, besides any of ``dtypes``. The rest are defaults of the settings of the same names.
+    ones. ``warm_up``: these programs are to be compiled and run before the first request. ``cache_dtypes``: what
+    keys and values may be stored in, besides any of ``dtypes``. The rest are defaults of the settings of the same
+    names.
     """
 
     dtypes: tuple[str, ...]
