@@ -18,6 +18,8 @@ BUCKETS = (1, 16, 32, 64, 96, 128, 192, 256)
 
 FEW_BYTES = 16 << 20
 """A weight that the L2 cache holds beside what else is under way."""
+EARLY = 256
+"""Inputs of each output that a program of several tokens asks for before it waits."""
 LONG = 2048
 """Inputs of a program that may share its processor with another."""
 
@@ -90,6 +92,8 @@ def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
         )  # fmt: skip
     tried: list[Tile | None] = [None, default(case, processors)]
     tried += [_fitted(tile, case, processors) for tile in tiles]
+    if case.tokens == 1 and case.kind == "sum" and case.inner % 1024 == 0 and case.inner <= 4096:
+        tried += [Tile(1, outputs, 1024, splits=case.inner // 1024) for outputs in (4, 8)]
     yield from dict.fromkeys(tried)
 
 
@@ -103,10 +107,12 @@ def _vector(case: Case) -> Tile:
 
 def _ahead(tile: Tile, case: Case) -> Tile:
     """``tile`` that asks for weights before it waits, where they are few enough to be there when it does."""
+    if tile.tokens > 1 and case.kind == "logits":
+        return replace(tile, early=EARLY)  # it costs nothing there, and so a head's kernel is that of sums in parts
     if case.weight_bytes > FEW_BYTES:
         return tile
     if tile.tokens > 1:
-        return replace(tile, early=256)
+        return replace(tile, early=EARLY)
     rest = case.inner - tile.inputs  # what no program has loaded by then
     return replace(tile, early=1 << (rest - 1).bit_length()) if rest > 0 else tile
 
