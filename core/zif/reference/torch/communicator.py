@@ -47,13 +47,13 @@ class TorchCommunicator(Communicator):
     def all_reduce(self, x: Any) -> Any:
         """In place, where ``x`` is contiguous."""
         x = x.contiguous()
-        self._group.allreduce([x], self._sum).wait()
+        _ordered(self._group.allreduce([x], self._sum))
         return x
 
     def all_gather(self, x: Any) -> Any:
         x = x.contiguous()
         ranks = torch.empty((self.size * x.shape[0], *x.shape[1:]), dtype=x.dtype, device=x.device)
-        self._group._allgather_base(ranks, x, self._gather).wait()
+        _ordered(self._group._allgather_base(ranks, x, self._gather))
         return torch.cat(ranks.chunk(self.size), dim=-1)
 
     def close(self) -> None:
@@ -65,6 +65,12 @@ class TorchCommunicator(Communicator):
                 abort()
             except RuntimeError as error:  # gloo has none
                 logger.debug("the process group was not aborted: %s", error)
+
+
+def _ordered(work: Any) -> None:
+    """Let what follows on the current stream see the result. Newer NCCL groups launch on that stream, and give no work."""
+    if work is not None:
+        work.wait()
 
 
 def gloo(group: Group) -> TorchCommunicator:
