@@ -68,7 +68,7 @@ class TorchCommunicator(Communicator):
 
 
 def _ordered(work: Any) -> None:
-    """Let what follows on the current stream see the result. Newer NCCL groups launch on that stream, and give no work."""
+    """Let what follows on the current stream see the result; a group that launches on that stream gives no work."""
     if work is not None:
         work.wait()
 
