@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
 from zif.contract.bind import bind
+from zif.contract.comm import Communicator, Partial
 from zif.contract.ops import OpRequest
 from zif.contract.weights import PackedWeight
+from zif.parallel import parallel_ops
 from zif.portable.triton import TritonKernels, launch
 from zif.portable.triton.layers import SplitSum, Unnormed
 from zif.reference.torch.reference import TorchReference
@@ -104,6 +109,50 @@ def norm_of_one_token_is_left_to_its_readers(*, bias: bool, parts: bool) -> None
     assert isinstance(alone.add_norm(given, residual, norm, 1e-6, 1.0, (plain,))[0], Unnormed) is False
 
 
+class Alike(Communicator):
+    """Two ranks that hold the same."""
+
+    size, rank = 2, 0
+
+    def all_reduce(self, x: Any) -> Any:
+        assert isinstance(x, torch.Tensor), f"ranks sum tensors, not {type(x).__name__}"
+        return x.mul_(2)
+
+    def all_gather(self, x: Any) -> Any:
+        return torch.cat([x, x], -1)
+
+
+def ranks_sum_tensors(tokens: int) -> None:
+    """Where ranks follow, a linear leaves no parts; what a norm leaves to its readers is of the whole sum."""
+    inner, size = 1536, 512
+    summed, read = weight(size, inner, bias=False, facts=(SUMMED,)), weight(72, size, bias=False)
+    head = weight(75, size, bias=False)
+    facts = {"format": "dense", "bias": False}
+    requests = [
+        OpRequest.of("linear", "float16", key=w.dispatch_key, in_features=w.shape[1], out_features=w.shape[0], **facts)
+        for w in (summed, read, head)
+    ]
+    requests += [OpRequest("logits", "float16", requests[2].facts), OpRequest.of("add_norm", "float16", size=size)]
+    requests += [OpRequest.of(op, "float16", size=size) for op in ("rms_norm", "add")]
+    ops = parallel_ops(bind(requests, KERNELS).ops, Alike(), 149)
+    x, residual, norm = torch.randn(tokens, inner).half(), torch.randn(tokens, size).half(), torch.randn(size).half()
+    partial = ops.linear(x, replace(summed, split="rows"))
+    assert isinstance(partial, Partial)
+    normed, total = ops.add_norm(partial, residual, norm, 1e-6, consumers=(read,))
+    got = ops.linear(normed, replace(read, split="columns"))
+    whole = 2 * exact(x, summed).half().double() + residual.double()
+    torch.testing.assert_close(total.double(), whole, rtol=4e-3, atol=4e-3)
+    expected = total.double() / (total.double().square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.double()
+    torch.testing.assert_close(got.double(), exact(expected.half(), read), rtol=4e-3, atol=8e-3)
+    logits = ops.logits(expected.half(), replace(head, split="vocab"))
+    assert logits.shape == (tokens, 149)
+    assert logits.is_contiguous()
+    torch.testing.assert_close(logits[:, 75:], logits[:, :74], rtol=0, atol=0)
+
+
+for count in (1, 5, 70):
+    torch.manual_seed(count)
+    ranks_sum_tensors(count)
 for with_bias in (False, True):
     torch.manual_seed(7)
     norm_of_one_token_is_left_to_its_readers(bias=with_bias, parts=with_bias)
