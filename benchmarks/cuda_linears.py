@@ -311,6 +311,8 @@ def layer(models: str = "0.6b,8b") -> None:
                         for early in (0, 256, 1024)
                         if early != tile.early and early <= shapes[name][1] // tile.splits
                     ]
+                if tile is not None and tokens > 1:  # one program a processor, or further ahead
+                    others += [replace(tile, stages=tile.stages + more) for more in (1, 2)]
                 if tokens == 1 and KINDS[name] == "sum":
                     others += [Tile(1, outputs, 1024, splits=shapes[name][1] // 1024 if shapes[name][1] < 4096 else 2)
                                for outputs in (4, 8, 16)]  # fmt: skip
@@ -320,7 +322,10 @@ def layer(models: str = "0.6b,8b") -> None:
                 for other in others:
                     if other is not None and not (other.splits and other.fits(shapes[name][1])):
                         continue
-                    us = chain(ours | {name: other}) - base
+                    try:
+                        us = chain(ours | {name: other}) - base
+                    except OutOfResources:
+                        continue
                     if us < 0.3:
                         changed[f"{name} {other and astuple(other)}"] = round(us, 2)
             say("layer", model=model, tokens=tokens, changed_us=dict(sorted(changed.items(), key=lambda one: one[1])))

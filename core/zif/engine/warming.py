@@ -13,7 +13,7 @@ from zif.sampling.params import SamplingParams
 
 TOKENS = 4
 """Made for each request: the first by a prefill step, the others by decode steps."""
-LENGTHS = (1, 24, 200, 1500)
+LENGTHS = (1, 12, 24, 48, 80, 120, 180, 250, 1500)
 """Of prompts, where they fit; and one of as many tokens as a step takes."""
 SAMPLERS = {
     "greedy": SamplingParams(temperature=0.0),

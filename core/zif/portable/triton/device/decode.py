@@ -104,7 +104,7 @@ def decode(
     normalised a head (NORM, by ``q_norm`` and ``k_norm`` [HEAD_DIM]) and turned (ROTARY dimensions, by
     ``angles`` [seqs, ROTARY] float32) here, and k and ``v`` [seqs, kv_heads, V_HEAD_DIM] written to the last position
     by the program that has it in its share. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
-    older than the kernel that is launched before this one, which made q, k or v.
+    older than the last kernel before this one that waits before it lets others start (see ``overlap.enter_ahead``).
 
     All histories, in tiles of BLOCK_N and one behind the other, are cut into equal shares, a program
     each, whatever their lengths are. A history that is cut is left in

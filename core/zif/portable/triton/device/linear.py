@@ -7,7 +7,7 @@ rounded once. Weights do not depend on earlier kernels, so that a program asks f
 import triton
 import triton.language as tl
 
-from zif.portable.triton.device.overlap import enter, fetch_early
+from zif.portable.triton.device.overlap import enter, enter_ahead, fetch_early
 
 LINE: tl.constexpr = tl.constexpr(64)
 """Sixteen-bit weights of a cache line."""
@@ -155,7 +155,7 @@ def vector(
         fetch_early(row[:, None] + lines[None, :], OVERLAP)
         if GATED:
             fetch_early(above[:, None] + lines[None, :], OVERLAP)
-    enter(OVERLAP)
+    enter_ahead(OVERLAP)
     scale = 1.0
     if NORM:
         at = tl.arange(0, BLOCK_X)

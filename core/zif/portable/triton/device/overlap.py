@@ -16,11 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 def enter(OVERLAP: tl.constexpr):
-    """Wait for the kernels before this one, then let the next be started.
-
-    In that order, so that no more than two kernels are ever under way: what is read before it may have been
-    written by any kernel but the last.
-    """
+    """Wait for the kernels before this one, then let the next be started: by then all of those have ended."""
     if OVERLAP:
         gdc_wait()
         gdc_launch_dependents()
@@ -28,10 +24,12 @@ def enter(OVERLAP: tl.constexpr):
 
 @triton.jit
 def enter_ahead(OVERLAP: tl.constexpr):
-    """:func:`enter` of a short kernel that stands before a linear: let the next be started, then wait.
+    """:func:`enter` in the other order, so that the next kernel starts while those before this one still work.
 
-    So a linear reads its weights while the kernel before the last still works, and three are under way. What reads
-    before it enters anything but what no kernel of a step writes must not be the next after this one.
+    For norms, which are short, and for a single token's products, whose weights are then under way two kernels before
+    they are needed. It takes care in what is launched behind them: what is read before it enters must be older than
+    the last kernel that waited first. Weights are; a step's lengths and page tables are, behind the kernel that
+    computes the angles or looks up the embeddings.
     """
     if OVERLAP:
         gdc_launch_dependents()
