@@ -305,6 +305,14 @@ OPS: dict[str, dict[str, Any]] = {
             for place, result in enumerate(composed("decode_inputs")(*args[:3], args[3].clone(), *args[4:]))
         ),
     },
+    "mixed_inputs": {
+        "positions from the chunk's begin": lambda *args: tuple(
+            result - args[6][args[0]][args[2]] * (result > 0) if place == 1 else result
+            for place, result in enumerate(composed("mixed_inputs")(*args))
+        ),
+        "the first token of a prompt is the last drawn": given("mixed_inputs", tokens=lambda t: t.where(t != t[0], -1)),
+        "lengths of the batch's order": lambda *args: composed("mixed_inputs")(*args[:6], args[6].flip(0), *args[7:]),
+    },
     "filter_logits": {
         "top-p one too many": top_p_one_more,
         "top-k one too many": expect("filter_logits", top_k=lambda k: torch.where(k > 0, k + 1, k)),

@@ -15,7 +15,7 @@ REQUIRED: Mapping[int, Mapping[str, tuple[str, ...]]] = {
         "llm": (
             "embedding", "linear", "logits", "gated_linear", "rms_norm", "add_norm", "add", "gated_activation",
             "softcap", "rope_angles", "rope", "kv_write", "rope_and_cache", "paged_attention", "attention",
-            "decode_inputs", "penalize", "argmax", "sample", "filter_logits", "sample_rows", "logprobs",
+            "decode_inputs", "mixed_inputs", "penalize", "argmax", "sample", "filter_logits", "sample_rows", "logprobs",
         ),
         "moe": ("route", "moe"),
         "mla": ("head_linear", "latent_write", "absorbed_attention", "latent_attention"),

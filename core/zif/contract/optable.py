@@ -136,7 +136,7 @@ class Ops:
         ) -> tuple[Array, Array]: ...
         def logprobs(self, logits: Array, tokens: Array, top: int) -> tuple[Array, Array, Array, Array]: ...
 
-        # the request table around a decode step: zif/ops/table.py, where sample_rows is too
+        # the request table around a step: zif/ops/table.py, where sample_rows is too
         def decode_inputs(
             self,
             rows: Array,
@@ -149,3 +149,15 @@ class Ops:
             page_ids: Mapping[str, Array],
             width: int,
         ) -> tuple[Array, Array, Array, Array, dict[str, Array], Array, dict[str, Array]]: ...
+        def mixed_inputs(
+            self,
+            rows: Array,
+            tokens: Array,
+            seqs: Array,
+            query_starts: Array,
+            num_tokens: Array,
+            last_token: Array,
+            kv_len: Array,
+            pages: Mapping[str, Array],
+            width: int,
+        ) -> tuple[Array, Array, Array, dict[str, Array], Array]: ...

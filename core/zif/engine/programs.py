@@ -209,24 +209,22 @@ def _mixed_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, a
     """(step, table after it), its page assignments made where it has any."""
     assigned = "page_rows" in inputs
     arrays = {**arrays, "pages": _assigned(ops, table, inputs, arrays["pages"])} if assigned else arrays
-    rows, seqs, query_starts = inputs["rows"], inputs["seqs"], inputs["query_starts"]
-    before = arrays["kv_len"][rows]
-    token_index = ops.arange(shape.tokens, rows)
-    kv_lens = before + query_starts[1:] - query_starts[:-1]
-    positions = before[seqs] + token_index - query_starts[seqs]
-    known = inputs["tokens"]
+    tokens, positions, kv_lens, tables, kv_len = ops.mixed_inputs(
+        inputs["rows"], inputs["tokens"], inputs["seqs"], inputs["query_starts"], inputs["num_tokens"],
+        arrays["last_token"], arrays["kv_len"], {group: arrays["pages"][group] for group in table.groups}, shape.pages,
+    )  # fmt: skip
     step = Step(
-        tokens=ops.where(known < 0, arrays["last_token"][rows][seqs], known),
-        positions=ops.where(token_index < inputs["num_tokens"], positions, 0),
-        seqs=seqs,
-        query_starts=query_starts,
+        tokens=tokens,
+        positions=positions,
+        seqs=inputs["seqs"],
+        query_starts=inputs["query_starts"],
         kv_lens=kv_lens,
-        pages={group: arrays["pages"][group][rows][:, : shape.pages] for group in table.groups},
+        pages=tables,
         num_tokens=inputs["num_tokens"],
         logits_at=inputs["logits_at"],
         shape=shape,
     )
-    return step, {**arrays, "kv_len": ops.put(arrays["kv_len"], (rows,), kv_lens)}
+    return step, {**arrays, "kv_len": kv_len}
 
 
 def _assigned(ops: Ops, table: TableShape, inputs: Inputs, pages: Tree) -> Tree:

@@ -47,7 +47,7 @@ def model_requests(model: Model, weights: Tree, dtype: str, page_size: int, cach
         assert type(other) is type(spec), f"weights named {name!r} are {type(other).__name__} and {type(spec).__name__}"
     for name, weight in _leaves(weights, (PackedWeight,)):
         requests += _weight_requests(specs[name], weight, dtype)
-    requests.append(OpRequest.of("decode_inputs", dtype))
+    requests += [OpRequest.of(op, dtype) for op in ("decode_inputs", "mixed_inputs")]
     sampler = ("penalize", "argmax", "sample", "filter_logits", "sample_rows", "logprobs")
     requests += [OpRequest.of(op, "float32", vocab=model.vocab_size) for op in sampler]
     return list(dict.fromkeys(requests))

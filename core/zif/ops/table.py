@@ -1,4 +1,4 @@
-"""What a decode step reads from the request table and writes to it: a wish each, before the model and behind it.
+"""What a step reads from the request table and writes to it: a wish each, before the model and behind it.
 
 The table has a row a request. Row 0 pads: its length is 0, and its page tables name page 0, the sink.
 """
@@ -92,6 +92,72 @@ def decode_inputs(
     tables = {group: table[rows, :width] for group, table in pages.items()}
     order = np.arange(len(rows) + 1, dtype=np.int32)
     return np.where(tokens < 0, last_token[rows], tokens), positions, kv_lens, order, tables, kv_len, pages
+
+
+def _mixed_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    # rows, tokens of each, of which the first ``decodes`` are not known to the host; padding tokens; width
+    cases: list[tuple[str, list[int], list[int], int, int, int]] = [
+        ("one prompt", [4], [13], 0, 0, 5),
+        ("decodes and chunks, padded", [2, 7, 5, 8, 0, 0], [1, 1, 9, 30, 0, 0], 2, 6, 4),
+    ]
+    for label, rows, counts, decodes, padding, width in cases:
+        total, seqs = sum(counts), len(rows)
+        kv_len = rng.integers(0, 90, ROWS).astype(np.int32)
+        kv_len[0] = 0
+        tokens = rng.integers(0, 999, total + padding).astype(np.int32)
+        tokens[:decodes], tokens[total:] = -1, 0
+        arguments = {
+            "rows": np.array(rows, np.int32),
+            "tokens": tokens,
+            "seqs": np.repeat([*range(seqs), seqs - 1], [*counts, padding]).astype(np.int32),
+            "query_starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+            "num_tokens": np.array([total], np.int32),
+            "last_token": rng.integers(0, 999, ROWS).astype(np.int32),
+            "kv_len": kv_len,
+            "pages": {group: rng.integers(0, 999, (ROWS, 7)).astype(np.int32) for group in ("full", "window")},
+            "width": width,
+        }
+        yield OpCase(label, OpRequest.of("mixed_inputs", dtype), arguments)
+
+
+def _mixed_inputs_composite(ops: Any) -> Callable[..., Any]:
+    def mixed_inputs(
+        rows: Any, tokens: Any, seqs: Any, query_starts: Any, num_tokens: Any, last_token: Any, kv_len: Any, pages: Any,
+        width: int,
+    ) -> Any:  # fmt: skip
+        before = kv_len[rows]
+        kv_lens = before + query_starts[1:] - query_starts[:-1]
+        index = ops.arange(tokens.shape[0], rows)
+        positions = ops.where(index < num_tokens, before[seqs] + index - query_starts[seqs], 0)
+        tokens = ops.where(tokens < 0, last_token[rows][seqs], tokens)
+        tables = {group: pages[group][rows][:, :width] for group in pages}
+        return tokens, positions, kv_lens, tables, ops.put(kv_len, (rows,), kv_lens)
+
+    return mixed_inputs
+
+
+@op(profile="llm", tolerances=EXACT, cases=_mixed_cases, composite=_mixed_inputs_composite, static=("width",))
+def mixed_inputs(
+    rows: A, tokens: A, seqs: A, query_starts: A, num_tokens: A, last_token: A, kv_len: A, pages: Mapping[str, A],
+    width: int,
+) -> tuple[A, A, A, dict[str, A], A]:  # fmt: skip
+    """The fields of any other step that come from the request table, and its kv_len after the step; all int32.
+
+    ``rows`` [B], ``last_token``, ``kv_len`` and ``pages`` as in ``decode_inputs``, the page assignments made;
+    ``tokens`` [T], of which -1 is the ``last_token`` of its sequence, ``seqs`` [T], ``query_starts`` [B+1] and
+    ``num_tokens`` [1] as :class:`zif.contract.step.Step` has them: behind num_tokens, tokens are padding and known.
+
+    Returns (tokens [T], positions [T], kv_lens [B], page tables {group: [B, width]}, the table's kv_len). Consumes
+    ``kv_len``.
+    """
+    before = kv_len[rows]
+    kv_lens = before + np.diff(query_starts)
+    index = np.arange(len(tokens), dtype=np.int32)
+    positions = np.where(index < num_tokens, before[seqs] + index - query_starts[seqs], 0).astype(np.int32)
+    kv_len = kv_len.copy()
+    kv_len[rows] = kv_lens
+    tables = {group: table[rows, :width] for group, table in pages.items()}
+    return np.where(tokens < 0, last_token[rows[seqs]], tokens), positions, kv_lens, tables, kv_len
 
 
 def _sample_rows_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:

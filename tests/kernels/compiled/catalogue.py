@@ -231,6 +231,8 @@ def table_calls(kernels: TritonKernels) -> None:
         ids = {group: ints(seqs) for group in pages}
         of_seqs = (ints(seqs), ints(seqs))
         kernels.decode_inputs(*of_seqs, ints(257), ints(257), pages, *of_seqs, ids, 256)
+    of_tokens = (ints(512), ints(512))
+    kernels.mixed_inputs(ints(16), *of_tokens, ints(17), ints(1), ints(257), ints(257), pages, 256)
 
 
 CALLS = {

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from kernels.interpreted.calling import call, cases, check, tensors
+from kernels.interpreted.calling import call, cases, check, faults, tensors
 from zif.contract.ops import OpRequest, op_specs
 
 
-@pytest.mark.parametrize("op", ["decode_inputs", "sample_rows"])
+@pytest.mark.parametrize("op", ["decode_inputs", "mixed_inputs", "sample_rows"])
 def test_every_case_of_the_op(op: str) -> None:
     for case in cases(op, "float32"):
         check(op, case, "float32")
@@ -29,6 +29,28 @@ def test_the_table_is_updated_where_it_is() -> None:
     arguments = tensors(case.arguments, "float32")
     _, last_token = call("sample_rows", case.request, **arguments)
     assert last_token.data_ptr() == arguments["last_token"].data_ptr()
+
+
+def test_tokens_and_pages_of_many_blocks() -> None:
+    """More tokens of a sequence, more padding and wider tables than one turn of the kernel takes."""
+    rng = np.random.default_rng(2)
+    counts = [1, 1300, 0]
+    arguments = {
+        "rows": np.array([2, 3, 0], np.int32),
+        "tokens": np.concatenate([[-1], rng.integers(0, 99, 1300), np.zeros(700)]).astype(np.int32),
+        "seqs": np.repeat([0, 1, 2], [1, 1300, 700]).astype(np.int32),
+        "query_starts": np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+        "num_tokens": np.array([1301], np.int32),
+        "last_token": np.arange(4, dtype=np.int32) + 50,
+        "kv_len": np.array([0, 5, 6, 7], np.int32),
+        "pages": {"g": rng.integers(1, 9999, (4, 1600)).astype(np.int32)},
+        "width": 1200,
+    }
+    expected = op_specs()["mixed_inputs"].reference(**arguments)
+    typed = tensors(arguments, "float32")
+    got = call("mixed_inputs", OpRequest.of("mixed_inputs", "float32"), **typed)
+    assert not faults("mixed_inputs", got, expected, "float32")
+    assert got[4].data_ptr() == typed["kv_len"].data_ptr()
 
 
 @pytest.mark.parametrize("width", [1, 1500])

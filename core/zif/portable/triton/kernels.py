@@ -173,6 +173,22 @@ class TritonKernels(KernelSet):
         given = (rows, tokens, last_token, kv_len, pages, page_rows, page_indices, page_ids, width)
         return table.decode_inputs(self._launch, *given)
 
+    @kernel("mixed_inputs")
+    def mixed_inputs(
+        self,
+        rows: Tensor,
+        tokens: Tensor,
+        seqs: Tensor,
+        query_starts: Tensor,
+        num_tokens: Tensor,
+        last_token: Tensor,
+        kv_len: Tensor,
+        pages: Mapping[str, Tensor],
+        width: int,
+    ) -> tuple[Any, ...]:
+        given = (rows, tokens, query_starts, num_tokens, last_token, kv_len, pages, width)
+        return table.mixed_inputs(self._launch, *given)
+
     @kernel("filter_logits", cost=costs.vocabulary(2))
     def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
         return sampling.filter_logits(self._launch, logits, temperature, top_k, top_p, min_p)

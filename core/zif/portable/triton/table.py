@@ -1,4 +1,4 @@
-"""Launcher of what reads the request table before a decode step."""
+"""Launchers of what reads the request table before a step."""
 
 from __future__ import annotations
 
@@ -41,3 +41,27 @@ def decode_inputs(
         )  # fmt: skip
         launch(device.decode_inputs, (seqs, ceil_div(width, block)), *arguments, FIRST=place == 0, **constants)
     return *common, tables, kv_len, dict(pages)
+
+
+def mixed_inputs(
+    launch: Launch,
+    rows: Tensor,
+    tokens: Tensor,
+    query_starts: Tensor,
+    num_tokens: Tensor,
+    last_token: Tensor,
+    kv_len: Tensor,
+    pages: Mapping[str, Tensor],
+    width: int,
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor]:
+    """See :func:`zif.ops.table.mixed_inputs`; a launch a cache group, ``kv_len`` updated in place."""
+    (seqs,), (total,) = rows.shape, tokens.shape
+    common = (torch.empty_like(tokens), torch.empty_like(tokens), torch.empty_like(rows))
+    tables = {group: torch.empty((seqs, width), dtype=torch.int32, device=rows.device) for group in pages}
+    for place, (group, table) in enumerate(pages.items()):
+        arguments = (
+            *common, tables[group], rows, tokens, query_starts, num_tokens, last_token, kv_len, table,
+            seqs, total, width, table.stride(0),
+        )  # fmt: skip
+        launch(device.mixed_inputs, (seqs + 1,), *arguments, FIRST=place == 0, BLOCK=512, num_warps=4)
+    return *common, tables, kv_len
