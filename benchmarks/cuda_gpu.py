@@ -24,6 +24,7 @@ PARTS = {
     "single": "throughput",
     "prefill": "throughput",
     "shared": "throughput",
+    "joining": "joining",
     "online": "serving",
     "seam": "seam",
     "trace": "tracing",
