@@ -26,7 +26,7 @@ class Device(FakeDevice):
 
 
 def backend_of(capability: tuple[int, int]) -> Any:
-    return CudaBackend(Device(capability), flashinfer="it is not there")  # type: ignore[arg-type]
+    return CudaBackend(Device(capability), flashinfer="it is not there", tune="off")  # type: ignore[arg-type]
 
 
 def kernels_of(backend: Any) -> list[Kernel]:
