@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +25,7 @@ from zif_cuda.runtime import CudaRuntime
 if TYPE_CHECKING:
     from zif_cuda.tuning import Choices
 
+logger = logging.getLogger(__name__)
 Tuning = Literal["auto", "on", "off"]
 EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 OLDEST_EIGHT_BITS = (8, 9)
@@ -121,7 +123,11 @@ def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[Kernel
     if tune == "off":
         choices = Choices(facts.processors)
     else:
-        file = TuningFile(user_cache() / "zif" / "cuda", device.description())
+        try:
+            file = TuningFile(user_cache() / "zif" / "cuda", device.description())
+        except OSError as error:  # a user without a home
+            logger.warning("what is measured of linears is not kept: %s", error)
+            file = None
         choices = Choices(facts.processors, file, LinearTimer(launch, device))
         if tune == "on":
             choices.measure()

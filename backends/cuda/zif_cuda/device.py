@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,6 +39,8 @@ class CudaDevice:
 
     def description(self) -> dict[str, str]:
         """What measurements of this GPU's kernels depend on: it, and the software that makes them."""
+        import triton
+
         facts = self.facts()
         return {
             "gpu": torch.cuda.get_device_name(self.torch),
@@ -47,7 +48,7 @@ class CudaDevice:
             "processors": str(facts.processors),
             "torch": torch.__version__,
             "cuda": str(torch.version.cuda),
-            "triton": importlib.metadata.version("triton"),
+            "triton": triton.__version__,
         }
 
     def empty(self, nbytes: int) -> torch.Tensor:

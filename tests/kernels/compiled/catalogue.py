@@ -161,7 +161,8 @@ def linear_calls(kernels: TritonKernels) -> None:
     for tile in (Tile(1, 4, 1024), few, replace(few, weights_first=False), replace(few, tokens=16, outputs=32)):
         x, w = meta(1 if tile.tokens == 1 else 40, 4096), meta(6144, 4096)
         product(launch, replace(tile, early=256), x, w, meta(6144), None, torch.float32)
-        product(launch, tile, x, w, None, "silu", torch.bfloat16)
+        if tile.weights_first and tile.tokens != 16:
+            product(launch, tile, x, w, None, "silu", torch.bfloat16)
     product(launch, replace(few, splits=4), meta(40, 4096), meta(6144, 4096), None, None, torch.bfloat16)
     parts: Any = SplitSum(reals(4, 40, 4096), torch.bfloat16)
     kernels.rms_norm(parts, meta(4096), 1e-6)
