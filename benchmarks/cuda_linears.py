@@ -27,7 +27,7 @@ import torch.nn.functional as F
 import triton
 from triton.runtime.errors import OutOfResources
 from zif_cuda.launching import launch_overlapping
-from zif_cuda.tiles import Case, candidates, default
+from zif_cuda.tiles import FEW_BYTES, Case, candidates, default
 
 from zif.portable.triton import layers
 from zif.portable.triton.device.linear import skinny as skinny_kernel
@@ -279,7 +279,7 @@ def layer(models: str = "0.6b,8b") -> None:
                     return y if gate is None else layers.gated_activation(launch_overlapping, y, gate)
 
                 def normed(x: Any, residual: torch.Tensor) -> tuple[Any, torch.Tensor]:
-                    if tokens > 1:
+                    if tokens > 1 or nbytes > 4 * FEW_BYTES:
                         return layers.add_norm(launch_overlapping, x, residual, norm, 1e-6, 0.0)
                     later = layers.unnormed(x, residual, norm, 1e-6, 0.0)
                     return later, later.total

@@ -21,7 +21,7 @@ from zif.portable.triton import TritonKernels
 from zif.portable.triton.layers import MAX_ROW, SplitSum, Unnormed, add_norm, row_fits, unnormed
 from zif.portable.triton.linear import GATES, LEAST_INPUTS, product
 from zif_cuda.packing import SUMMED
-from zif_cuda.tiles import Case, Kind, bucket
+from zif_cuda.tiles import FEW_BYTES, Case, Kind, bucket
 from zif_cuda.timing import library
 from zif_cuda.tuning import Choices
 
@@ -96,7 +96,8 @@ class CudaLinears(KernelSet):
             step: Step | None = None,
         ) -> tuple[Tensor | Unnormed, Tensor]:
             nonlocal left
-            if len(residual) == 1 and consumers:
+            if len(residual) == 1 and consumers and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers):
+                # larger weights have so many programs that reading the token again in each is no longer little
                 if left is None:
                     left = self._serves("linear", ops) and self._serves("gated_linear", ops)
                 if left and residual.is_contiguous() and (isinstance(x, SplitSum) or x.is_contiguous()):
