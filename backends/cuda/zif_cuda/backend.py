@@ -16,6 +16,7 @@ from zif.contract.kernel import KernelSet
 from zif.reference.host import user_cache
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.reference import TorchReference
+from zif_cuda.communicator import nccl
 from zif_cuda.device import CudaDevice
 from zif_cuda.executables import CudaExecutables
 from zif_cuda.flashinfer_attention import FlashinferAttention, missing
@@ -93,19 +94,8 @@ def create(options: Mapping[str, str], device: Device, group: Group | None = Non
     refusal = "flashinfer is switched off (cuda.flashinfer=off)" if off else missing()
     tune: Any = options.get("tune", "auto")
     graphs = options.get("graphs") != "off"
-    communicator = _communicator(gpu, group)
+    communicator = nccl(gpu, group) if group is not None else ONE_DEVICE
     return CudaBackend(gpu, graphs=graphs, flashinfer=refusal, tune=tune, communicator=communicator)
-
-
-def _communicator(gpu: CudaDevice, group: Group | None) -> Communicator:
-    """NCCL among the ranks of ``group``, connected: the first collective does that, which a capture could not."""
-    if group is None:
-        return ONE_DEVICE
-    from zif.reference.torch.communicator import nccl
-
-    communicator = nccl(group)
-    communicator.all_reduce(gpu.empty(1).zero_())
-    return communicator
 
 
 def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[KernelSet, ...]]:

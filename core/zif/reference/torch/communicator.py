@@ -1,4 +1,4 @@
-"""Collectives of torch's process groups, a process each rank: gloo between hosts' memories, nccl between GPUs'.
+"""Collectives of torch's process groups, a process each rank: gloo's on host memory, and whichever a backend makes.
 
 The groups are made directly, not registered as torch's default group: that is one a process, and backends are
 objects, of which a process may have several, one after another or at once.
@@ -81,16 +81,5 @@ def gloo(group: Group) -> TorchCommunicator:
         options._devices = [c10d.ProcessGroupGloo.create_device(hostname="127.0.0.1")]
         options._timeout = PATIENCE
         return c10d.ProcessGroupGloo(store, rank, size, options)
-
-    return TorchCommunicator(group, make)
-
-
-def nccl(group: Group) -> TorchCommunicator:
-    """Ranks with a GPU each."""
-
-    def make(store: Any, rank: int, size: int) -> Any:
-        options = c10d.ProcessGroupNCCL.Options()
-        options._timeout = PATIENCE
-        return c10d.ProcessGroupNCCL(store, rank, size, options)
 
     return TorchCommunicator(group, make)
