@@ -105,6 +105,8 @@ def norm_of_one_token_is_left_to_its_readers(*, bias: bool, parts: bool) -> None
             reference = F.silu(gate) * up
         torch.testing.assert_close(got.double(), reference, rtol=4e-3, atol=4e-3)
         torch.testing.assert_close(later.normed(launch), normed, rtol=0, atol=0)
+    large = PackedWeight({}, "dense", (1 << 15, size))
+    assert isinstance(ops.add_norm(given, residual, norm, 1e-6, 1.0, (large,))[0], torch.Tensor)
     alone = bind(requests[-1:], KERNELS).ops
     assert isinstance(alone.add_norm(given, residual, norm, 1e-6, 1.0, (plain,))[0], Unnormed) is False
 
