@@ -5,6 +5,7 @@ The figures behind it are in ``benchmarks/cuda_h100.md``, made by ``benchmarks/c
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -45,7 +46,8 @@ class Case:
 
 def bucket(tokens: int) -> int | None:
     """The least of :data:`BUCKETS` that holds ``tokens``, or None."""
-    return next((most for most in BUCKETS if tokens <= most), None)
+    at = bisect_left(BUCKETS, tokens)
+    return BUCKETS[at] if at < len(BUCKETS) else None
 
 
 def default(case: Case, processors: int) -> Tile | None:
