@@ -87,7 +87,7 @@ def zif_create_backend(options: Mapping[str, str], device: Device, group: Group 
     """The backend; JAX is imported from here on."""
     from zif_tpu.backend import create
 
-    made: Any = create(options, device)  # jax.Array's signatures are wider than those of the contract's Array
+    made: Any = create(options, device, group)  # jax.Array's signatures are wider than those of the contract's Array
     return made
 
 
