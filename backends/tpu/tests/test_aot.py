@@ -38,17 +38,10 @@ def model(tmp_path: Path) -> Path:
 @needs_libtpu
 @pytest.mark.parametrize("target", ["v5e:2x2", "v6e:2x4", "v5p:2x2x1", "tpu7x:2x2x1"])
 def test_a_serving_step_compiles(target: str, model: Path) -> None:
-    flags = (
-        "--target",
-        target,
-        "--max-running-requests",
-        "64",
-        "--only",
-        "decode-8x8x8*",
-        "--only",
-        "mixed-512x64x8x64",
+    flags = ["--target", target, "--tp-size", "1", "--max-running-requests", "64", "--only", "decode-8x8x8*"]
+    told = aot(
+        model, *flags, "--only", "decode-8x8x8*", "--only", "mixed-512x64x8x64", "--output", str(model / "compiled")
     )
-    told = aot(model, *flags, "--output", str(model / "compiled"))
     decode, mixed = told["programs"]
     layer = 2 * 256 * (3 * 512 + 2 * 4 * 128 + 2 * 2 * 128)
     assert decode["gflop"] * 1e9 >= 8 * (4 * layer + 2 * 256 * 1024)  # loops count as often as they turn
@@ -64,7 +57,47 @@ def test_a_serving_step_compiles(target: str, model: Path) -> None:
 def test_what_does_not_fit_says_so(model: Path) -> None:
     large = CONFIG | {"hidden_size": 16384, "intermediate_size": 65536, "vocab_size": 262144}
     (model / "config.json").write_text(json.dumps(large))
-    assert "no memory is left for the KV cache" in aot(model, "--target", "v5e:2x2", code=1)
+    assert "no memory is left for the KV cache" in aot(model, "--target", "v5e:2x2", "--tp-size", "1", code=1)
+
+
+@pytest.mark.slow
+@needs_libtpu
+@pytest.mark.parametrize(("target", "ranks"), [("v6e:2x4", 8), ("tpu7x:2x2x1", 4)])
+def test_a_step_over_a_whole_topology_compiles(target: str, ranks: int, model: Path) -> None:
+    """Of eight devices each has one key-value head, with keys and values in one array; nothing is copied."""
+    (model / "config.json").write_text(json.dumps(CONFIG | {"num_attention_heads": 16, "num_key_value_heads": 8}))
+    flags = ["--only", "decode-8x8x8*", "--max-running-requests", "64", *([] if ranks == 8 else ["--tp-size", "4"])]
+    told = aot(model, "--target", target, *flags)
+    (decode,) = told["programs"]
+    assert f"{ranks} of 8 devices" in told["target"]
+    assert decode["fits"]
+    assert decode["scratch_mib"] < 1
+    # a sum of the embedding, two a layer, and the logits' gathering; what a ring sends of each
+    sums, gathered = (1 + 2 * 4) * 8 * 256 * 2, 8 * 1024 * 4
+    assert decode["sent_mb"] * 1e6 == pytest.approx((2 * sums + gathered) * (ranks - 1) / ranks)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_topology_has_so_many_devices(model: Path) -> None:
+    assert "--tp-size 16: v6e:2x2 has 4 devices" in aot(model, "--target", "v6e:2x2", "--tp-size", "16", code=2)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_a_bucket_that_does_not_fit_is_told_and_the_others_reported(model: Path) -> None:
+    wide = CONFIG | {"vocab_size": 262_144}
+    (model / "config.json").write_text(json.dumps(wide))
+    flags = ("--target", "v5e:2x2", "--tp-size", "1", "--chunked-prefill-size", "16384", "--context-length", "4096")
+    command = [sys.executable, "-m", "zif.cli.main", "aot", "--device", "tpu", str(model), "--json", *flags]
+    command += ["--max-running-requests", "8", "--only", "decode-8x8x64*", "--only", "mixed-16392x8x64x16392"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    assert done.returncode == 1
+    small, large = json.loads(done.stdout)["programs"]
+    assert small["fits"]
+    assert not large["fits"]
+    assert "does not fit in the device's memory" in large["refusal"]
+    assert "Lower --chunked-prefill-size, --max-running-requests or --mem-fraction-static" in large["refusal"]
 
 
 def test_costs_count_loops_as_often_as_they_turn() -> None:
@@ -95,7 +128,7 @@ def test_a_kernel_counts_as_it_declares() -> None:
 
     def attend(q: Any, k: Any, v: Any) -> Any:
         whole = (jnp.zeros((4, 8), jnp.int32), jnp.arange(5), jnp.ones(4, jnp.int32), jnp.full(1, 4))
-        return ragged_attention(q, k, v, 0, *whole, scale=1.0, decode=True, interpret=True)
+        return ragged_attention(q, (k, v), 0, *whole, scale=1.0, decode=True, interpret=True)
 
     q, pool = jnp.zeros((4, 8, 128), jnp.bfloat16), jnp.zeros((1, 9, 16, 2, 128), jnp.bfloat16)
     cost = cost_of(jax.jit(attend).trace(q, pool, pool).jaxpr)

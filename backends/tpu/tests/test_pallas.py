@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.cache import CacheGroup
 from zif.contract.ops import OpRequest
 from zif.ops.attention import attention_request, draw_step, paged_attention, rope_and_cache, rope_angles
+from zif.ops.attention import kv_write as kv_write_reference
 from zif_tpu.kernels import PallasKernels
+from zif_tpu.layout import tpu_layout
 
 Facts = dict[str, Any]
 CASES: dict[str, tuple[Facts, list[int], list[int], int, int, str]] = {
@@ -20,6 +23,7 @@ CASES: dict[str, tuple[Facts, list[int], list[int], int, int, str]] = {
     "decode": ({}, [0, 6, 300, 17], [1, 1, 1, 1], 16, 0, "float32"),
     "window": ({"window": 8}, [3, 30, 0], [1, 6, 20], 4, 0, "float32"),
     "softcap": ({"softcap": 5.0}, [12, 0], [1, 7], 16, 0, "bfloat16"),
+    "one head, paired": ({"q_heads": 4, "kv_heads": 1}, [20, 9, 0], [16, 1, 3], 16, 4, "bfloat16"),
     "several blocks, multi-head": ({"q_heads": 8, "kv_heads": 8}, [700, 0, 3], [1, 70, 1], 16, 0, "bfloat16"),
 }
 TURNS = {"rope_and_cache"}
@@ -30,6 +34,20 @@ def races() -> bool:
     from jax._src.pallas.mosaic.interpret import interpret_pallas_call
 
     return bool(interpret_pallas_call.races.races_found)
+
+
+def laid_out(cache: dict[str, Any]) -> dict[str, Any]:
+    """As the backend lays it out: of a single head, keys and values in one array."""
+    import jax.numpy as jnp
+
+    arrays = {name: jnp.asarray(array) for name, array in cache.items()}
+    return {"kv": jnp.concatenate([arrays["k"], arrays["v"]], axis=3)} if cache["k"].shape[3] == 1 else arrays
+
+
+def taken_apart(cache: dict[str, Any]) -> dict[str, Any]:
+    """The contrary of ``laid_out``, in float64."""
+    arrays = {name: np.asarray(array, np.float64) for name, array in cache.items()}
+    return {"k": arrays["kv"][:, :, :, :1], "v": arrays["kv"][:, :, :, 1:]} if "kv" in arrays else arrays
 
 
 def serving(op: str) -> Any:
@@ -67,14 +85,15 @@ def test_ragged_attention(name: str) -> None:
     from zif.reference.jax import register_trees
 
     register_trees()
-    found = run(jnp.asarray(q), {"g": tree_map(jnp.asarray, cache)}, 1, tree_map(jnp.asarray, step), spec=spec)
+    found = run(jnp.asarray(q), {"g": laid_out(cache)}, 1, tree_map(jnp.asarray, step), spec=spec)
     real = int(step.num_tokens[0])
     error = np.abs(np.asarray(found, np.float64)[:real] - wanted[:real]).max()
     assert error < (2e-2 if dtype == "bfloat16" else 1e-5)
     assert not races()
 
 
-def test_kv_write() -> None:
+@pytest.mark.parametrize("pools", [1, 2])
+def test_kv_write(pools: int) -> None:
     import jax
     import jax.numpy as jnp
 
@@ -82,25 +101,26 @@ def test_kv_write() -> None:
 
     rng = np.random.default_rng(0)
     tokens, real, page_size, pages = 21, 19, 16, 6
-    k, v = (rng.standard_normal((tokens, 2, 128)).astype(np.float32) for _ in "kv")
-    keys, values = (rng.standard_normal((2, pages, page_size, 2, 128)).astype(np.float32) for _ in "kv")
+    new = [rng.standard_normal((tokens, 2, 128)).astype(np.float32) for _ in range(pools)]
+    stored = [rng.standard_normal((2, pages, page_size, 2, 128)).astype(np.float32) for _ in range(pools)]
     slots = rng.permutation(np.arange(page_size, pages * page_size))[:tokens].astype(np.int32)
     params = PallasKernels(interpret=True)._interpret
-    where = (slots // page_size, slots % page_size)
+    page, offset = slots // page_size, slots % page_size
     found = jax.jit(lambda *args: kv_write(*args, interpret=params))(
-        *map(jnp.asarray, (k, v, keys, values, np.int32(1), *where, np.array([real], np.int32)))
-    )
-    for new, pool in ((k, keys), (v, values)):
-        pool[1, where[0][:real], where[1][:real]] = new[:real]
-    np.testing.assert_array_equal(np.asarray(found[0]), keys)
-    np.testing.assert_array_equal(np.asarray(found[1]), values)
+        tuple(map(jnp.asarray, new)), tuple(map(jnp.asarray, stored)),
+        *map(jnp.asarray, (np.int32(1), page, offset, np.array([real], np.int32))),
+    )  # fmt: skip
+    for source, pool, written in zip(new, stored, found, strict=True):
+        pool[1, page[:real], offset[:real]] = source[:real]
+        np.testing.assert_array_equal(np.asarray(written), pool)
     assert not races()
 
 
 @pytest.mark.parametrize(
-    ("eps", "turned", "dtype"), [(1e-6, True, "bfloat16"), (None, True, "float32"), (1e-6, False, "float32")]
+    ("eps", "turned", "kv_heads", "dtype"),
+    [(1e-6, True, 2, "bfloat16"), (None, True, 1, "float32"), (1e-6, False, 2, "float32")],
 )
-def test_rope_write(eps: float | None, turned: bool, dtype: str) -> None:
+def test_rope_write(eps: float | None, turned: bool, kv_heads: int, dtype: str) -> None:
     """Against the float64 specification: blocks of tokens, the last of them cut, and padding that goes nowhere."""
     import jax
     import jax.numpy as jnp
@@ -110,14 +130,14 @@ def test_rope_write(eps: float | None, turned: bool, dtype: str) -> None:
 
     register_trees()
     turns = RopeSpec(128, tuple(1e4 ** (-np.arange(64) / 64))) if turned else None
-    heads = {"q_heads": 4, "kv_heads": 2, "head_dim": 128, "v_head_dim": 128}
+    heads = {"q_heads": 4, "kv_heads": kv_heads, "head_dim": 128, "v_head_dim": 128}
     spec = AttentionSpec(group="g", scale=1.0, rope=turns, qk_norm_eps=eps, qk_norm_offset=1.0, **heads)
     rng = np.random.default_rng(0)
     step, pages = draw_step(rng, [20, 9, 0], [16, 1, 580], 16, "g", pad=4)
     tokens = step.shape.tokens
     kind = ml_dtypes.bfloat16 if dtype == "bfloat16" else np.float32
-    q, k, v = (rng.standard_normal((tokens, count, 128)).astype(kind) for count in (4, 2, 2))
-    cache = {name: rng.standard_normal((2, pages, 16, 2, 128)).astype(kind) for name in ("k", "v")}
+    q, k, v = (rng.standard_normal((tokens, count, 128)).astype(kind) for count in (4, kv_heads, kv_heads))
+    cache = {name: rng.standard_normal((2, pages, 16, kv_heads, 128)).astype(kind) for name in ("k", "v")}
     q_norm, k_norm = (rng.standard_normal(128).astype(kind) if eps else None for _ in "qk")
     angles = None if turns is None else rope_angles(np.asarray(step.positions), turns).astype(np.float32)
     arguments = (q, k, v, {"g": cache}, 1, step, spec, angles, q_norm, k_norm)
@@ -127,6 +147,7 @@ def test_rope_write(eps: float | None, turned: bool, dtype: str) -> None:
     kernel = serving("rope_and_cache")
     assert kernel.supports(attention_request("rope_and_cache", dtype, spec, 16, dtype)) is None
     on_device = [None if one is None or one is spec else tree_map(jnp.asarray, one) for one in arguments]
+    on_device[3] = {"g": laid_out(cache)}
     run = jax.jit(lambda q, k, v, cache, layer, step, angles, *norms: kernel.make(None, None)(
         q, k, v, cache, layer, step, spec, angles, *norms
     ))  # fmt: skip
@@ -134,8 +155,8 @@ def test_rope_write(eps: float | None, turned: bool, dtype: str) -> None:
     real = int(step.num_tokens[0])
     tolerance = {"rtol": 1e-2, "atol": 3e-2} if dtype == "bfloat16" else {"rtol": 1e-5, "atol": 1e-5}
     np.testing.assert_allclose(np.asarray(found, np.float64)[:real], wanted[:real], **tolerance)
-    for name in ("k", "v"):
-        np.testing.assert_allclose(np.asarray(stored["g"][name], np.float64), written["g"][name], **tolerance)
+    for name, array in taken_apart(stored["g"]).items():
+        np.testing.assert_allclose(array, written["g"][name], **tolerance)
     assert not races()
 
 
@@ -174,3 +195,26 @@ def test_what_the_kernel_that_turns_refuses(change: Facts, refusal: str) -> None
     request = attention_request("rope_and_cache", "bfloat16", spec, 64, "bfloat16")
     (kernel,) = [kernel for kernel in PallasKernels().kernels() if kernel.op in TURNS]
     assert refusal in str(kernel.supports(request))
+
+
+def test_a_single_head_is_stored_in_pairs() -> None:
+    """What a kernel refuses of such a group, the reference serves."""
+    import jax.numpy as jnp
+
+    from zif.contract.arrays import tree_map
+    from zif_tpu.layout import TpuReference
+
+    spec = AttentionSpec(group="g", scale=0.2, q_heads=4, kv_heads=1, head_dim=32, v_head_dim=32)
+    layout = tpu_layout(CacheGroup("g", "paged", 2, 1, 32, 32), 16, 7, "float32")
+    assert [(name, array.shape) for name, array in layout.arrays] == [("kv", (2, 7, 16, 2, 32))]
+    assert tpu_layout(CacheGroup("g", "latent", 2, 1, 32, 0), 16, 7, "float32").name == "plain"
+    rng = np.random.default_rng(0)
+    step, pages = draw_step(rng, [20, 9], [3, 1], 16, "g", pad=2)
+    q, k, v = (rng.standard_normal((6, count, 32)).astype(np.float32) for count in (4, 1, 1))
+    cache = {name: rng.standard_normal((2, pages, 16, 1, 32)).astype(np.float32) for name in ("k", "v")}
+    wide = tree_map(lambda array: array.astype(np.float64), {"g": cache})
+    wanted = paged_attention(q.astype(np.float64), kv_write_reference(k, v, wide, 1, step, spec), 1, step, spec)
+    reference, on_device = TpuReference(), tree_map(jnp.asarray, step)
+    stored = reference.kv_write(jnp.asarray(k), jnp.asarray(v), {"g": laid_out(cache)}, 1, on_device, spec)
+    found = reference.paged_attention(jnp.asarray(q), stored, 1, on_device, spec)
+    np.testing.assert_allclose(np.asarray(found)[:4], wanted[:4], rtol=1e-5, atol=1e-5)

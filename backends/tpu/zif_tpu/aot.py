@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import topologies
-from jax.experimental.layout import Format
 
 from zif.contract.ahead import AheadReport
 from zif.contract.arrays import ArraySpec, Tree
@@ -85,11 +84,7 @@ class ShapeRuntime(TpuRuntime):
         return self.shape(spec.shape, spec.dtype)
 
     def joined(self, parts: Sequence[Any]) -> Any:
-        """In the layout that the parts have."""
-        first = parts[0]
-        form: Any = first.format.layout if isinstance(first.format, Format) else None
-        placed = self.resident if form is None else Format(form, self.resident)
-        return Shape(self.extents(first.shape), first.dtype, sharding=placed)  # type: ignore[no-untyped-call]
+        return Shape(self.extents(parts[0].shape), parts[0].dtype, sharding=self.resident)  # type: ignore[no-untyped-call]
 
     def memory(self) -> MemoryInfo:
         return MemoryInfo(self._total, max(0, self._total - self.used))
@@ -129,7 +124,7 @@ class ShapePacker(JaxPacker):
 
     def stacked_leaf(self, leaves: Sequence[Any]) -> Any:
         shape, dtype = (len(leaves), *leaves[0].shape), leaves[0].dtype
-        return Shape(shape, dtype, sharding=self.runtime.stack_format(len(shape), dtype))  # type: ignore[no-untyped-call]
+        return Shape(shape, dtype, sharding=self.runtime.resident)  # type: ignore[no-untyped-call]
 
 
 class TpuAheadExecutable(JaxExecutable):

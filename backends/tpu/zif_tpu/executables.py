@@ -14,6 +14,7 @@ from zif.contract.executable import Program
 from zif.reference.jax import JaxExecutable, JaxExecutables, JaxRuntime
 from zif.reference.jax.executables import JaxSlot
 from zif_tpu import buckets
+from zif_tpu.chips import BY_KIND
 from zif_tpu.memory import room_for
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,8 @@ class TpuExecutables(JaxExecutables):
     kind: type[JaxExecutable] = TpuExecutable
 
     def __init__(self, runtime: JaxRuntime) -> None:
-        super().__init__(runtime)
+        chip = BY_KIND.get(runtime.device.device_kind)
+        super().__init__(runtime, None if chip is None else chip.compiler_options)
         self._models = 0
         self._serving = False
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from zif.contract.attention import AttentionSpec
@@ -12,6 +13,7 @@ from zif.contract.kernel import KernelSet, kernel
 from zif.contract.ops import OpRequest
 from zif.contract.step import Step
 from zif.reference.jax.attention import write_slots
+from zif_tpu.layout import page_size, pools_of
 from zif_tpu.pallas.kv_write import kv_write
 from zif_tpu.pallas.ragged_attention import ragged_attention
 from zif_tpu.pallas.rope_write import rope_write, turning
@@ -57,7 +59,7 @@ def _turns(kernels: PallasKernels, request: OpRequest) -> str | None:
 
 
 class PallasKernels(KernelSet):
-    """In the plain cache layout, which the reference reads too, so that either serves a model's layers.
+    """In the plain cache layout and the paired one, as the reference too: either can serve a model's layers.
 
     ``interpret`` simulates a TPU on the host: buffers start as NaN, and races between copies are looked for.
     """
@@ -75,30 +77,28 @@ class PallasKernels(KernelSet):
         angles: Array | None = None, q_norm: Array | None = None, k_norm: Array | None = None,
     ) -> tuple[Array, Any]:  # fmt: skip
         group = cache[spec.group]
-        pages, offsets = write_slots(step, spec.group, group["k"].shape[2])
-        q, keys, values = rope_write(
-            q, k, v, group["k"], group["v"], layer, pages, offsets, step.num_tokens,
+        q, pools = rope_write(
+            q, k, v, pools_of(group), layer, *write_slots(step, spec.group, page_size(group)), step.num_tokens,
             None if angles is None else turning(angles),
             None if q_norm is None or k_norm is None else (q_norm, k_norm),
             eps=spec.qk_norm_eps, offset=spec.qk_norm_offset, interpret=self._interpret,
         )  # fmt: skip
-        return q, {**cache, spec.group: {"k": keys, "v": values}}
+        return q, {**cache, spec.group: dict(zip(sorted(group), pools, strict=True))}
 
     @kernel("kv_write", when=_fits)
     def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         group = cache[spec.group]
-        pages, offsets = write_slots(step, spec.group, group["k"].shape[2])
-        keys, values = kv_write(
-            k.astype(group["k"].dtype), v.astype(group["v"].dtype), group["k"], group["v"], layer, pages, offsets,
-            step.num_tokens, interpret=self._interpret,
-        )  # fmt: skip
-        return {**cache, spec.group: {"k": keys, "v": values}}
+        pools = pools_of(group)
+        new = (k, v) if len(pools) == 2 else (jnp.concatenate([k, v], axis=1),)
+        sources = tuple(source.astype(pool.dtype) for source, pool in zip(new, pools, strict=True))
+        slots = write_slots(step, spec.group, page_size(group))
+        written = kv_write(sources, pools, layer, *slots, step.num_tokens, interpret=self._interpret)
+        return {**cache, spec.group: dict(zip(sorted(group), written, strict=True))}
 
     @kernel("paged_attention", when=_fits)
     def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
-        group = cache[spec.group]
         return ragged_attention(
-            q, group["k"], group["v"], layer, step.pages[spec.group], step.query_starts, step.kv_lens, step.num_tokens,
-            scale=spec.scale, window=spec.window, softcap=spec.softcap, decode=step.shape.decode,
+            q, pools_of(cache[spec.group]), layer, step.pages[spec.group], step.query_starts, step.kv_lens,
+            step.num_tokens, scale=spec.scale, window=spec.window, softcap=spec.softcap, decode=step.shape.decode,
             interpret=self._interpret,
         )  # fmt: skip

@@ -45,6 +45,7 @@ class Sizes:
     scale: float
     window: int | None
     softcap: float | None
+    paired: bool
 
     @property
     def per_kv(self) -> int:
@@ -64,8 +65,7 @@ class Sizes:
 
 def ragged_attention(
     q: Array,
-    keys: Array,
-    values: Array,
+    pools: tuple[Array, ...],
     layer: Any,
     tables: Array,
     query_starts: Array,
@@ -78,17 +78,20 @@ def ragged_attention(
     decode: bool = False,
     interpret: Any = False,
 ) -> Array:
-    """Causal attention of q [T, q_heads, D] over pages [layers, pages, page_size, kv_heads, D] of ``layer``.
+    """Causal attention of q [T, q_heads, D] over pages of ``layer``, in q's dtype.
 
+    ``pools`` are keys and values [layers, pages, page_size, kv_heads, D], or one that holds both, of 2 kv_heads:
+    those of keys, then those of values.
     Sequence b has tokens [query_starts[b], query_starts[b + 1]) of T and pages tables[b] of kv_lens[b]
     keys, the last of them its own tokens'. ``decode``: one token a sequence. Tokens from
     ``num_tokens`` [1] on are padding; their rows are zero or unspecified.
     """
     tokens, q_heads, head_dim = q.shape
-    kv_heads, page_size = keys.shape[3], keys.shape[2]
+    paired, page_size = len(pools) == 1, pools[0].shape[2]
+    kv_heads = pools[0].shape[3] // (2 if paired else 1)
     sizes = Sizes(
         q_heads, kv_heads, head_dim, page_size, tables.shape[1], 1 if decode else _queries(tokens, q_heads, head_dim),
-        max(1, min(tables.shape[1], BLOCK_TOKENS // page_size)), scale, window, softcap,
+        max(1, min(tables.shape[1], BLOCK_TOKENS // page_size)), scale, window, softcap, paired,
     )  # fmt: skip
     blocks = -(-tokens // sizes.queries)
     padded = jnp.pad(q, ((0, blocks * sizes.queries - tokens), (0, 0), (0, 0)))
@@ -100,28 +103,28 @@ def ragged_attention(
     last = (query_starts[:-1] < jnp.minimum(at + sizes.queries, num_tokens)[:, None]).sum(1, dtype=jnp.int32)
     block = pl.BlockSpec((1, kv_heads, sizes.rows, head_dim), lambda i, *_: (i, 0, 0, 0))
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
-    buffer = pltpu.VMEM((2, sizes.pages, page_size, kv_heads, head_dim), keys.dtype)
+    buffers = [pltpu.VMEM((2, sizes.pages, *pool.shape[2:]), pool.dtype) for pool in pools]
     statistics = pltpu.VMEM((kv_heads, sizes.rows, LANES), jnp.float32)
     out = pl.pallas_call(
         partial(_kernel, sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=6,
             grid=(blocks,),
-            in_specs=[block, in_hbm, in_hbm],
+            in_specs=[block, *(in_hbm for _ in pools)],
             out_specs=block,
             scratch_shapes=[
-                buffer, buffer, pltpu.SemaphoreType.DMA((2, 2)), pltpu.SMEM((2,), jnp.int32),
+                *buffers, pltpu.SemaphoreType.DMA((len(pools), 2)), pltpu.SMEM((2,), jnp.int32),
                 statistics, statistics, pltpu.VMEM((kv_heads, sizes.rows, head_dim), jnp.float32),
             ],
         ),
         out_shape=jax.ShapeDtypeStruct(grouped.shape, q.dtype),  # type: ignore[no-untyped-call]
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-        cost_estimate=_cost(sizes, tokens, tables.shape[0], keys.dtype.itemsize, decode),
+        cost_estimate=_cost(sizes, tokens, tables.shape[0], q.dtype.itemsize, decode),
         interpret=interpret,
         name="zif_ragged_attention",
     )(
         jnp.asarray(layer, jnp.int32).reshape(1), first, last, query_starts, kv_lens, tables.reshape(-1),
-        grouped, keys, values,
+        grouped, *pools,
     )  # fmt: skip
     out = out.reshape(blocks, kv_heads, sizes.queries, sizes.per_kv, head_dim).swapaxes(1, 2)
     return out.reshape(blocks * sizes.queries, q_heads, head_dim)[:tokens]
@@ -145,27 +148,11 @@ def _cost(sizes: Sizes, tokens: int, seqs: int, itemsize: int, decode: bool) -> 
     )
 
 
-def _kernel(
-    z: Sizes,
-    layer: Ref,
-    firsts: Ref,
-    lasts: Ref,
-    starts: Ref,
-    lens: Ref,
-    tables: Ref,
-    q: Ref,
-    keys: Ref,
-    values: Ref,
-    out: Ref,
-    k_buffer: Ref,
-    v_buffer: Ref,
-    semaphores: Ref,
-    state: Ref,
-    highest: Ref,
-    total: Ref,
-    accumulator: Ref,
-) -> None:
+def _kernel(z: Sizes, layer: Ref, firsts: Ref, lasts: Ref, starts: Ref, lens: Ref, tables: Ref, *refs: Ref) -> None:
     """``state``: [0] the buffer that comes next, [1] whether the copy into it has begun."""
+    count = 1 if z.paired else 2
+    q, pools, out, buffers = refs[0], refs[1 : 1 + count], refs[1 + count], refs[2 + count : 2 + 2 * count]
+    semaphores, state, highest, total, accumulator = refs[2 + 2 * count :]
     block, blocks = pl.program_id(0), pl.num_programs(0)
 
     @pl.when(block == 0)
@@ -194,7 +181,7 @@ def _kernel(
             @pl.when((page * z.page_size < high) & ((page + 1) * z.page_size > low))
             def _(page: Any = page, i: int = i) -> None:
                 number = tables[seq * z.width + page]
-                for kind, (source, buffer) in enumerate(((keys, k_buffer), (values, v_buffer))):
+                for kind, (source, buffer) in enumerate(zip(pools, buffers, strict=True)):
                     into = buffer.at[slot, i]
                     act(pltpu.make_async_copy(source.at[layer[0], number], into, semaphores.at[kind, slot]))
 
@@ -214,8 +201,8 @@ def _kernel(
         there = (there >= low) & (there < high)
         precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
         for head in range(z.kv_heads):
-            k = k_buffer[slot, :, :, head].reshape(z.keys, z.head_dim)
-            v = v_buffer[slot, :, :, head].reshape(z.keys, z.head_dim)
+            k = buffers[0][slot, :, :, head].reshape(z.keys, z.head_dim)
+            v = buffers[-1][slot, :, :, head + (z.kv_heads if z.paired else 0)].reshape(z.keys, z.head_dim)
             v = jnp.where(there, v, jnp.zeros_like(v))  # a slot that is not seen may hold NaN, and 0 * NaN is NaN
             scores = jax.lax.dot_general(
                 q[0, head], k, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32

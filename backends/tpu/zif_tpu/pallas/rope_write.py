@@ -32,14 +32,14 @@ class Sizes:
     rotary: bool
     eps: float | None
     offset: float
+    paired: bool
 
 
 def rope_write(
     q: Array,
     k: Array,
     v: Array,
-    keys: Array,
-    values: Array,
+    pools: tuple[Array, ...],
     layer: Any,
     pages: Array,
     offsets: Array,
@@ -50,19 +50,19 @@ def rope_write(
     eps: float | None = None,
     offset: float = 0.0,
     interpret: Any = False,
-) -> tuple[Array, Array, Array]:
-    """(q, keys, values): q [T, q_heads, D] normalised and turned; k likewise and v [T, kv_heads, D] stored.
+) -> tuple[Array, tuple[Array, ...]]:
+    """(q, pools): q [T, q_heads, D] normalised and turned; k likewise and v [T, kv_heads, D] stored.
 
-    Token t's go to slot ``offsets[t]`` of page ``pages[t]`` of ``layer`` of ``keys`` and ``values`` [layers,
-    pages, page_size, kv_heads, D], which are consumed; those from ``num_tokens`` [1] on go nowhere. The slots of
-    a step differ. ``turns``, of :func:`turning`; ``norms``, weights [D] of q and of k, which ``eps`` and
-    ``offset`` belong to.
+    Token t's go to slot ``offsets[t]`` of page ``pages[t]`` of ``layer`` of ``pools``: keys and values [layers, pages,
+    page_size, kv_heads, D], or one that holds both, of 2 kv_heads. They are consumed. Tokens from ``num_tokens`` [1]
+    on go nowhere. The slots of a step differ. ``turns``, of :func:`turning`; ``norms``, weights [D] of q and of k,
+    which ``eps`` and ``offset`` belong to.
     """
     count, q_heads, head_dim = q.shape
     kv_heads = k.shape[1]
     fitting = max(8, BLOCK_BYTES // (q_heads * max(head_dim, 128) * 4))
     tokens = min(count, 1 << (fitting.bit_length() - 1))
-    sizes = Sizes(tokens, q_heads, kv_heads, head_dim, turns is not None, eps, offset)
+    sizes = Sizes(tokens, q_heads, kv_heads, head_dim, turns is not None, eps, offset, len(pools) == 1)
     cos, sin = turns if turns is not None else (jnp.zeros((count, head_dim)),) * 2
     of_q, of_k = norms if norms is not None else (jnp.zeros(head_dim, q.dtype),) * 2
 
@@ -74,18 +74,20 @@ def rope_write(
     turn = rows(head_dim)
     weight = pl.BlockSpec((1, head_dim), lambda i, *_: (0, 0))
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
-    done: tuple[Array, Array, Array] = pl.pallas_call(
+    done: tuple[Array, ...] = pl.pallas_call(
         partial(_kernel, sizes),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=4,
             grid=(pl.cdiv(count, tokens),),
-            in_specs=[*(rows(x.shape[1]) for x in flat), turn, turn, weight, weight, in_hbm, in_hbm],
-            out_specs=[pl.BlockSpec((tokens, q_heads, head_dim), lambda i, *_: (i, 0, 0)), in_hbm, in_hbm],
-            scratch_shapes=[pltpu.VMEM((tokens, kv_heads, head_dim), keys.dtype)] * 2
-            + [pltpu.SemaphoreType.DMA((2,))],
+            in_specs=[*(rows(x.shape[1]) for x in flat), turn, turn, weight, weight, *(in_hbm for _ in pools)],
+            out_specs=[pl.BlockSpec((tokens, q_heads, head_dim), lambda i, *_: (i, 0, 0)), *(in_hbm for _ in pools)],
+            scratch_shapes=[
+                *(pltpu.VMEM((tokens, *pool.shape[3:]), pool.dtype) for pool in pools),
+                pltpu.SemaphoreType.DMA((len(pools),)),
+            ],
         ),
-        out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (q, keys, values)],  # type: ignore[no-untyped-call]
-        input_output_aliases={11: 1, 12: 2},
+        out_shape=[jax.ShapeDtypeStruct(array.shape, array.dtype) for array in (q, *pools)],  # type: ignore[no-untyped-call]
+        input_output_aliases={11 + i: 1 + i for i in range(len(pools))},
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",), has_side_effects=True),
         cost_estimate=pl.CostEstimate(
             flops=10 * (q.size + k.size), transcendentals=0, bytes_accessed=2 * (q.nbytes + k.nbytes + v.nbytes)
@@ -94,9 +96,9 @@ def rope_write(
         name="zif_rope_write",
     )(
         jnp.asarray(layer, jnp.int32).reshape(1), pages, offsets, num_tokens,
-        *flat, cos, sin, of_q.reshape(1, -1), of_k.reshape(1, -1), keys, values,
+        *flat, cos, sin, of_q.reshape(1, -1), of_k.reshape(1, -1), *pools,
     )  # fmt: skip
-    return done[0], done[1], done[2]
+    return done[0], tuple(done[1:])
 
 
 def turning(angles: Array) -> tuple[Array, Array]:
@@ -107,9 +109,11 @@ def turning(angles: Array) -> tuple[Array, Array]:
 
 def _kernel(
     z: Sizes, layer: Ref, pages: Ref, offsets: Ref, num_tokens: Ref, q: Ref, k: Ref, v: Ref, cos: Ref, sin: Ref,
-    of_q: Ref, of_k: Ref, _keys: Ref, _values: Ref, out: Ref, keys: Ref, values: Ref, k_buffer: Ref, v_buffer: Ref,
-    semaphores: Ref,
+    of_q: Ref, of_k: Ref, *refs: Ref,
 ) -> None:  # fmt: skip
+    count = 1 if z.paired else 2
+    out, pools, buffers = refs[count], refs[count + 1 : 2 * count + 1], refs[2 * count + 1 : -1]
+    semaphores = refs[-1]
     first = pl.program_id(0) * z.tokens
 
     def ready(x: Ref, weight: Ref, head: int) -> Array:
@@ -123,11 +127,12 @@ def _kernel(
         return turned
 
     for head in range(z.kv_heads):
-        k_buffer[:, head] = ready(k, of_k, head).astype(k_buffer.dtype)
-        v_buffer[:, head] = v[:, head * z.head_dim : (head + 1) * z.head_dim].astype(v_buffer.dtype)
+        buffers[0][:, head] = ready(k, of_k, head).astype(buffers[0].dtype)
+        value = v[:, head * z.head_dim : (head + 1) * z.head_dim].astype(buffers[-1].dtype)
+        buffers[-1][:, head + (z.kv_heads if z.paired else 0)] = value
 
     def copies(token: Any, act: Any) -> None:
-        for kind, (buffer, pool) in enumerate(((k_buffer, keys), (v_buffer, values))):
+        for kind, (buffer, pool) in enumerate(zip(buffers, pools, strict=True)):
             into = pool.at[layer[0], pages[first + token], offsets[first + token]]
             act(pltpu.make_async_copy(buffer.at[token], into, semaphores.at[kind]))
 

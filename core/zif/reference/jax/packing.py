@@ -44,18 +44,10 @@ class JaxPacker(DensePacker):
 
     def stacked_leaf(self, leaves: Sequence[jax.Array]) -> jax.Array:
         """One array [layers, ...] of ``leaves``, which it consumes."""
-        stacked: jax.Array = self.stacking(leaves[0])(*leaves).block_until_ready()
+        stacked = jnp.stack(leaves).block_until_ready()
         for leaf in leaves:
             leaf.delete()
         return stacked
-
-    def stacking(self, leaf: Any) -> Any:
-        """The program that stacks leaves such as ``leaf``, straight into the layout that is scanned over."""
-        return jax.jit(_stack, out_shardings=self.runtime.stack_format(leaf.ndim + 1, leaf.dtype))
-
-
-def _stack(*leaves: jax.Array) -> jax.Array:
-    return jnp.stack(leaves)
 
 
 def runs_of(layers: Sequence[Tree]) -> list[list[Tree]]:

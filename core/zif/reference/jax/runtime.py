@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.layout import Format
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from zif.contract.arrays import ArraySpec, dtype_bytes
@@ -90,10 +89,6 @@ class JaxRuntime:
     def extents(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that JAX knows an array each of ``shape`` by."""
         return (len(self.devices) * shape[0], *shape[1:]) if self.mesh is not None else shape
-
-    def stack_format(self, ndim: int, dtype: Any) -> Format | Sharding:
-        """Where and in which layout a stack of layers is kept, of ``ndim`` dimensions with that of the layers."""
-        return self.resident
 
     def fetch(self, arrays: Mapping[str, jax.Array]) -> JaxFetch:
         return JaxFetch(arrays)
