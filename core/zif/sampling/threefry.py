@@ -6,7 +6,7 @@ depend on what else is in its batch, on retraction, on the backend, or on the si
 
 A block of Threefry is two words, and two tokens share one: those whose ids differ in the bit ``HALF``
 alone. Neighbours (2i and 2i + 1) would have to be interleaved lane by lane; halves of 256 ids are
-whole registers of a CPU, whole lines of a TPU's tiles, and lines that a GPU's warp loads at once.
+whole registers of a CPU, whole rows of a matrix unit's tiles, and lines that a GPU's warp loads at once.
 """
 
 from __future__ import annotations
