@@ -1,11 +1,12 @@
 """What libtpu's compiler makes of serving steps: the table of docs/backends/tpu.md, and how compile time grows.
 
-python benchmarks/tpu_aot.py                  # needs libtpu; no TPU. About five minutes on two cores
+python benchmarks/tpu_aot.py                  # needs libtpu; no TPU. About ten minutes on two cores
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import subprocess
@@ -27,8 +28,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "rms_norm_eps": 1e-6, "rope_theta": 1e6, "tie_word_embeddings": True, **SHARED,
     },
 }  # fmt: skip
-FRACTIONS = {("Llama-3.1-8B", "v5e:2x4"): "0.985", ("Llama-3.1-8B", "tpu7x:2x2x1"): "0.72"}
+FRACTIONS = {("Llama-3.1-8B", "v5e:2x4", 1): "0.985"}
 PROGRAMS = ("decode-8x*x8x8", "decode-32x*x128x*", "decode-128x*x128x*", "mixed-512x*x128x64")
+FOR_COMPILE_TIME = ("decode-8x8x8x8", "mixed-64x128x8x64")
 
 
 def aot(config: dict[str, Any], target: str, programs: tuple[str, ...], *flags: str) -> dict[str, Any]:
@@ -43,28 +45,37 @@ def aot(config: dict[str, Any], target: str, programs: tuple[str, ...], *flags: 
         return told
 
 
+def report(targets: list[str], ranks: list[int]) -> None:
+    """A line a program: each model on one device of each target, and on as many as ``ranks`` says."""
+    for (name, config), target, size in itertools.product(MODELS.items(), targets, ranks):
+        fraction = FRACTIONS.get((name, target, size))
+        flags = ("--mem-fraction-static", fraction) if fraction else ()
+        told = aot(config, target, PROGRAMS, "--tp-size", str(size), *flags)
+        for program in told["programs"]:
+            print(json.dumps({"model": name, "target": target, "ranks": size, **program}), flush=True)
+
+
+def depth(targets: list[str]) -> None:
+    """How the time to compile grows from 16 layers to 80: the least of three."""
+    for target, program in itertools.product(targets, FOR_COMPILE_TIME):
+        seconds: dict[int, float] = {}
+        for layers in (16, 80):
+            config = MODELS["Qwen3-0.6B"] | {"num_hidden_layers": layers}
+            runs = [aot(config, target, (program,), "--tp-size", "1")["programs"][0]["compile_s"] for _ in range(3)]
+            seconds[layers] = min(runs)
+        ratio = seconds[80] / seconds[16]
+        print(json.dumps({"target": target, "program": program, "compile_s": seconds, "ratio": ratio}), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--targets", nargs="+", default=["v5e:2x4", "v6e:2x4", "tpu7x:2x2x1"])
-    targets = parser.parse_args().targets
-    for name, config in MODELS.items():
-        for target in targets:
-            fraction = FRACTIONS.get((name, target))
-            flags = ("--mem-fraction-static", fraction) if fraction else ()
-            told = aot(config, target, PROGRAMS, *flags)
-            for program in told["programs"]:
-                print(json.dumps({"model": name, "target": target, **program}), flush=True)
-    for program in ("decode-8x8x8x8", "mixed-64x128x8x64"):
-        seconds = {
-            layers: min(
-                aot(MODELS["Qwen3-0.6B"] | {"num_hidden_layers": layers}, targets[0], (program,))["programs"][0][
-                    "compile_s"
-                ]
-                for _ in range(3)
-            )
-            for layers in (16, 80)
-        }
-        print(json.dumps({"program": program, "compile_s": seconds, "ratio": seconds[80] / seconds[16]}), flush=True)
+    parser.add_argument("--ranks", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--skip-depth", action="store_true", help="leave out how compile time grows with depth")
+    args = parser.parse_args()
+    report(args.targets, args.ranks)
+    if not args.skip_depth:
+        depth(args.targets)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,12 @@ def attend_pages(q: Array, keys: Array, values: Array, layer: Any, step: Step, s
 
 
 def _attend(q: Array, k: Array, v: Array, position: Array, spec: AttentionSpec) -> Array:
-    """One query [q_heads, head_dim] at ``position``; k and v [S, kv_heads, .], whatever is beyond it unread."""
-    grouped = q.astype(jnp.float32).reshape(spec.kv_heads, -1, spec.head_dim)
-    scores = contract("hgd,shd->hgs", grouped, k.astype(jnp.float32)) * spec.scale
+    """One query [q_heads, head_dim] at ``position``; k and v [S, kv_heads, .], whatever is beyond it unread.
+
+    Products are of q's dtype, accumulated in float32: a history that is stored in it is widened nowhere.
+    """
+    k, v = k.astype(q.dtype), v.astype(q.dtype)
+    scores = contract("hgd,shd->hgs", q.reshape(spec.kv_heads, -1, spec.head_dim), k) * spec.scale
     if spec.softcap is not None:
         scores = jnp.tanh(scores / spec.softcap) * spec.softcap
     at = jnp.arange(k.shape[0])
@@ -110,5 +113,5 @@ def _attend(q: Array, k: Array, v: Array, position: Array, spec: AttentionSpec) 
         seen &= at > position - spec.window
     weights = jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
     # a slot that is not seen may hold NaN, and 0 * NaN is NaN
-    wide = jnp.where(seen[:, None, None], v.astype(jnp.float32), 0.0)
-    return contract("hgs,shd->hgd", weights, wide).reshape(spec.q_heads, -1).astype(q.dtype)
+    read = jnp.where(seen[:, None, None], v, jnp.zeros((), v.dtype))
+    return contract("hgs,shd->hgd", weights.astype(v.dtype), read).reshape(spec.q_heads, -1).astype(q.dtype)
