@@ -50,3 +50,14 @@ def test_a_page_size_that_kernels_cannot_take() -> None:
     settings = Settings(model="x", page_size=4)
     with pytest.raises(InvalidSettings, match="--page-size 4: tpu takes 64, 16, 32, 128, 256"):
         plan_engine(settings, 4096, "bfloat16", backend)
+
+
+def test_a_compiler_that_lost_an_option(caplog: pytest.LogCaptureFixture) -> None:
+    """The options are of one libtpu; another that does not know them compiles without."""
+    backend = create({"platform": "cpu"}, Device(name="cpu"))
+    backend.executables._compiler_options = {"xla_of_another_version": False}
+    one = {"x": ArraySpec((1,), "float32")}
+    executable = backend.executables.compile("double", lambda inputs, _: ({"x": 2 * inputs["x"]}, {}), one, one, {})
+    outputs, _ = executable.run(executable.stage({"x": np.ones(1, np.float32)}), {})
+    assert backend.runtime.fetch(outputs).wait()["x"] == 2
+    assert "steps may copy the weights" in caplog.text

@@ -109,6 +109,8 @@ def create(options: Mapping[str, str], device: Device, group: Group | None = Non
         numbers = ", ".join(map(str, missing))
         raise NoUsableDevice(f"JAX has {len(found)} {platform} devices; there is no number {numbers}")
     _keep_compiled(options.get("compilation_cache", ""))
+    if platform == "tpu":
+        logger.warning("the tpu backend has never run on a TPU before: what it was held to is in docs/backends/tpu.md")
     runtime = TpuRuntime(*(found[index] for index in indices))
     return TpuBackend(runtime, _pallas(options.get("pallas", "auto"), platform))
 

@@ -56,7 +56,14 @@ class TpuExecutables(JaxExecutables):
         start = time.monotonic()
         # Pallas asks for the default device, to learn which chip it compiles for
         with room_for(name), jax.default_device(self._runtime.device):
-            executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
+            try:
+                executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
+            except jax.errors.JaxRuntimeError as error:
+                if not self._compiler_options or "No such compile option" not in str(error):
+                    raise
+                logger.warning("steps may copy the weights (docs/backends/tpu.md): %s", str(error).splitlines()[0])
+                self._compiler_options = {}
+                executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
         self.compiled(executable, time.monotonic() - start, "step" in (static or {}))
         return executable
 
