@@ -45,6 +45,17 @@ def test_the_fastest_is_taken_and_kept_for_the_next_start(tmp_path: Path) -> Non
     assert timer.asked == asked, "what is on disk is not measured again"
 
 
+def test_what_is_hardly_faster_is_not_taken() -> None:
+    choices = Choices(132, None, lambda case, tile: 2.0 if tile == default(QKV, 132) else 1.98)
+    choices.measure()
+    assert choices.tile(QKV) == default(QKV, 132)
+
+
+def test_beyond_64_tokens_cublas_is_left_where_the_rule_has_it() -> None:
+    assert list(candidates(Case("sum", 1024, 3072, "bfloat16", 128), 132)) == [None]
+    assert len(list(candidates(Case("gated", 28672, 4096, "bfloat16", 128), 132))) > 2
+
+
 def test_nothing_is_measured_unasked_but_what_was_is_taken(tmp_path: Path) -> None:
     timer, file = Timer(None), TuningFile(tmp_path, MACHINE)
     assert Choices(132, file, timer).tile(QKV) == default(QKV, 132)

@@ -76,9 +76,14 @@ def default(case: Case, processors: int) -> Tile | None:
 
 
 def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
-    """What is worth measuring: cuBLAS, the default, and the tiles that were best for some size."""
+    """What is worth measuring: cuBLAS, the default, and the tiles that were best for some size.
+
+    Beyond 64 tokens only where the default is a tile: see there why a product that is measured alone says too little.
+    """
     tiles: tuple[Tile, ...]
-    if case.tokens == 1:
+    if case.tokens > 64 and default(case, processors) is None:
+        tiles = ()
+    elif case.tokens == 1:
         tiles = (Tile(1, 4, 2048, warps=8), Tile(1, 8, 1024), Tile(1, 4, 1024), Tile(1, 4, 512), Tile(1, 2, 1024))
     elif case.tokens <= 32:
         tiles = (Tile(case.tokens, 64, 128), Tile(case.tokens, 64, 64, stages=6), Tile(case.tokens, 32, 128, stages=6))

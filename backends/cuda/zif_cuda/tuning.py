@@ -24,6 +24,8 @@ from zif_cuda.tiles import Case, candidates, default
 logger = logging.getLogger(__name__)
 SCHEMA = 1
 """Of the file. It rises when the kernels change so that what was measured says nothing any more."""
+WORTH = 0.97
+"""What is faster than the default takes no more than this share of its time: less is noise."""
 Timer = Callable[[Case, Tile | None], float]
 """Microseconds of one product."""
 
@@ -115,7 +117,9 @@ class Choices:
         """None where nothing could be run."""
         assert self._timer is not None
         times = {tile: self._timer(case, tile) for tile in candidates(case, self._processors)}
-        best = min(times, key=times.__getitem__)
+        best, usual = min(times, key=times.__getitem__), default(case, self._processors)
+        if times[best] > WORTH * times[usual]:
+            best = usual
         logger.debug("%s: %s, %.1f us of %s", case, best, times[best], [round(us, 1) for us in times.values()])
         return Measured(best, times[best]) if math.isfinite(times[best]) else None
 
