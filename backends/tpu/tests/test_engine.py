@@ -72,11 +72,17 @@ def test_families(name: str, on_jax: OnJax, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_pallas_kernels_serve_a_model_with_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole engine in TPU interpret mode: layers traced by the scan, the cache aliased through the kernels."""
+@pytest.mark.parametrize(("name", "kv_heads"), [("mistral", 2), ("llama", 1)])
+def test_pallas_kernels_serve_a_model(
+    name: str, kv_heads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With windows, and with keys and values in one array.
+
+    The whole engine in TPU interpret mode: layers traced by the scan, the cache aliased through the kernels.
+    """
     options = {"platform": "cpu", "pallas": "interpret"}
     monkeypatch.setattr(shared, "TorchBackend", lambda runtime: create(options, Device(name="cpu")))
-    saved = save("mistral", tmp_path)
+    saved = save(name, tmp_path, num_key_value_heads=kv_heads)
     engine = shared.engine_of(
         saved, page_size=8, context_length=64, chunked_prefill_size=16, max_running_requests=4, max_total_tokens=256
     )
