@@ -90,6 +90,8 @@ def test_counters_are_left_as_they_were_and_grow() -> None:
     kernel.counters[first.device] = counters[:2]
     assert torch.equal(kernel(**arguments), first)
     assert len(kernel.counters[first.device]) >= 3
+    (outgrown,) = kernel.outgrown  # where a graph that was recorded before would go on counting
+    assert outgrown.data_ptr() == counters.data_ptr()
 
 
 def test_float16() -> None:

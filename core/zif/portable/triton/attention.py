@@ -140,6 +140,7 @@ class PagedAttention:
     ragged_tiles: _Tiles
     ragged_rows: int
     counters: dict[torch.device, Tensor] = field(default_factory=dict)
+    outgrown: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
@@ -202,9 +203,14 @@ class PagedAttention:
         return out
 
     def _counters(self, seqs: int, device: torch.device) -> Tensor:
-        """Zeros, [seqs or more, kv_heads], that every call leaves as it found them."""
+        """Zeros, [seqs or more, kv_heads], that every call leaves as it found them.
+
+        Those that are too few for a step are kept: graphs that were recorded of smaller ones go on counting in them.
+        """
         kept = self.counters.get(device)
         if kept is None or len(kept) < seqs:
+            if kept is not None:
+                self.outgrown.append(kept)
             shape = (max(power_of_two(seqs), COUNTERS), self.kv_heads)
             kept = self.counters[device] = torch.zeros(shape, dtype=torch.int32, device=device)
         return kept
