@@ -19,7 +19,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zif.contract import errors
 from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, ZifError
 from zif.engine.messages import EngineOutput, EngineRequest
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
@@ -171,11 +170,8 @@ class Client(ABC):
         if self._failure is not None or self._stopping:
             return
         if (self._owed or self._answers) and time.monotonic() - self._heard > limit:
-            self._fail(
-                "",
-                f"no step has ended for {limit:g} s: the device, or its driver, hangs "
-                "(--watchdog-timeout says how long is too long)",
-            )
+            said = f"no step has ended for {limit:g} s: the device, or its driver, hangs"
+            self._fail(Failed("", f"{said} (--watchdog-timeout says how long is too long)"))
             self._loop.run_in_executor(None, self._end, 0.0)
             return
         self._loop.call_later(min(limit / 4, WATCH_SECONDS), self._watch, limit)
@@ -208,19 +204,19 @@ class Client(ABC):
                     self._ready.set_result(facts)
             case Beat():
                 pass
-            case Failed(kind, text):
-                self._fail(kind, text)
+            case Failed():
+                self._fail(message)
 
-    def _fail(self, kind: str, text: str) -> None:
+    def _fail(self, failed: Failed) -> None:
         """The engine is dead: end whatever waits for it."""
         if self._failure is not None:
             return
         assert self._ready is not None
         if not self._ready.done():
-            self._failure = text
-            self._ready.set_exception(_error(kind, text))
+            self._failure = failed.message
+            self._ready.set_exception(failed.error())
             return
-        self._failure = str(_error(kind, text))
+        self._failure = str(failed.error())
         if not self._stopping:
             logger.error("the engine has died: %s", self._failure)
         for inbox in self._queues.values():
@@ -228,15 +224,6 @@ class Client(ABC):
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(EngineDead(self._failure))
-
-
-def _error(kind: str, text: str) -> ZifError:
-    """The deliberate error that an engine failed with, or EngineDead, naming the other kind if there is one."""
-    deliberate = getattr(errors, kind, None) if kind else EngineDead
-    if deliberate is None or issubclass(deliberate, errors.PluginError):
-        return EngineDead(f"{kind}: {text}")
-    error: ZifError = deliberate(text)
-    return error
 
 
 class ThreadClient(Client):

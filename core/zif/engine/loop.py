@@ -92,19 +92,11 @@ def serve(build: Build, port: Port) -> None:
         failed = True
         bug = running and not isinstance(error, ZifError)  # what was not meant to happen is shown whole
         logger.log(logging.ERROR if bug else logging.DEBUG, "the engine failed", exc_info=True)
-        port.send(Failed(type(error).__name__, _readable(error)))
+        port.send(Failed.of(error))
         raise
     finally:
         if engine is not None:
             engine.close(failed=failed)
-
-
-def _readable(error: BaseException) -> str:
-    """What went wrong, on one line. Of errors that are not ours the first: drivers add advice for programmers."""
-    said = str(error).strip()
-    if not isinstance(error, ZifError):
-        said = said.partition("\n")[0]
-    return " ".join(said.split()) or repr(error)
 
 
 def _run(engine: Engine, port: Port) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from zif.contract import errors
+from zif.contract.errors import EngineDead, ZifError
 from zif.engine.messages import EngineOutput, EngineRequest
 
 Question = Literal["flush_cache", "stats"]
@@ -64,10 +66,27 @@ class Beat:
 
 @dataclass(slots=True, frozen=True)
 class Failed:
-    """The engine cannot go on: one readable line. ``kind`` is the exception's class."""
+    """The engine, or a rank of it, cannot go on: one readable line. ``kind`` is the exception's class, "" for none."""
 
     kind: str
     message: str
+
+    @classmethod
+    def of(cls, error: BaseException) -> Failed:
+        """Of errors that are not ours the first line: drivers add advice for programmers."""
+        said = str(error).strip()
+        if not isinstance(error, ZifError):
+            said = said.partition("\n")[0]
+        return cls(type(error).__name__, " ".join(said.split()) or repr(error))
+
+    def error(self, place: str = "") -> ZifError:
+        """The deliberate error that it was, or EngineDead, naming the other kind if there is one; and its ``place``."""
+        where = f"{place}: " if place else ""
+        deliberate = getattr(errors, self.kind, None) if self.kind else EngineDead
+        if deliberate is None or issubclass(deliberate, errors.PluginError):
+            return EngineDead(f"{where}{self.kind}: {self.message}")
+        error: ZifError = deliberate(f"{where}{self.message}")
+        return error
 
 
 @dataclass(slots=True)

@@ -20,7 +20,8 @@ from typing import Any
 
 from zif.contract.step import HostStep
 from zif.engine.runner import Key, Runner
-from zif.parallel.wire import Begin, Failed, Join, LaunchReader, Pages, Ready
+from zif.engine.wire import Failed
+from zif.parallel.wire import Begin, Join, LaunchReader, Pages, Ready
 
 logger = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
@@ -59,7 +60,7 @@ def main(descriptor: int) -> None:
     except BaseException as error:
         code = 1
         logger.debug("rank failed", exc_info=True)
-        pipe.send(Failed(type(error).__name__, " ".join(str(error).split()) or repr(error)))
+        pipe.send(Failed.of(error))
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code)  # a device's libraries may wait, at exit, for ranks that are gone

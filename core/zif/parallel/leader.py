@@ -21,12 +21,12 @@ from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from zif.contract import errors
 from zif.contract.comm import Group
 from zif.contract.errors import EngineDead, ZifError
 from zif.contract.step import HostStep
 from zif.engine.runner import InFlight, Key, Runner, StepResult
-from zif.parallel.wire import Begin, Failed, Join, LaunchWriter, Pages, Ready, Report
+from zif.engine.wire import Failed
+from zif.parallel.wire import Begin, Join, LaunchWriter, Pages, Ready, Report
 
 if TYPE_CHECKING:
     from zif.engine.staging import Limits
@@ -98,8 +98,9 @@ class Followers:
         if self._closing.is_set():
             return
         self._closing.set()
-        with contextlib.suppress(EngineDead):
-            self._tell(None)
+        if patience:  # a rank that hangs may not read any more: telling it would wait for it
+            with contextlib.suppress(EngineDead):
+                self._tell(None)
         deadline = time.monotonic() + patience
         for process in self._processes:
             try:
@@ -160,7 +161,7 @@ class Followers:
             except (EOFError, OSError):
                 break
             if isinstance(report, Failed):
-                self._fail(_error(report.kind, f"rank {rank} of {self.group.size}: {report.message}"))
+                self._fail(report.error(f"rank {rank} of {self.group.size}"))
             else:
                 self._reports.put(report)
         code = process.wait()
@@ -181,6 +182,7 @@ class Followers:
         for process in self._processes:
             process.kill()
         if self._abandon is not None:
+            self._store.cleanup()  # the engine's process may end now: nobody else would
             self._abandon(str(failure))
 
 
@@ -212,12 +214,3 @@ class LeadingRunner(Runner):
             return super()._run(key, inputs)
         except Exception as error:
             raise self.followers.blame(error) from error
-
-
-def _error(kind: str, text: str) -> ZifError:
-    """The deliberate error that a rank failed with, or EngineDead, naming the other kind."""
-    deliberate = getattr(errors, kind, None)
-    if deliberate is None or issubclass(deliberate, errors.PluginError):
-        return EngineDead(f"{text.partition(': ')[0]}: {kind}: {text.partition(': ')[2]}")
-    error: ZifError = deliberate(text)
-    return error

@@ -17,6 +17,7 @@ from zif.contract.arrays import ArraySpec
 from zif.contract.comm import Group
 from zif.contract.step import HostStep
 from zif.engine.staging import Limits
+from zif.engine.wire import Failed
 
 if TYPE_CHECKING:
     from zif.engine.runner import Key
@@ -49,14 +50,6 @@ class Begin:
 @dataclass(frozen=True, slots=True)
 class Ready:
     """The rank waits for launches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """The rank cannot go on: one readable line. ``kind`` is the exception's class."""
-
-    kind: str
-    message: str
 
 
 Report = Pages | Ready | Failed
