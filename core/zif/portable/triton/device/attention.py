@@ -95,7 +95,7 @@ def ragged(
     """Causal attention of new tokens of several sequences: ``q`` [tokens, kv_heads * GROUP, HEAD_DIM] -> ``out``.
 
     ``query_starts`` [seqs + 1] int32 bounds each sequence's tokens, the last of ``kv_lens`` [seqs] positions;
-    the cache as in ``decode``. Rows beyond the last sequence are not written.
+    the cache as in ``decode.decode``. Rows beyond the last sequence are not written.
 
     Grid (tokens // BLOCK_Q + seqs, kv_heads). A tile has BLOCK_Q queries of GROUP heads: BLOCK_M is a
     power of two >= BLOCK_Q * GROUP.

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from zif.portable.triton.device.numbers import tanh
+from zif.portable.triton.device.numbers import activated, tanh
 from zif.portable.triton.device.overlap import enter, enter_ahead
 
 
@@ -90,12 +90,7 @@ def gated_activation(out, x, size, x_row, GELU: tl.constexpr, BLOCK: tl.constexp
     mask = column < size
     gate = tl.load(x + row * x_row + column, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(x + row * x_row + size + column, mask=mask, other=0.0).to(tl.float32)
-    if GELU:
-        # (1 + tanh(z)) / 2 is sigmoid(2 z)
-        y = gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up
-    else:
-        y = gate * tl.sigmoid(gate) * up
-    tl.store(out + row * size + column, y.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + row * size + column, activated(gate, up, GELU).to(out.dtype.element_ty), mask=mask)
 
 
 @triton.jit

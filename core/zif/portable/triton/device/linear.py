@@ -7,19 +7,11 @@ rounded once. Weights do not depend on earlier kernels, so that a program asks f
 import triton
 import triton.language as tl
 
+from zif.portable.triton.device.numbers import activated
 from zif.portable.triton.device.overlap import enter, enter_ahead, fetch_early
 
 LINE: tl.constexpr = tl.constexpr(64)
 """Sixteen-bit weights of a cache line."""
-
-
-@triton.jit
-def activated(gate, up, GELU: tl.constexpr):
-    """silu(gate) * up, or GELU's tanh form."""
-    if GELU:
-        # (1 + tanh(z)) / 2 is sigmoid(2 z)
-        return gate * tl.sigmoid(1.5957691216057308 * (gate + 0.044715 * gate * gate * gate)) * up
-    return gate * tl.sigmoid(gate) * up
 
 
 @triton.jit
