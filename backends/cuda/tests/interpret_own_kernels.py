@@ -16,12 +16,11 @@ from zif.parallel import parallel_ops
 from zif.portable.triton import TritonKernels, launch
 from zif.portable.triton.layers import SplitSum, Unnormed
 from zif.reference.torch.reference import TorchReference
-from zif_cuda.kernels import CudaKernels
 from zif_cuda.linears import CudaLinears
 from zif_cuda.packing import SUMMED
 from zif_cuda.tuning import Choices
 
-KERNELS = (CudaLinears(launch, Choices(132)), CudaKernels(launch), TritonKernels(), TorchReference())
+KERNELS = (CudaLinears(launch, Choices(132)), TritonKernels(), TorchReference())
 
 
 def weight(rows: int, inner: int, *, bias: bool, facts: tuple[str, ...] = ()) -> PackedWeight:
@@ -161,6 +160,4 @@ for with_bias in (False, True):
 for count, with_bias in ((1, True), (1, False), (5, True), (29, False), (40, True), (100, False), (130, True)):
     torch.manual_seed(count)
     linears_agree(count, bias=with_bias)
-wide = torch.randn(3, 1025).half()
-assert torch.equal(bind([], KERNELS).ops.cast(wide, "float32"), wide.float())
 print("agrees")

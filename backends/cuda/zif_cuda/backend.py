@@ -102,7 +102,6 @@ def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[Kernel
     """The backend's own kernels, and what chooses among them, where there is Triton."""
     if importlib.util.find_spec("triton") is None:
         return None, ()
-    from zif_cuda.kernels import CudaKernels
     from zif_cuda.launching import launch_for
     from zif_cuda.linears import CudaLinears
     from zif_cuda.timing import LinearTimer
@@ -121,7 +120,7 @@ def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[Kernel
         choices = Choices(facts.processors, file, LinearTimer(launch, device))
         if tune == "on":
             choices.measure()
-    return choices, (CudaLinears(launch, choices), CudaKernels(launch))
+    return choices, (CudaLinears(launch, choices),)
 
 
 def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[KernelSet, ...]:
