@@ -151,8 +151,9 @@ def add_norm(
 ) -> tuple[A, A]:
     """(rms_norm(x + residual), x + residual), all [T, size]. ``x`` may be a partial sum.
 
-    ``consumers`` are the weights whose ``linear`` reads the first result, so that a backend may
-    hand them a quantised or scattered activation. Request: size.
+    ``consumers`` are the weights whose ``linear`` or ``gated_linear`` reads the first result, so that a backend may
+    hand them a quantised or scattered activation, or leave the sum to them: with consumers, one of them is run
+    before the second result is read. Request: size.
     """
     total = x + residual
     return rms_norm(total, weight, eps, offset), total
