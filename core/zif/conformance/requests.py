@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from zif.contract.arrays import tree_leaves
 from zif.contract.attention import AttentionSpec
 from zif.contract.ops import OpRequest, OpSpec, op_specs
 from zif.contract.weights import PackedWeight
@@ -71,8 +70,3 @@ def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size:
             head_linear_request(request.dtype, value) for value in arguments.values() if isinstance(value, PackedWeight)
         ]
     return list(dict.fromkeys(wanted))
-
-
-def has_arrays(value: Any) -> bool:
-    """Whether a tree has any Array in it."""
-    return any(hasattr(leaf, "dtype") for leaf in tree_leaves(value))
