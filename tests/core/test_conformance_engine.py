@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from core.mutants import ORIGINAL, Mutated, report_on
-from core.test_conformance_mutants import reads_beyond_the_length
+from core.op_mutants import reads_beyond_the_length
 from zif.conformance.metamorphic import Answer, compare
 from zif.engine.messages import TokenLogprob
 from zif.reference.torch.executables import EagerExecutables
