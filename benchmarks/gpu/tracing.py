@@ -43,7 +43,11 @@ class Gap(NamedTuple):
 
 
 def trace(shape: str, requests: str) -> None:
-    """40 decode steps of N requests behind prompts of 512, profiled: kernels by time, gaps within and between steps"""
+    """40 decode steps of N requests behind prompts of 512, profiled: kernels by time, gaps within and between steps
+
+    ``advance``: by how much a kernel ends later than all before it. Kernels overlap, so that their own times sum to
+    more than the step; these sum to it.
+    """
     count = int(requests)
     engine = open_engine(shape)
     _fill(engine, count)
@@ -78,11 +82,24 @@ def trace(shape: str, requests: str) -> None:
     else:
         names = sorted({event.name for event in events if event.name.startswith("Mem")})
         say("step gaps", shape=shape, requests=count, found=0, copies=names)
+    _say_kernels(shape, count, events)
+
+
+def _say_kernels(shape: str, requests: int, events: Sequence[Event]) -> None:
+    """Print the kernels that take a step furthest."""
     spent: dict[str, float] = defaultdict(float)
+    advance: dict[str, float] = defaultdict(float)
+    calls: dict[str, int] = defaultdict(int)
+    latest = events[0].start
     for event in events:
-        spent[event.name[:70]] += event.end - event.start
-    for name, total in sorted(spent.items(), key=lambda item: -item[1])[:16]:
-        say("kernel", shape=shape, requests=count, name=name, us_per_step=total / STEPS)
+        name = event.name[:70]
+        calls[name] += 1
+        spent[name] += event.end - event.start
+        advance[name] += max(event.end - latest, 0.0)
+        latest = max(latest, event.end)
+    for name, total in sorted(advance.items(), key=lambda item: -item[1])[:16]:
+        say("kernel", shape=shape, requests=requests, name=name, advance_us_per_step=total / STEPS,
+            us_per_step=spent[name] / STEPS, calls_per_step=calls[name] / STEPS)  # fmt: skip
 
 
 def step_gaps(events: Sequence[Event]) -> list[Gap]:
