@@ -75,6 +75,7 @@ def simulated() -> Any:
     from dataclasses import replace
 
     import torch
+    from zif_cuda.device import Pinned
     from zif_cuda.executables import CudaExecutables
     from zif_cuda.runtime import CudaRuntime
 
@@ -98,7 +99,8 @@ def simulated() -> Any:
         def empty(self, nbytes: int) -> torch.Tensor:
             return torch.empty(nbytes, dtype=torch.uint8)
 
-        pinned = empty
+        def pinned(self, nbytes: int) -> Pinned:
+            return Pinned(*[self.empty(nbytes)] * 2)
 
         def event(self) -> Nothing:
             return Nothing()

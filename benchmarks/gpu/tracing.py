@@ -7,7 +7,6 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -20,7 +19,7 @@ from zif.sampling.params import SamplingParams
 
 STEPS = 40
 PROMPT = 512
-COPY_IN, COPY_OUT = "Memcpy HtoD", "Memcpy DtoH"
+COPIES = ("Memcpy HtoD", "Memcpy DtoH", "BitwiseOr")
 
 
 class Event(NamedTuple):
@@ -105,34 +104,25 @@ def _say_kernels(shape: str, requests: int, events: Sequence[Event]) -> None:
 def step_gaps(events: Sequence[Event]) -> list[Gap]:
     """The gaps between consecutive steps on one stream.
 
-    A step begins with the copy of its inputs to the device: the first copy in after a copy out, which brings the
-    step before its tokens. Where nothing is copied out, each copy in begins a step.
+    They are where its tokens are copied to the host, or the next one's inputs from there: nothing else is copied
+    between host and device. An engine copies, or a kernel that does nothing else.
     """
-    outs = any(event.name.startswith(COPY_OUT) for event in events)
-    steps: list[list[Event]] = []
-    armed = True
-    for event in sorted(events):
-        if event.name.startswith(COPY_OUT):
-            armed = True
-        elif event.name.startswith(COPY_IN) and (armed or not outs):
-            steps.append([])
-            armed = False
-        if steps:
-            steps[-1].append(event)
     gaps = []
-    for before, after in pairwise(steps):
-        last = max((event.end for event in before if _computes(event)), default=None)
-        first = min((event.start for event in after if _computes(event)), default=None)
-        if last is None or first is None:
-            continue
-        copies = [e for e in (*before, *after) if not _computes(e) and e.end > last and e.start < first]
-        copied, _ = _busy([Event(max(e.start, last), min(e.end, first), e.name) for e in sorted(copies)])
-        gaps.append(Gap(max(first - last, 0.0), max(first - last - copied, 0.0)))
+    last, copies = None, []
+    for event in sorted(events):
+        if _copies(event):
+            copies.append(event)
+        elif not event.name.startswith("Mem"):
+            if last is not None and copies:
+                copied, _ = _busy([Event(max(e.start, last), min(e.end, event.start), e.name) for e in copies])
+                gaps.append(Gap(max(event.start - last, 0.0), max(event.start - last - copied, 0.0)))
+            last = event.end if last is None else max(last, event.end)
+            copies = []
     return gaps
 
 
-def _computes(event: Event) -> bool:
-    return not event.name.startswith("Mem")
+def _copies(event: Event) -> bool:
+    return any(name in event.name for name in COPIES)
 
 
 def _busy(events: Sequence[Event]) -> tuple[float, list[float]]:

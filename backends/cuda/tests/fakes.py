@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from zif.contract.backend import MemoryInfo
-from zif_cuda.device import Facts
+from zif_cuda.device import Facts, Pinned
 
 
 class FakeEvent:
@@ -62,8 +62,9 @@ class FakeDevice:
     def empty(self, nbytes: int) -> torch.Tensor:
         return torch.full((nbytes,), 255, dtype=torch.uint8)
 
-    def pinned(self, nbytes: int) -> torch.Tensor:
-        return torch.full((nbytes,), 255, dtype=torch.uint8)
+    def pinned(self, nbytes: int) -> Pinned:
+        memory = torch.full((nbytes,), 255, dtype=torch.uint8)
+        return Pinned(memory, memory)
 
     def upload(self, host: np.ndarray[Any, Any]) -> torch.Tensor:
         return torch.from_numpy(host.copy())

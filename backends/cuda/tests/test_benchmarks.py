@@ -78,10 +78,12 @@ def test_gaps_are_those_between_steps_not_those_within() -> None:
     assert tracing.step_gaps(steps(copies_out=False)) == [(10.0, 8.0), (20.0, 18.0)]
 
 
-def test_a_second_copy_in_begins_no_step() -> None:
+def test_copies_by_kernels_lie_between_steps_too() -> None:
     tracing = importlib.import_module("gpu.tracing")
-    events = [*steps(copies_out=True), tracing.Event(21.0, 22.0, "Memcpy HtoD (Pinned -> Device)")]
-    assert tracing.step_gaps(events) == [(10.0, 7.0), (20.0, 17.0)]
+    kernel = "void at::native::vectorized_elementwise_kernel<2, at::native::BUnaryFunctor<..., BitwiseOrFunctor<long>>>"
+    events = [event._replace(name=kernel) if "Memcpy" in event.name else event for event in steps(copies_out=True)]
+    within = tracing.Event(21.0, 22.0, "Memcpy DtoD (Device -> Device)")
+    assert tracing.step_gaps([*events, within]) == [(10.0, 7.0), (20.0, 17.0)]
 
 
 def test_comparison_leaves_out_the_first_turn_and_other_output(tmp_path: Path) -> None:

@@ -12,6 +12,13 @@ from zif.contract.backend import MemoryInfo
 
 T = TypeVar("T")
 
+KERNEL_COPIES = 1 << 16
+"""Bytes of host memory up to which a kernel copies: what a copy engine gains with more, it loses in being switched to.
+
+Between two steps it is about 5 µs each way (benchmarks/cuda_h100.md).
+"""
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 class Facts(NamedTuple):
     """What kernels are tuned by. ``shared_bytes``: the most shared memory that one thread block can have."""
@@ -19,6 +26,13 @@ class Facts(NamedTuple):
     capability: tuple[int, int]
     processors: int
     shared_bytes: int
+
+
+class Pinned(NamedTuple):
+    """Page-locked host memory, [nbytes] uint8, as the host has it and as copies to and from the device see it."""
+
+    host: torch.Tensor
+    seen: torch.Tensor
 
 
 class CudaDevice:
@@ -55,9 +69,10 @@ class CudaDevice:
         """Device memory, [nbytes] uint8."""
         return torch.empty(nbytes, dtype=torch.uint8, device=self.torch)
 
-    def pinned(self, nbytes: int) -> torch.Tensor:
-        """Page-locked host memory, [nbytes] uint8."""
-        return torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+    def pinned(self, nbytes: int) -> Pinned:
+        """Page-locked host memory. Little of it is seen at its own address on the device: kernels copy it."""
+        host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
+        return Pinned(host, torch.as_tensor(_Mapped(host), device=self.torch) if nbytes <= KERNEL_COPIES else host)
 
     def upload(self, host: np.ndarray[Any, Any]) -> torch.Tensor:
         """A copy of ``host`` on the device, without waiting for it; the host array may change at once."""
@@ -98,3 +113,22 @@ class CudaDevice:
                 graph.capture_end()
         current.wait_stream(self._capturing)
         return graph, result
+
+
+class _Mapped:
+    """Page-locked memory for ``torch.as_tensor``, which keeps this, and so the memory, as long as its tensor."""
+
+    def __init__(self, host: torch.Tensor) -> None:
+        self._host = host
+        self.__cuda_array_interface__ = {
+            "shape": tuple(host.shape), "typestr": "|u1", "data": (host.data_ptr(), False), "version": 3,
+        }  # fmt: skip
+
+
+def copy(target: torch.Tensor, source: torch.Tensor) -> None:
+    """Launch a copy of ``source`` into ``target`` of the same shape and dtype, one of them maybe :class:`Pinned`."""
+    if target.device == source.device:
+        words = WORDS[source.itemsize]
+        torch.bitwise_or(source.view(words), 0, out=target.view(words))  # there is no copy that is sure to be a kernel
+    else:
+        target.copy_(source, non_blocking=True)

@@ -23,7 +23,7 @@ from zif.contract.arrays import ArraySpec, Tree, tree_leaves
 from zif.contract.errors import OutOfMemory
 from zif.contract.executable import Program, Staged
 from zif.contract.step import StepShape
-from zif_cuda.device import CudaDevice
+from zif_cuda.device import CudaDevice, copy
 from zif_cuda.staging import Chunk, Layout, Rings
 
 logger = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class CudaExecutable:
         assert not slot.used, f"{self.name}: a slot is run once"
         slot.used = True
         if slot.chunk is not None:
-            block.copy_(slot.chunk.bytes_of(slot.layout), non_blocking=True)
+            copy(block.view(torch.int64), slot.chunk.words_of(slot.layout))
             slot.chunk.sent()
 
 

@@ -10,7 +10,7 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
 import numpy as np
 import torch
 
-from zif_cuda.device import CudaDevice
+from zif_cuda.device import CudaDevice, Pinned, copy
 from zif_cuda.staging import ALIGNMENT, Event
 
 HostArray = np.ndarray[Any, Any]
@@ -20,7 +20,7 @@ SMALLEST = 1 << 12
 class Landing:
     """A piece of pinned memory, an event, and the memory's views as outputs of each kind that came here."""
 
-    def __init__(self, memory: torch.Tensor, event: Event) -> None:
+    def __init__(self, memory: Pinned, event: Event) -> None:
         self._memory = memory
         self.event = event
         self._views: dict[Hashable, dict[str, tuple[torch.Tensor, HostArray]]] = {}
@@ -31,8 +31,10 @@ class Landing:
         if views is None:
             views, begin = {}, 0
             for name, array in arrays.items():
-                tensor = self._memory[begin : begin + array.nbytes].view(array.dtype).view(array.shape)
-                views[name] = tensor, as_numpy(tensor)
+                host, seen = (
+                    memory[begin : begin + array.nbytes].view(array.dtype).view(array.shape) for memory in self._memory
+                )
+                views[name] = seen, as_numpy(host)
                 begin += aligned(array.nbytes)
             self._views[kind] = views
         return views
@@ -46,7 +48,7 @@ class CudaFetch:
         self._landing = fetches.claim(capacity)
         self._views = self._landing.views(kind, arrays)
         for name, array in arrays.items():
-            self._views[name][0].copy_(array, non_blocking=True)
+            copy(self._views[name][0], array)
         self._landing.event.record()
         self._arrived: dict[str, HostArray] | None = None
 

@@ -15,6 +15,7 @@ import torch
 
 from zif.contract.arrays import ArraySpec
 from zif.reference.torch.runtime import torch_dtype
+from zif_cuda.device import Pinned
 
 ALIGNMENT = 256
 """Of each input in a block: what CUDA's own allocations have, so that kernels may load vectors."""
@@ -65,7 +66,7 @@ class Layout:
 class Chunk:
     """One piece of pinned memory. ``taken`` from staging until the transfer out of it is launched."""
 
-    def __init__(self, memory: torch.Tensor, event: Event) -> None:
+    def __init__(self, memory: Pinned, event: Event) -> None:
         self.taken = False
         self._memory = memory
         self._event = event
@@ -76,15 +77,15 @@ class Chunk:
         """The inputs of a layout, to be written."""
         return self._viewed(layout)[1]
 
-    def bytes_of(self, layout: Layout) -> torch.Tensor:
-        """All of a layout, to be sent."""
+    def words_of(self, layout: Layout) -> torch.Tensor:
+        """All of a layout, to be sent, int64."""
         return self._viewed(layout)[0]
 
     def _viewed(self, layout: Layout) -> tuple[torch.Tensor, dict[str, np.ndarray[Any, Any]]]:
         views = self._views.get(layout)
         if views is None:
-            block = self._memory[: layout.nbytes]
-            views = self._views[layout] = (block, layout.arrays(block.numpy()))
+            words = self._memory.seen[: layout.nbytes].view(torch.int64)
+            views = self._views[layout] = (words, layout.arrays(self._memory.host[: layout.nbytes].numpy()))
         return views
 
     def sent(self) -> None:
@@ -104,7 +105,7 @@ class Ring:
     """Chunks of one size, used in turn."""
 
     def __init__(
-        self, capacity: int, allocate: Callable[[int], torch.Tensor], event: Callable[[], Event], depth: int = DEPTH
+        self, capacity: int, allocate: Callable[[int], Pinned], event: Callable[[], Event], depth: int = DEPTH
     ) -> None:
         self._chunks = [Chunk(allocate(capacity), event()) for _ in range(depth)]
         self._next = 0
@@ -123,7 +124,7 @@ class Ring:
 class Rings:
     """A ring for each power of two, made at first use."""
 
-    def __init__(self, allocate: Callable[[int], torch.Tensor], event: Callable[[], Event]) -> None:
+    def __init__(self, allocate: Callable[[int], Pinned], event: Callable[[], Event]) -> None:
         self._allocate, self._event = allocate, event
         self._rings: dict[int, Ring] = {}
 
