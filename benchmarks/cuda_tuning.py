@@ -14,13 +14,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import triton
 from zif_cuda.launching import launch_overlapping
 
 from zif.portable.triton.device.decode import decode
 
 BF16 = {"dtype": torch.bfloat16, "device": "cuda"}
 INT = {"dtype": torch.int32, "device": "cuda"}
+EPS = 1e-6
 
 
 def say(part: str, **figures: Any) -> None:
@@ -47,25 +47,28 @@ def replayed(calls: Sequence[Callable[[], Any]]) -> float:
     return begin.elapsed_time(end) * 1e3 / (5 * len(calls))
 
 
-def attention(*only: str) -> None:
-    """Decode attention: tiles, stages and programs to a processor, over batches alike and ragged.
+TILES = ((32, 3), (64, 3), (64, 5), (128, 2), (128, 3))
+"""(positions, stages)."""
+CASES = (
+    (2, 256, 600, 600), (2, 256, 100, 1500), (2, 128, 100, 1500), (2, 96, 640, 700), (2, 32, 100, 1500),
+    (2, 8, 100, 1500), (2, 4, 100, 1500), (2, 1, 400, 400), (4, 256, 100, 1500), (4, 32, 100, 1500), (4, 1, 400, 400),
+    (4, 1, 4000, 4000),
+)  # fmt: skip
+"""(query heads a kv head, sequences, least and most positions); those of two are normalised."""
 
-    ``only``: the numbers of cases to run (or, with "compile", of variants to call once, to time none), "fp8" for a
-    cache of eight bits.
+
+def attention(*only: str) -> None:
+    """Decode attention: tiles, stages and pieces, over batches alike and ragged.
+
+    ``only``: the numbers of cases to run (or, with "compile", of tiles to call once, to time none), "fp8" for a cache
+    of eight bits.
     """
     generator = torch.Generator().manual_seed(0)
     processors = torch.cuda.get_device_properties(0).multi_processor_count
-    cases = (
-        (2, 256, 600, 600), (2, 256, 100, 1500), (2, 128, 100, 1500), (2, 32, 100, 1500), (2, 8, 100, 1500),
-        (2, 1, 400, 400), (4, 256, 100, 1500), (4, 32, 100, 1500), (4, 1, 400, 400), (4, 1, 4000, 4000),
-    )  # fmt: skip
-    tiles = ((32, 3, 4), (32, 4, 4), (64, 3, 4), (64, 3, 8), (128, 2, 4), (128, 3, 4), (128, 3, 8))
     timed, narrow = "compile" not in only, "fp8" in only
-    chosen = {word for word in only if word.isdecimal()}
-    if narrow:
-        tiles = (*tiles, (64, 5, 4), (64, 7, 4), (128, 5, 4))
-    for number, (group, seqs, low, high) in enumerate(cases):
-        if (chosen and str(number) not in chosen) if timed else number not in (0, 6):
+    chosen = {int(word) for word in only if word.isdecimal()}
+    for number, (group, seqs, low, high) in enumerate(CASES):
+        if (chosen and number not in chosen) if timed else number not in (0, 7, 8, 10):
             continue
         lens = torch.randint(low, high + 1, (seqs,), generator=generator, dtype=torch.int32)
         pages = -(-lens // 16)
@@ -81,53 +84,56 @@ def attention(*only: str) -> None:
         keys, values = torch.randn(shape, **BF16), torch.randn(shape, **BF16)
         if narrow:
             keys, values = keys.to(torch.float8_e4m3fn), values.to(torch.float8_e4m3fn)
-        q = torch.randn(seqs, 8 * group, 128, **BF16)
-        out = torch.empty_like(q)
+        product = torch.randn(seqs, 8 * group + 16, 128, **BF16)
+        q, k_new, v_new = product.split([8 * group, 8, 8], 1)
+        out = torch.empty(seqs, 8 * group, 128, **BF16)
         arrived = torch.zeros(seqs, 8, **INT)
-        lens, table = lens.cuda(), table.cuda()
-        new = torch.randn(seqs, 8, 128, **BF16)
-        angles = torch.cat([torch.ones(seqs, 64), torch.zeros(seqs, 64)], 1).cuda()  # q and k stay as they are
+        lens, table, norm = lens.cuda(), table.cuda(), torch.ones(128, **BF16)
+        angles = torch.cat([torch.ones(seqs, 64), torch.zeros(seqs, 64)], 1).cuda()  # q and k are not turned
         found: list[tuple[float, ...]] = []
-        for at, (block, stages, warps) in enumerate(tiles):
-            if not timed and str(at) not in only:
+        for at, (block, stages) in enumerate(TILES):
+            if not timed and chosen and at not in chosen:
                 continue
-            for programs in (1, 2, 3, 4) if timed else (1,):
-                shares = processors * programs // 8
-                partial = torch.empty(shares, 8, 2, group, 128, dtype=torch.float32, device="cuda")
-                top = torch.empty(shares, 8, 2, group, dtype=torch.float32, device="cuda")
+            for wanted in _cuts(processors // 8, seqs) if timed else [8]:
+                partial = torch.empty(wanted + seqs, 8, group, 128, dtype=torch.float32, device="cuda")
+                top = torch.empty(wanted + seqs, 8, group, dtype=torch.float32, device="cuda")
 
                 def call(layer: int) -> None:
                     k, v = keys[layer], values[layer]
                     launch_overlapping(
-                        decode, (8, shares), out, partial, top, arrived, q, k, v, table, lens, new, new, q, q, angles,
-                        seqs, *q.stride()[:2], *k.stride()[:3], *v.stride()[:3], table.stride(0), *new.stride()[:2],
-                        *new.stride()[:2], 128**-0.5, 0.0, 0.0, GROUP=group, CAP=0.0, WINDOW=0, HEAD_DIM=128,
-                        V_HEAD_DIM=128, PAGE_SIZE=16, FRESH=True, NORM=False, ROTARY=128, INTERLEAVED=False,
-                        BLOCK_B=16 if seqs == 1 else 256, BLOCK_G=16, BLOCK_M=group,
-                        BLOCK_S=(8192 if seqs == 1 else 4096) // (128 * group),
-                        BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, num_warps=warps, num_stages=stages,
+                        decode, (8, wanted + seqs), out, partial, top, arrived, q, k, v, table, lens, k_new, v_new,
+                        norm, norm, angles, seqs, wanted, *q.stride()[:2], *k.stride()[:3], *v.stride()[:3],
+                        table.stride(0), *k_new.stride()[:2], *v_new.stride()[:2], 128**-0.5, EPS, 0.0, GROUP=group,
+                        CAP=0.0, WINDOW=0, HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16, FRESH=True,
+                        NORM=group == 2, ROTARY=128,
+                        INTERLEAVED=False, BLOCK_B=16 if seqs <= 4 else 256, BLOCK_G=16, BLOCK_M=group,
+                        BLOCK_S=(8192 if seqs <= 4 else 4096) // (128 * group),
+                        BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, num_warps=4, num_stages=stages,
                     )  # fmt: skip
 
-                try:
-                    call(0)
-                    if not timed:
-                        continue
-                    expected = _attended(q[:4], keys[0], values[0], table[:4], lens[:4], group)
-                    error = ((out[:4] - expected).norm() / expected.norm()).item()
-                    us = replayed([lambda layer=layer: call(layer) for layer in range(layers)])  # type: ignore[misc]
-                except triton.runtime.errors.OutOfResources:
+                call(0)
+                if not timed:
                     continue
-                found.append((us, block, stages, warps, programs, error))
+                rows = q[:4].float()
+                if group == 2:
+                    rows *= torch.rsqrt((rows * rows).mean(-1, keepdim=True) + EPS)
+                expected = _attended(rows, keys[0], values[0], table[:4], lens[:4], group)
+                error = ((out[:4] - expected).norm() / expected.norm()).item()
+                us = replayed([lambda layer=layer: call(layer) for layer in range(layers)])  # type: ignore[misc]
+                found.append((us, block, stages, wanted, error))
         found.sort()
-        for us, block, stages, warps, programs, error in [
-            *found[:5],
-            *(f for f in found[5:] if f[1:5] in ((128, 3, 4, 2), (32, 3, 4, 1))),
-        ]:
+        for us, block, stages, wanted, error in found[:6]:
             say("attention", group=group, seqs=seqs, lens=[low, high], us=us, tb_s=total / us / 1e6, block=block,
-                stages=stages, warps=warps, programs=programs, error=error)  # fmt: skip
+                stages=stages, wanted=wanted, error=error)  # fmt: skip
         if timed:
             assert not arrived.any()
             say("attention", worst_error=max(f[-1] for f in found), variants=len(found))
+
+
+def _cuts(slots: int, seqs: int) -> list[int]:
+    """Numbers of pieces wanted, where a program to a processor is ``slots`` for each kv head."""
+    even = {slots * turns for turns in (1, 2, 3, 4, 6, 8, 12, 16)}
+    return sorted(even | {slots * programs - seqs // 2 for programs in (1, 2, 3, 4) if slots * programs > seqs // 2})
 
 
 def _attended(

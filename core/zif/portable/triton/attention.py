@@ -1,4 +1,4 @@
-"""Launchers of attention over pages: which tiles, and how many shares of the histories."""
+"""Launchers of attention over pages: which tiles, and into how many pieces histories are cut."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
 FEW = 4
 """Sequences of a decode step up to which latency is all there is to hide."""
+TURNS = 4
+"""Pieces of all histories for each program that runs at once, where there are enough of them to even out."""
 DECODE_SCRATCH = 12288
 """Bytes of shared memory that a program of a decode step needs beside its tiles."""
 MIN_DOT = 16
@@ -73,7 +75,7 @@ def _tiles(request: OpRequest, budget: int) -> _Tiles:
 class _Decode(NamedTuple):
     """How decode steps are run: ``programs`` to a processor, compiled for ``seqs`` sequences or more.
 
-    ``joined``: numbers of a cut history's parts that are joined at a time, in registers.
+    ``joined``: numbers of a cut history's pieces that are joined at a time, in registers.
     """
 
     tiles: _Tiles
@@ -94,6 +96,13 @@ class _Decode(NamedTuple):
             if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
                 return cls(_Tiles(request, block, 2 * ahead + 1), programs, seqs, joined)
         return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined)
+
+    def pieces(self, seqs: int, at_once: int) -> int:
+        """How many pieces to make of the histories of ``seqs`` sequences, of which ``at_once`` are worked on at a time.
+
+        No more than run at once, the last ones of histories included, if that leaves enough of them to be even.
+        """
+        return at_once - seqs // 2 if seqs <= at_once else TURNS * at_once
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +137,7 @@ class Fresh:
 class PagedAttention:
     """Attention as one request has it: all that is chosen, is chosen from sizes known at load.
 
-    A decode step's histories are cut into shares on the device, so that a captured launch serves any lengths.
+    A decode step's histories are cut into pieces on the device, so that a captured launch serves any lengths.
     """
 
     launch: Launch
@@ -177,17 +186,17 @@ class PagedAttention:
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         seqs = q.shape[0]
         run = self.few if seqs <= FEW else self.many
-        shares = max(self.machine.processors * run.programs // spec.kv_heads, 1)
-        lines = (shares, spec.kv_heads, 2, self.group)
+        wanted = run.pieces(seqs, max(self.machine.processors * run.programs // spec.kv_heads, 1))
+        lines = (wanted + seqs, spec.kv_heads, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
         top = torch.empty(lines, dtype=torch.float32, device=q.device)
         members = power_of_two(self.group)
         new = fresh or Fresh(q, q)
         self.launch(
             device_decode.decode,
-            (spec.kv_heads, shares),
+            (spec.kv_heads, wanted + seqs),
             *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens, *new.arrays()),
-            *(seqs, *_strides(q, keys, values, pages), *new.k.stride()[:2], *new.v.stride()[:2]),
+            *(seqs, wanted, *_strides(q, keys, values, pages), *new.k.stride()[:2], *new.v.stride()[:2]),
             *(spec.scale, spec.qk_norm_eps or 0.0, spec.qk_norm_offset),
             FRESH=fresh is not None,
             NORM=spec.qk_norm_eps is not None,

@@ -1,6 +1,6 @@
-"""Attention over pages of decode steps: one token a sequence, in equal shares of all histories.
+"""Attention over pages of decode steps: one token a sequence, long histories in pieces.
 
-Lean Attention (Sanovar et al. 2024): a step's histories are cut into as many equal shares as the device runs programs.
+Flash-Decoding (Dao et al. 2023), with the pieces chosen on the device, from the lengths that a step has.
 """
 
 import triton
@@ -21,12 +21,12 @@ def _tiles_of(length, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit
 def _join(
-    out, partial, partial_top, head, kv_heads, first, last, opening, GROUP: tl.constexpr, V_HEAD_DIM: tl.constexpr,
+    out, partial, partial_top, head, kv_heads, first, pieces, GROUP: tl.constexpr, V_HEAD_DIM: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """Join what the shares [first, last] left of one history into ``out`` [GROUP, V_HEAD_DIM], BLOCK_S at a time.
+    """Join what so many ``pieces``, from item ``first`` on, left of a history into ``out`` [GROUP, V_HEAD_DIM].
 
-    ``opening`` is the part of the first share that holds it (0 or 1); of the others it is 0.
+    BLOCK_S of them at a time.
     """
     s = tl.arange(0, BLOCK_S)
     m = tl.arange(0, BLOCK_M)
@@ -34,11 +34,9 @@ def _join(
     highest = tl.full((BLOCK_M,), NOTHING, tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     mean = tl.zeros((BLOCK_M, BLOCK_V), tl.float32)
-    for at in tl.range(first, last + 1, BLOCK_S, num_stages=1):
-        share = at + s
-        part = (share.to(tl.int64) * kv_heads + head) * 2 + tl.where(share == first, opening, 0)
-        line = part[:, None] * GROUP + m[None, :]
-        mask = (share <= last)[:, None] & (m < GROUP)[None, :]
+    for at in tl.range(0, pieces, BLOCK_S, num_stages=1):
+        line = ((first + at + s).to(tl.int64) * kv_heads + head)[:, None] * GROUP + m[None, :]
+        mask = (at + s < pieces)[:, None] & (m < GROUP)[None, :]
         inside = mask[:, :, None] & (e < V_HEAD_DIM)[None, None, :]
         tops = tl.load(partial_top + line, mask, float("-inf"), cache_modifier=".cg")
         means = tl.load(partial + line[:, :, None] * V_HEAD_DIM + e[None, None, :], inside, 0.0, cache_modifier=".cg")
@@ -85,10 +83,10 @@ def _turned(
     return x
 
 
-@triton.jit(do_not_specialize=["seqs", "pages_row"])
+@triton.jit(do_not_specialize=["seqs", "wanted", "pages_row"])
 def decode(
     out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, k, v, q_norm, k_norm, angles, seqs,
-    q_row, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step,
+    wanted, q_row, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step,
     scale, eps, offset, GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
@@ -103,49 +101,46 @@ def decode(
     FRESH: the step's own keys and values are not in the cache yet. q and ``k`` [seqs, kv_heads, HEAD_DIM] are then
     normalised a head (NORM, by ``q_norm`` and ``k_norm`` [HEAD_DIM]) and turned (ROTARY dimensions, by
     ``angles`` [seqs, ROTARY] float32) here, and k and ``v`` [seqs, kv_heads, V_HEAD_DIM] written to the last position
-    by the program that has it in its share. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
+    by the program that has it in its piece. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
     older than the last kernel before this one that waits before it lets others start (see ``overlap.enter_ahead``).
 
-    All histories, in tiles of BLOCK_N and one behind the other, are cut into equal shares, a program
-    each, whatever their lengths are. A history that is cut is left in
-    parts: ``partial`` [shares, kv_heads, 2, GROUP, V_HEAD_DIM] float32, normalised, the first and the last
-    that a share has, and the base-2 logarithms of their weights in ``partial_top`` [shares, kv_heads, 2,
-    GROUP] (-inf: nothing). Whoever finishes the last part of it joins all of them in order, so that the
-    same histories give the same bits. ``arrived`` [seqs, kv_heads] int32 counts the parts: it is 0 before
-    and after.
+    A program takes one history, or one of the equal pieces that a long one is cut into: no piece has more tiles of
+    BLOCK_N positions than there are in all histories for each of ``wanted`` pieces, so that no more than
+    ``wanted + seqs`` are made. What a piece came to is left in ``partial`` [wanted + seqs, kv_heads, GROUP, V_HEAD_DIM]
+    float32, normalised, and the base-2 logarithm of its weight in ``partial_top`` [wanted + seqs, kv_heads, GROUP]
+    (-inf: nothing). Whoever finishes the last piece of a history joins all of them in order, so that the same histories
+    give the same bits. ``arrived`` [seqs, kv_heads] int32 counts the pieces: it is 0 before and after.
 
-    Grid (kv_heads, shares). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP, BLOCK_N,
-    BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, parts that are joined at a time.
+    Grid (kv_heads, wanted + seqs). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP,
+    BLOCK_N, BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, pieces that are joined at a time.
     CAP and WINDOW are 0 for none.
     """
     if not FRESH:
         enter(OVERLAP)
-    kv_head, share = tl.program_id(0), tl.program_id(1)
+    kv_head, item = tl.program_id(0), tl.program_id(1)
     kv_heads = tl.num_programs(0)
     every = tl.arange(0, BLOCK_B)
     _, tiles = _tiles_of(tl.load(kv_lens + every, mask=every < seqs, other=0), WINDOW, BLOCK_N)
     tiles = tl.where(every < seqs, tiles, 0)
-    ends = tl.cumsum(tiles, 0)
-    whole = tl.sum(tiles, 0)
-    size = tl.cdiv(whole, tl.num_programs(1))
-    mine = share * size
-    stop = tl.minimum(mine + size, whole)
-    start = tl.sum(tl.where(ends <= mine, tiles, 0), 0)  # of the first sequence
-    sequence = tl.sum((ends <= mine).to(tl.int64), 0)
-    met = tl.sum(((ends > mine) & (ends - tiles < stop)).to(tl.int32), 0)
-    g = tl.arange(0, BLOCK_G)
-    d = tl.arange(0, BLOCK_D)
-    e = tl.arange(0, BLOCK_V)
-    head = kv_head * GROUP + g
-    inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
+    made = tl.cdiv(tiles, tl.maximum(tl.cdiv(tl.sum(tiles, 0), wanted), 1))
+    before = tl.cumsum(made, 0) <= item
+    first = tl.sum(tl.where(before, made, 0), 0)
+    sequence = tl.sum(before.to(tl.int64), 0)  # at least seqs, where there is no such piece
     if FRESH:
         enter(OVERLAP)
-    for _ in range(met):
+    if sequence < seqs:
+        pieces = tl.sum(tl.where(every == sequence, made, 0), 0)
+        g = tl.arange(0, BLOCK_G)
+        d = tl.arange(0, BLOCK_D)
+        e = tl.arange(0, BLOCK_V)
+        head = kv_head * GROUP + g
+        inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
         high = tl.load(kv_lens + sequence)
         low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
         skipped, count = _tiles_of(high, WINDOW, BLOCK_N)
-        begin = skipped + tl.maximum(mine - start, 0)
-        end = skipped + tl.minimum(stop - start, count)
+        size = tl.cdiv(count, pieces)
+        begin = skipped + (item - first) * size
+        end = tl.minimum(begin + size, skipped + count)
         queries = q + sequence * q_row + head * q_head
         acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
         top = tl.full((BLOCK_G,), NOTHING, tl.float32)
@@ -157,7 +152,7 @@ def decode(
                 queries, q_norm, angle, eps, offset, g < GROUP, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
             ).to(q.dtype.element_ty)
             cached = tl.maximum(high - 1, 0)
-            if (stop - start >= count) & (high > 0):
+            if (item - first == pieces - 1) & (high > 0):
                 page = tl.load(pages + sequence * pages_row + cached // PAGE_SIZE).to(tl.int64)
                 slot = cached % PAGE_SIZE
                 one = tl.zeros((1,), tl.int32)
@@ -189,22 +184,18 @@ def decode(
         )  # fmt: skip
         mean = acc / tl.where(total > 0, total, 1.0)[:, None]
         target = out + (sequence * kv_heads + kv_head) * GROUP * V_HEAD_DIM
-        first_share = start // size
-        last_share = (start + count - 1) // size
-        if first_share == last_share:
+        if pieces == 1:
             tl.store(target + g[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
         else:
-            part = (share.to(tl.int64) * kv_heads + kv_head) * 2 + (start > mine).to(tl.int32)
+            line = (item.to(tl.int64) * kv_heads + kv_head) * GROUP + g
             logarithm = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
-            tl.store(partial + (part * GROUP + g)[:, None] * V_HEAD_DIM + e[None, :], mean, mask=inside)
-            tl.store(partial_top + part * GROUP + g, logarithm, mask=g < GROUP)
-            tl.debug_barrier()  # all of the part is written before it is counted
+            tl.store(partial + line[:, None] * V_HEAD_DIM + e[None, :], mean, mask=inside)
+            tl.store(partial_top + line, logarithm, mask=g < GROUP)
+            tl.debug_barrier()  # all of the piece is written before it is counted
             counter = arrived + sequence * kv_heads + kv_head
-            if tl.atomic_add(counter, 1, sem="acq_rel") == last_share - first_share:
+            if tl.atomic_add(counter, 1, sem="acq_rel") == pieces - 1:
                 _join(
-                    target, partial, partial_top, kv_head, kv_heads, first_share, last_share,
-                    (start > first_share * size).to(tl.int32), GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V, BLOCK_S,
+                    target, partial, partial_top, kv_head, kv_heads, first, pieces, GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V,
+                    BLOCK_S,
                 )  # fmt: skip
                 tl.store(counter, 0)
-        start += count
-        sequence += 1
