@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
+from zif.conformance.variants import eager
 from zif.contract.backend import Capabilities
 from zif.contract.errors import OutOfMemory
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.ops import OpRequest
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, RepeatedSpec, VectorSpec
 from zif.engine.build import build_engine
 from zif.null.backend import NullBackend, NullOptions
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif.reference.torch.reference import TorchReference
 from zif.settings import Settings
+from zif.weights import parameters_per_token
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 4096, "hidden_size": 512,
@@ -27,6 +30,8 @@ CONFIG: dict[str, Any] = {
     "tie_word_embeddings": True,
 }  # fmt: skip
 """48 MiB of weights in float32, 16 KiB of cache a token."""
+MULTIPLIED = 4 * (4 * 512 * 512 + 3 * 512 * 1024)
+"""Those of its weights that each token is multiplied with."""
 
 
 def start(tmp_path: Path, memory_mb: int, **settings: Any) -> Any:
@@ -133,3 +138,47 @@ def test_kernels_passed_over_are_reported_and_a_reference_is_a_warning(
         ("INFO", f"gated_activation: plain.gated_activation serves ({library})"),
         ("WARNING", f"paged_attention: torch_reference.paged_attention {slow} ({heads})"),
     ]
+
+
+class Asked:
+    """Executables, with what is called of them written down."""
+
+    def __init__(self, executables: Any) -> None:
+        self._executables = executables
+        self.calls: list[tuple[str, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*given: Any) -> Any:
+            self.calls.append((name, given))
+            return getattr(self._executables, name)(*given)
+
+        return call
+
+
+@pytest.mark.parametrize("variant", [lambda backend: backend, eager], ids=["null", "a variant of it"])
+def test_executables_are_told_what_to_expect_before_they_are_asked(tmp_path: Path, variant: Any) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    backend: Any = NullBackend(NullOptions())
+    backend.executables = asked = Asked(backend.executables)
+    settings = Settings(model=str(tmp_path), load_format="dummy", dtype="float32")
+    engine = build_engine(settings, progress=False, backend=variant(backend))
+    assert asked.calls[0] == ("expect", (MULTIPLIED,))
+    engine.runner.warm_shapes()
+    assert [name for name, _ in asked.calls].count("expect") == 1
+    assert {"bucket", "captures"} <= {name for name, _ in asked.calls}
+
+
+def test_parameters_per_token_are_those_of_a_tokens_own_products() -> None:
+    class Model:
+        def weights(self) -> Any:
+            layer = {
+                "norm": VectorSpec("norm", (8,)),
+                "qkv": LinearSpec(("q", "k"), (6, 2), 8, bias=("b", "c")),
+                "absorbed": HeadsSpec("kv", heads=3, head_rows=9, columns=7, first=4, last=9),
+                "experts": ExpertsSpec("g", "u", "d", experts=16, hidden=8, size=5, top_k=2),
+            }
+            head = LinearSpec(("head",), (99,), 8, split="vocab")
+            return {"embed": EmbeddingSpec("table", 99, 8), "body": RepeatedSpec([layer, layer]), "lm_head": head}
+
+    model: Any = Model()
+    assert parameters_per_token(model) == 2 * (8 * 8 + 3 * 5 * 7 + 2 * 3 * 8 * 5)

@@ -53,6 +53,10 @@ class EagerExecutables:
         self._runtime = backend.runtime
         self._compiler: Executables = backend.executables
 
+    def expect(self, parameters: int) -> None:
+        """As the backend's."""
+        self._compiler.expect(parameters)
+
     def bucket(self, axis: str, size: int, limit: int) -> int:
         """As the backend's."""
         return self._compiler.bucket(axis, size, limit)

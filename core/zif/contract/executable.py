@@ -73,8 +73,14 @@ class Fetch(Protocol):
 class Executables(Protocol):
     """A backend's compiler."""
 
+    def expect(self, parameters: int) -> None:
+        """Steps of the engine multiply each token with ``parameters`` weights, a rank's of several.
+
+        Told before that engine asks for anything: what is worth capturing may depend on it.
+        """
+
     def bucket(self, axis: str, size: int, limit: int) -> int:
-        """The padded extent, >= ``size`` and <= ``limit``, that ``axis`` is compiled for; pure.
+        """The padded extent, >= ``size`` and <= ``limit``, that ``axis`` is compiled for; pure after ``expect``.
 
         ``axis`` is ``tokens``, ``seqs``, ``decode_seqs``, ``pages`` or ``logits`` of a step, ``rows`` admitted
         at once, ``assignments`` of pages, or the ``history`` of a request that is admitted.
@@ -82,7 +88,7 @@ class Executables(Protocol):
         ...
 
     def captures(self, shape: StepShape) -> bool:
-        """Whether a mixed step of this shape is recorded once and replayed from then on; pure.
+        """Whether a mixed step of this shape is recorded once and replayed from then on; pure after ``expect``.
 
         Core asks it of extents that ``bucket`` gave. Where it holds, and every kernel may run inside a captured
         graph of that step (:meth:`zif.contract.bind.Bound.capturable_in`), one program does the whole step, as of a

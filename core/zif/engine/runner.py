@@ -40,6 +40,7 @@ from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, adjust
 from zif.sampling.sampler import SamplerShape
 from zif.scheduler.batch import Batch
 from zif.scheduler.request import Request
+from zif.weights import parameters_per_token
 
 HostArray = np.ndarray[Any, Any]
 Key = tuple[Any, ...]
@@ -129,6 +130,7 @@ class Runner:
             "adjustments": self.table.adjustments,
         }
         self._compiled: dict[Key, tuple[Executable, tuple[str, ...]]] = {}
+        backend.executables.expect(parameters_per_token(model))
 
     @property
     def programs(self) -> Sequence[Executable]:

@@ -199,6 +199,9 @@ class NullExecutables:
     def __init__(self, device: NullDevice) -> None:
         self._device = device
 
+    def expect(self, parameters: int) -> None:
+        """Makes no difference."""
+
     def bucket(self, axis: str, size: int, limit: int) -> int:
         """The next power of two, or the limit."""
         return min(1 << max(0, size - 1).bit_length(), limit)

@@ -82,6 +82,11 @@ def weight_bytes(model: Model, dtype: str, ranks: int = 1) -> int:
     return sum(math.prod(shape) for shape in shapes) * dtype_bytes(dtype)
 
 
+def parameters_per_token(model: Model) -> int:
+    """Weights that every token of a step is multiplied with: not the head's, which are for the rows of logits."""
+    return sum(map(_multiplied, _leaves(model.weights())))
+
+
 def stored_shapes(spec: WeightSpec) -> dict[str, tuple[int, ...]]:
     """The tensors that a spec is made of, as models name them, with their shapes in a checkpoint."""
     if isinstance(spec, LinearSpec):
@@ -156,6 +161,15 @@ class _Loading:
 
 def _is_tied(spec: Tree) -> bool:
     return isinstance(spec, LinearSpec) and spec.tied is not None
+
+
+def _multiplied(spec: WeightSpec) -> int:
+    """Weights of one spec that a token is multiplied with."""
+    if isinstance(spec, LinearSpec):
+        return 0 if spec.split == "vocab" else spec.rows * spec.in_features
+    if isinstance(spec, ExpertsSpec):
+        return 3 * spec.top_k * spec.hidden * spec.size
+    return math.prod(spec.shape) if isinstance(spec, HeadsSpec) else 0
 
 
 def _parts(spec: LinearSpec, names: tuple[str, ...]) -> list[tuple[str, int]]:

@@ -122,6 +122,9 @@ class JaxExecutables:
         self._runtime = runtime
         self._compiler_options = compiler_options or {}
 
+    def expect(self, parameters: int) -> None:
+        """Makes no difference."""
+
     def bucket(self, axis: str, size: int, limit: int) -> int:
         return min(max(8, 1 << max(0, size - 1).bit_length()), limit)
 

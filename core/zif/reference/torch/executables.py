@@ -78,6 +78,9 @@ class EagerExecutables:
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
+    def expect(self, parameters: int) -> None:
+        """Makes no difference."""
+
     def bucket(self, axis: str, size: int, limit: int) -> int:
         if axis == "decode_seqs" or size <= 1:
             return max(size, 1)
