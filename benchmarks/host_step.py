@@ -75,7 +75,7 @@ def simulated() -> Any:
     from dataclasses import replace
 
     import torch
-    from zif_cuda.device import Pinned
+    from zif_cuda.device import Facts, Pinned
     from zif_cuda.executables import CudaExecutables
     from zif_cuda.runtime import CudaRuntime
 
@@ -95,6 +95,9 @@ def simulated() -> Any:
     class Device:
         def __init__(self) -> None:
             self.torch = torch.device("cpu")
+
+        def facts(self) -> Facts:
+            return Facts((9, 0), 132, 232448)
 
         def empty(self, nbytes: int) -> torch.Tensor:
             return torch.empty(nbytes, dtype=torch.uint8)

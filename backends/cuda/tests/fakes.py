@@ -49,7 +49,8 @@ class FakeGraph:
 class FakeDevice:
     """``slow``: what is recorded stays undone. ``world``: residents, which recording a graph must not change."""
 
-    def __init__(self) -> None:
+    def __init__(self, capability: tuple[int, int] = (9, 0)) -> None:
+        self._capability = capability
         self.torch = torch.device("cpu")
         self.slow = False
         self.waits = 0
@@ -57,7 +58,7 @@ class FakeDevice:
         self.graphs: list[FakeGraph] = []
 
     def facts(self) -> Facts:
-        return Facts((9, 0), 132, 232448)
+        return Facts(self._capability, 132, 232448)
 
     def empty(self, nbytes: int) -> torch.Tensor:
         return torch.full((nbytes,), 255, dtype=torch.uint8)

@@ -26,6 +26,7 @@ def installed() -> dict[str, list[list[Any]]]:
         "__init__": Wrapper.__init__,
         "plan": Wrapper.plan,
         "run": Wrapper.run,
+        "reset_workspace_buffer": Wrapper.reset_workspace_buffer,
         "gen_batch_prefill_module": gen_batch_prefill_module,
     }
     return {name: _described(function) for name, function in functions.items()}

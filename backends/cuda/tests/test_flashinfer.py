@@ -14,88 +14,19 @@ import pytest
 import torch
 
 import flashinfer_signatures
+from fake_flashinfer import CAPTURED, SIGNATURES, Wrapper, attention_spec, bound, captured, kernels_of, reference
 from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
-from zif.contract.bind import bind
-from zif.contract.kernel import KernelSet, kernel
-from zif.contract.step import HostStep, Step, StepShape
+from zif.contract.step import HostStep, Step
 from zif.ops.attention import attention_request, draw_step
-from zif.reference.torch.kernels import attend
-from zif.reference.torch.reference import TorchReference
-from zif_cuda import flashinfer_attention
-from zif_cuda.flashinfer_attention import DEPTH, FlashinferAttention, missing
-
-SIGNATURES = flashinfer_signatures.pinned()
-Tensor = torch.Tensor
-CAPTURED = 16
-
-
-class Wrapper:
-    """flashinfer's, of which it has the signatures, and the meaning of the arguments that are given here."""
-
-    made: list[Wrapper] = []  # noqa: RUF012
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        SIGNATURES["__init__"].bind(self, *args, **kwargs)
-        self.plans = 0
-        self.made.append(self)
-
-    def plan(self, *args: Any, **kwargs: Any) -> None:
-        self.planned = SIGNATURES["plan"].bind(self, *args, **kwargs).arguments
-        self.plans += 1
-        lens = self.planned["seq_lens"]
-        pages = self.planned["paged_kv_indptr"].diff()
-        size = self.planned["page_size"]
-        assert torch.equal((pages - 1) * size + self.planned["paged_kv_last_page_len"], lens)
-
-    def run(self, *args: Any, **kwargs: Any) -> Tensor:
-        given = SIGNATURES["run"].bind(self, *args, **kwargs).arguments
-        p, q, out = self.planned, given["q"], given["out"]
-        keys, values = given["paged_kv_cache"]
-        window = p["window_left"] + 1 if p["window_left"] >= 0 else None
-        spec = AttentionSpec(
-            "g", p["num_qo_heads"], p["num_kv_heads"], p["head_dim_qk"], p["head_dim_qk"], p["sm_scale"], window,
-            p["logits_soft_cap"],
-        )  # fmt: skip
-        assert p["causal"]
-        assert q.shape[0] == p["qo_indptr"][-1]
-        for row, length in enumerate(p["seq_lens"].tolist()):
-            begin, end = p["qo_indptr"][row : row + 2].tolist()
-            first, last = p["paged_kv_indptr"][row : row + 2].tolist()
-            at = p["paged_kv_indices"][first:last]
-            k, v = keys[at].flatten(0, 1)[:length], values[at].flatten(0, 1)[:length]
-            out[begin:end] = attend(q[begin:end], k, v, length - (end - begin), spec)
-        return out
-
-
-class Unplanned(KernelSet):
-    provider = "unplanned"
-
-    @kernel("paged_attention")
-    def paged_attention(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        return torch.full((*q.shape[:2], spec.v_head_dim), 7.0)
-
-
-def captured(shape: StepShape) -> bool:
-    """As the executables', so that the other steps here are planned."""
-    return shape.tokens == CAPTURED
+from zif_cuda import flashinfer_modules
+from zif_cuda.flashinfer_attention import DEPTH, FlashinferAttention
+from zif_cuda.flashinfer_modules import missing
 
 
 @pytest.fixture
 def flashinfer(monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
-    module: Any = ModuleType("flashinfer")
-    module.BatchPrefillWithPagedKVCacheWrapper = Wrapper
-    monkeypatch.setitem(sys.modules, "flashinfer", module)
-    monkeypatch.setattr(flashinfer_attention, "unbuilt", lambda *_: None)
-    monkeypatch.setattr(flashinfer_attention, "build", lambda *_: None)
-    monkeypatch.setattr(flashinfer_attention, "WORKSPACE", 1024)
-    Wrapper.made = []
-    return FlashinferAttention(FakeDevice(), None, (Unplanned(),), captured)  # type: ignore[arg-type]
-
-
-def attention_spec(**changes: Any) -> AttentionSpec:
-    facts = {"group": "g", "q_heads": 4, "kv_heads": 2, "head_dim": 64, "v_head_dim": 64, "scale": 0.125, **changes}
-    return AttentionSpec(**facts)
+    return kernels_of(monkeypatch)
 
 
 def drawn(seed: int, before: list[int], new: list[int], spec: AttentionSpec, page_size: int = 4, pad: int = 0) -> Any:
@@ -114,15 +45,6 @@ def drawn(seed: int, before: list[int], new: list[int], spec: AttentionSpec, pag
     }
     q = torch.randn((step.shape.tokens, spec.q_heads, 64), generator=generator).bfloat16()
     return q, cache, on_device, HostStep(step.shape, step.query_starts, step.kv_lens)
-
-
-def bound(kernels: FlashinferAttention, spec: AttentionSpec, page_size: int = 4) -> Any:
-    request = attention_request("paged_attention", "bfloat16", spec, page_size, "bfloat16")
-    return bind([request], [kernels, TorchReference()])
-
-
-def reference(q: Tensor, cache: Any, layer: int, step: Step, spec: AttentionSpec) -> Tensor:
-    return TorchReference().paged_attention(q, cache, layer, step, spec)
 
 
 @pytest.mark.parametrize("changes", [{}, {"window": 3}, {"softcap": 5.0}])
@@ -230,7 +152,7 @@ def test_the_module_is_asked_for_as_flashinfer_has_it(monkeypatch: pytest.Monkey
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "flashinfer.jit.attention", module)
     request = attention_request("paged_attention", "float16", attention_spec(window=9), 16, "float16")
-    flashinfer_attention.module_spec("fa3", request)
+    flashinfer_modules.module_spec("fa3", request)
     arguments = asked[0].arguments
     assert arguments["backend"] == "fa3"
     assert arguments["head_dim_qk"] == arguments["head_dim_vo"] == 64

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backend.checkpoints import VOCAB, save
+from backend.checkpoints import SIZES, VOCAB, save
 
-from fakes import FakeDevice
+from fakes import FakeDevice, FakeGraph
 from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import kernel
-from zif.contract.step import Step, StepShape
+from zif.contract.ops import OpRequest
+from zif.contract.optable import Ops
+from zif.contract.step import HostStep, Step, StepShape
 from zif.engine.build import build_engine
 from zif.engine.engine import Engine
 from zif.engine.messages import EngineRequest
@@ -21,11 +23,13 @@ from zif.reference.torch import TorchBackend, TorchRuntime
 from zif.reference.torch.reference import TorchReference
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
-from zif_cuda.executables import CAPTURED_SEQS, CAPTURED_TOKENS, CudaExecutables, GraphExecutable
+from zif_cuda import executables as executables_module
+from zif_cuda.executables import CAPTURED_SEQS, CAPTURED_TOKENS, LARGE_TOKENS, CudaExecutables, GraphExecutable
 
 RNG = np.random.default_rng(5)
 PROMPTS = [RNG.integers(0, VOCAB, size).tolist() for size in (3, 37, 90, 12)]
 ROWS = 256
+LAYERS = SIZES["num_hidden_layers"]
 
 
 def executables(*, graphs: bool = True) -> CudaExecutables:
@@ -44,6 +48,36 @@ def test_small_mixed_steps_are_captured_at_few_sizes() -> None:
                 seen.add((extent, rows))
     assert len(seen) == len(CAPTURED_TOKENS) * 2 - 3  # up to 64 tokens there are no more sequences than that
     assert {rows for _, rows in seen} == {CAPTURED_SEQS, ROWS}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "capability", "largest"),
+    [
+        (440_000_000, (9, 0), 8448),  # Qwen3-0.6B
+        (1_700_000_000, (9, 0), 4096),
+        (7_000_000_000, (9, 0), 1024),  # Llama-3.1-8B
+        (440_000_000, (8, 0), 1024),
+        (440_000_000, (10, 0), 1024),
+    ],
+)
+def test_large_mixed_steps_are_captured_of_small_models_on_hopper(
+    parameters: int, capability: tuple[int, int], largest: int
+) -> None:
+    made = CudaExecutables(FakeDevice(capability), graphs=True)  # type: ignore[arg-type]
+    made.expect(parameters)
+    limit = 8192 + ROWS
+    extents = {made.bucket("tokens", tokens, limit) for tokens in range(1, limit + 1)}
+    captured = {extent for extent in extents if made.captures(StepShape(extent, 64, 2560, 64, decode=False))}
+    assert captured == {extent for extent in (*CAPTURED_TOKENS, *LARGE_TOKENS) if extent <= largest}
+    assert extents - captured == set(range(-(-(largest + 1) // 64) * 64, limit + 1, 64)), "padded little"
+    assert made.bucket("tokens", min(largest, 8000), 8001) <= 8001
+
+
+def test_a_large_models_steps_are_not_captured_after_a_small_ones() -> None:
+    made = executables()
+    for parameters, extent in ((440_000_000, 2048), (7_000_000_000, 1088), (440_000_000, 2048)):
+        made.expect(parameters)
+        assert made.bucket("tokens", 1025, 8192) == extent
 
 
 def test_steps_with_more_logits_than_sequences_are_launched_op_by_op() -> None:
@@ -116,3 +150,62 @@ def test_replayed_steps_give_the_tokens_of_steps_op_by_op(tmp_path: Path, facts:
     ]
     assert sum(graph.replays for graph in graphs if graph is not None) > 5
     assert not any(isinstance(program, GraphExecutable) for program in plain.runner.programs)
+
+
+class Planned:
+    """The reference's attention, captured in steps that it has been told of; ``events`` are what happens, in order."""
+
+    def __init__(self, events: list[Any]) -> None:
+        self._events = events
+
+    def capturable(self, shape: StepShape) -> bool:
+        return True
+
+    def plan(self, step: HostStep) -> None:
+        self._events.append(("plan", step.shape))
+
+    def __call__(self, q: Any, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
+        self._events.append(("run", step.shape))
+        return TorchReference().paged_attention(q, cache, layer, step, spec)
+
+
+class PlanningReference(TorchReference):
+    def __init__(self, events: list[Any]) -> None:
+        super().__init__()
+        self._events = events
+
+    @kernel("paged_attention", makes=True, planned=True)
+    def paged_attention(self, request: OpRequest, ops: Ops) -> Any:
+        return Planned(self._events)
+
+
+def test_large_steps_are_warmed_up_and_planned_before_each_replay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executables_module, "CAPTURED_TOKENS", (16,))
+    monkeypatch.setattr(executables_module, "LARGE_TOKENS", (32, 48, 68))
+    events: list[Any] = []
+    replay = FakeGraph.replay
+
+    def replayed(graph: FakeGraph) -> None:
+        begin = len(events)
+        replay(graph)
+        shapes = {shape for kind, shape in events[begin:] if kind == "run"}
+        assert len(events[begin:]) == LAYERS, "a plan within a graph"
+        events[begin:] = [("replay", *shapes)]
+
+    monkeypatch.setattr(FakeGraph, "replay", replayed)
+    path = save("llama", tmp_path).path
+    backend, plain = Backend(graphs=True), engine_of(path, Backend(graphs=False))
+    backend.kernels = lambda: (PlanningReference(events),)  # type: ignore[method-assign]
+    engine = engine_of(path, backend)
+    warm = {shape.tokens for shape in engine.runner.warm_shapes() if not shape.decode}
+    assert warm == {16, 32, 48, 68}
+    engine.runner.warm_up()
+    count = len(engine.runner.programs)
+    assert tokens_of(engine) == tokens_of(plain)
+    assert not {program.name for program in engine.runner.programs[count:] if program.name.startswith("mixed")}
+    done = [event for event in events if event[0] != "run"]
+    replays = [at for at, (kind, _) in enumerate(done) if kind == "replay"]
+    assert all(done[at - 1] == ("plan", done[at][1]) for at in replays)
+    assert sum(done[at][1].tokens > 16 for at in replays) > 3, "more than the warm-up's"

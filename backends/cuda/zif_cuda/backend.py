@@ -1,4 +1,4 @@
-"""The cuda backend: portable Triton kernels and flashinfer on one GPU, decode and small mixed steps as graphs."""
+"""The cuda backend: portable Triton kernels and flashinfer on one GPU, decode and mixed steps as graphs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from zif.reference.torch.reference import TorchReference
 from zif_cuda.communicator import nccl
 from zif_cuda.device import CudaDevice
 from zif_cuda.executables import CudaExecutables
-from zif_cuda.flashinfer_attention import FlashinferAttention, missing
+from zif_cuda.flashinfer_attention import FlashinferAttention
+from zif_cuda.flashinfer_modules import missing
 from zif_cuda.packing import CudaPacker
 from zif_cuda.runtime import CudaRuntime
 

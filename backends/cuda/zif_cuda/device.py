@@ -27,6 +27,11 @@ class Facts(NamedTuple):
     processors: int
     shared_bytes: int
 
+    @property
+    def hopper(self) -> bool:
+        """Whether flashinfer's fa3 is for this GPU."""
+        return self.capability[0] == 9
+
 
 class Pinned(NamedTuple):
     """Page-locked host memory, [nbytes] uint8, as the host has it and as copies to and from the device see it."""

@@ -1,4 +1,4 @@
-"""Executables: decode steps and small mixed ones as captured CUDA graphs, everything else launched op by op.
+"""Executables: decode steps and mixed ones as captured CUDA graphs, large ones of large models launched op by op.
 
 A program that is captured has its inputs at fixed addresses. Its first run is launched op by op: it
 loads modules, tunes and compiles what a capture cannot. The second run records the graph, on a stream
@@ -31,7 +31,11 @@ logger = logging.getLogger(__name__)
 Outputs = dict[str, Any]
 
 CAPTURED_TOKENS = (16, 32, 64, 128, 256, 384, 512, 768, 1024)
-"""What mixed steps are padded to where they are captured: up to where launches hide behind the device."""
+"""What mixed steps are padded to where they are captured, of any model."""
+LARGE_TOKENS = (2048, 3072, 4096, 6144, 8192, 8448)
+"""And of a model so small that launches would not hide behind the device: in the end a chunk, beside 256 decodes."""
+LAUNCH_OPS = 1.44e13
+"""What a Hopper GPU computes, at 600 TFLOP/s, in the 24 ms that it takes to launch a step op by op."""
 CAPTURED_SEQS = 64
 """Least sequences of a captured mixed step; four times as many are the next size."""
 
@@ -172,7 +176,7 @@ class Shared:
 
 
 class CudaExecutables:
-    """Programs of decode steps and of small mixed steps become graphs.
+    """Programs of decode steps become graphs, and of mixed ones whose launches do not hide behind the device.
 
     Unless ``graphs`` is False or one of their kernels cannot be captured.
     """
@@ -180,6 +184,16 @@ class CudaExecutables:
     def __init__(self, device: CudaDevice, *, graphs: bool) -> None:
         self._shared = Shared(device, Rings(device.pinned, device.event))
         self._graphs = graphs
+        self._tokens: tuple[int, ...] = CAPTURED_TOKENS
+
+    def expect(self, parameters: int) -> None:
+        """Capture large steps too where the device is done before they are launched, on Hopper.
+
+        Elsewhere flashinfer's attention is not fa3, whose launch depends on padded sizes alone.
+        """
+        hopper = self._shared.device.facts().hopper
+        large = (extent for extent in LARGE_TOKENS if hopper and 2 * parameters * extent <= LAUNCH_OPS)
+        self._tokens = (*CAPTURED_TOKENS, *large)
 
     def bucket(self, axis: str, size: int, limit: int) -> int:
         """Few sizes of what is captured, because each is a graph; what is launched op by op is padded but little.
@@ -188,8 +202,8 @@ class CudaExecutables:
         """
         if axis == "pages":
             return limit
-        if self._graphs and axis == "tokens" and size <= CAPTURED_TOKENS[-1]:
-            return min(next(extent for extent in CAPTURED_TOKENS if extent >= size), limit)
+        if self._graphs and axis == "tokens" and size <= self._tokens[-1]:
+            return min(next(extent for extent in self._tokens if extent >= size), limit)
         if self._graphs and axis == "seqs":
             extent = CAPTURED_SEQS
             while extent < size:
@@ -206,11 +220,11 @@ class CudaExecutables:
         return min(-(-size // step) * step, limit)
 
     def captures(self, shape: StepShape) -> bool:
-        """Small steps: the launches of large ones hide behind the device, which flashinfer then serves faster.
+        """Steps whose launches do not hide behind the device.
 
         Their logits are padded to the sequences, which saves a graph for each size of them.
         """
-        return self._graphs and shape.tokens <= CAPTURED_TOKENS[-1] and shape.logits == shape.seqs
+        return self._graphs and shape.tokens <= self._tokens[-1] and shape.logits == shape.seqs
 
     def compile(
         self,

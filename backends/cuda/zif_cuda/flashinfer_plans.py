@@ -1,0 +1,147 @@
+"""Plans of flashinfer's attention: which thread block works on which piece of which sequence.
+
+A plan is made on the host and copied to the device, out of a pinned buffer of the wrapper's own. The device may be a
+step behind, so a wrapper is planned again only after the copies of its last plan are done.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from zif.contract.attention import AttentionSpec
+from zif.contract.ops import OpRequest
+from zif.contract.step import HostStep, StepShape
+from zif.reference.torch.runtime import torch_dtype
+from zif_cuda.device import CudaDevice
+
+Tensor = torch.Tensor
+Ints = np.ndarray[Any, np.dtype[np.int32]]
+
+
+class Plan:
+    """A wrapper, and the step that it is planned for: ``rows`` queries."""
+
+    host: HostStep | None = None
+    rows = 0
+
+    def __init__(self, device: CudaDevice, request: OpRequest, wrapper: Any) -> None:
+        self.wrapper = wrapper
+        self._device = device
+        self._copied = device.event()
+        self._spec: AttentionSpec = request["key"]
+        self._page_size: int = request["page_size"]
+        self._dtype = torch_dtype(request.dtype)
+
+    def make(self, step: HostStep) -> None:
+        """Plan ``step``; waits until the last plan's copies are done."""
+        raise NotImplementedError
+
+    def fill(self, pages: Tensor) -> None:
+        """Tell the ids of the step's pages, from the tables on the device ``pages`` [B, P]."""
+        raise NotImplementedError
+
+    def _plan(
+        self, step: HostStep, starts: Ints, first_pages: Ints, pages: Tensor, last_pages: Ints, lens: Ints
+    ) -> None:
+        """The wrapper's own, of sequences that begin at ``starts`` [n+1], and in ``pages`` at ``first_pages`` [n+1]."""
+        if self.host is not None:
+            self._copied.synchronize()
+        spec = self._spec
+        self.wrapper.plan(
+            torch.from_numpy(starts),
+            torch.from_numpy(first_pages),
+            pages,
+            torch.from_numpy(last_pages),
+            spec.q_heads,
+            spec.kv_heads,
+            spec.head_dim,
+            self._page_size,
+            causal=True,
+            sm_scale=spec.scale,
+            window_left=-1 if spec.window is None else spec.window - 1,
+            logits_soft_cap=spec.softcap,
+            q_data_type=self._dtype,
+            kv_data_type=self._dtype,
+            seq_lens=torch.from_numpy(lens),
+            max_token_per_sequence=int(np.diff(starts).max()),  # it would look for it tensor by tensor
+        )
+        self._copied.record()
+        self.host, self.rows = step, int(starts[-1])
+
+
+class RaggedPlan(Plan):
+    """Of the real tokens of a step that is launched op by op; page ids of all sequences lie behind one another."""
+
+    _pages: Tensor
+
+    def __init__(self, device: CudaDevice, request: OpRequest, workspace: Tensor, backend: str) -> None:
+        from flashinfer import BatchPrefillWithPagedKVCacheWrapper
+
+        super().__init__(device, request, BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend=backend))
+
+    def make(self, step: HostStep) -> None:
+        counts = -(-step.kv_lens // self._page_size)
+        bounds = np.zeros(len(counts) + 1, np.int32)
+        np.cumsum(counts, out=bounds[1:])
+        self._pages = torch.empty(int(bounds[-1]), dtype=torch.int32, device=self._device.torch)
+        last = step.kv_lens - (counts - 1) * self._page_size
+        self._plan(step, step.query_starts, bounds, self._pages, last, step.kv_lens)
+
+    def fill(self, pages: Tensor) -> None:
+        assert self.host is not None
+        counts = -(-self.host.kv_lens.astype(np.int64) // self._page_size)
+        firsts = np.cumsum(counts) - counts
+        where = np.repeat(np.arange(len(counts)) * pages.shape[1] - firsts, counts) + np.arange(int(counts.sum()))
+        torch.take(pages, self._device.upload(where), out=self._pages)
+
+
+class PaddedPlan(Plan):
+    """Of steps of one shape that are captured: everything is at an address of its own, and as large as it gets.
+
+    That is enough for fa3, which takes its work from the plan alone. It goes by where the pages of a sequence begin and
+    by its length, so page tables are read as they are. One more sequence, without keys, has the padding tokens, whose
+    outputs are zeros: thus every plan has all the shape's queries, which flashinfer lays its buffers out by.
+
+    ``plans`` is the device's memory for a plan, which all shapes share, since steps run one after the other.
+    """
+
+    def __init__(
+        self, device: CudaDevice, request: OpRequest, workspace: Tensor, plans: Tensor, shape: StepShape
+    ) -> None:
+        from flashinfer import BatchPrefillWithPagedKVCacheWrapper
+
+        def zeros(size: int) -> Tensor:
+            return torch.zeros(size, dtype=torch.int32, device=device.torch)
+
+        count = shape.seqs + 1
+        self._pages = zeros(shape.seqs * shape.pages)
+        wrapper = BatchPrefillWithPagedKVCacheWrapper(
+            workspace,
+            "NHD",
+            use_cuda_graph=True,
+            qo_indptr_buf=zeros(count + 1),
+            paged_kv_indptr_buf=zeros(count + 1),
+            paged_kv_indices_buf=self._pages,
+            paged_kv_last_page_len_buf=zeros(count),
+            backend="fa3",
+        )
+        wrapper.reset_workspace_buffer(workspace, plans)
+        super().__init__(device, request, wrapper)
+        self._tokens = shape.tokens
+        self._first_pages = np.arange(count + 1, dtype=np.int32) * np.int32(shape.pages)
+        self._last_pages = np.zeros(count, np.int32)  # fa3 does not ask
+
+    def make(self, step: HostStep) -> None:
+        real, count = len(step.kv_lens), len(self._last_pages)
+        starts = np.full(count + 1, step.query_starts[-1], np.int32)
+        starts[: real + 1] = step.query_starts
+        starts[-1] = self._tokens
+        lens = np.zeros(count, np.int32)
+        lens[:real] = step.kv_lens
+        self._plan(step, starts, self._first_pages, self._pages[:0], self._last_pages, lens)
+
+    def fill(self, pages: Tensor) -> None:
+        self._pages.copy_(pages.reshape(-1))
