@@ -47,8 +47,8 @@ def replayed(calls: Sequence[Callable[[], Any]]) -> float:
     return begin.elapsed_time(end) * 1e3 / (5 * len(calls))
 
 
-TILES = ((32, 3), (64, 3), (64, 5), (128, 2), (128, 3))
-"""(positions, stages)."""
+TILES = ((32, 3, True), (64, 3, False), (64, 5, True), (128, 3, False), (128, 3, True))
+"""(positions, stages, LATE)."""
 CASES = (
     (2, 256, 600, 600), (2, 256, 100, 1500), (2, 128, 100, 1500), (2, 96, 640, 700), (2, 32, 100, 1500),
     (2, 8, 100, 1500), (2, 4, 100, 1500), (2, 1, 400, 400), (4, 256, 100, 1500), (4, 32, 100, 1500), (4, 1, 400, 400),
@@ -91,7 +91,7 @@ def attention(*only: str) -> None:
         lens, table, norm = lens.cuda(), table.cuda(), torch.ones(128, **BF16)
         angles = torch.cat([torch.ones(seqs, 64), torch.zeros(seqs, 64)], 1).cuda()  # q and k are not turned
         found: list[tuple[float, ...]] = []
-        for at, (block, stages) in enumerate(TILES):
+        for at, (block, stages, late) in enumerate(TILES):
             if not timed and chosen and at not in chosen:
                 continue
             for wanted in _cuts(processors // 8, seqs) if timed else [8]:
@@ -105,7 +105,7 @@ def attention(*only: str) -> None:
                         norm, norm, angles, seqs, wanted, *q.stride()[:2], *k.stride()[:3], *v.stride()[:3],
                         table.stride(0), *k_new.stride()[:2], *v_new.stride()[:2], 128**-0.5, EPS, 0.0, GROUP=group,
                         CAP=0.0, WINDOW=0, HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16, FRESH=True,
-                        NORM=group == 2, ROTARY=128,
+                        NORM=group == 2, ROTARY=128, LATE=late,
                         INTERLEAVED=False, BLOCK_B=16 if seqs <= 4 else 256, BLOCK_G=16, BLOCK_M=group,
                         BLOCK_S=(8192 if seqs <= 4 else 4096) // (128 * group),
                         BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, num_warps=4, num_stages=stages,
@@ -120,11 +120,11 @@ def attention(*only: str) -> None:
                 expected = _attended(rows, keys[0], values[0], table[:4], lens[:4], group)
                 error = ((out[:4] - expected).norm() / expected.norm()).item()
                 us = replayed([lambda layer=layer: call(layer) for layer in range(layers)])  # type: ignore[misc]
-                found.append((us, block, stages, wanted, error))
+                found.append((us, block, stages, late, wanted, error))
         found.sort()
-        for us, block, stages, wanted, error in found[:6]:
+        for us, block, stages, late, wanted, error in found[:6]:
             say("attention", group=group, seqs=seqs, lens=[low, high], us=us, tb_s=total / us / 1e6, block=block,
-                stages=stages, wanted=wanted, error=error)  # fmt: skip
+                stages=stages, late=late, wanted=wanted, error=error)  # fmt: skip
         if timed:
             assert not arrived.any()
             say("attention", worst_error=max(f[-1] for f in found), variants=len(found))

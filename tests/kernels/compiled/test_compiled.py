@@ -12,8 +12,6 @@ from kernels.compiled.catalogue import CALLS, TARGETS, Compiled, compiled
 from zif.portable.triton import attention
 
 MULTIPLIES = ("decode", "ragged", "skinny")
-SPILLS = {"decode": 192}
-"""Bytes or registers that a kernel may spill: 64 before it is worth a look, or what was found harmless."""
 
 
 COMMON = ("layers", "linears", "attention", "sampling", "table")
@@ -35,7 +33,7 @@ def test_compiles(name: str, calls: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert kernels
     for kernel in kernels:
         assert kernel.shared <= target.machine.shared_bytes, kernel.name
-        assert kernel.spilled <= SPILLS.get(kernel.name, 64), f"{kernel.name} spills {kernel.spilled}"
+        assert kernel.spilled <= 64, f"{kernel.name} spills {kernel.spilled}"
         assert target.overlap == ("griddepcontrol.wait" in kernel.assembly), kernel.name
         # sixteen rows of a decode step are too few for a whole group of warps: mma.sync serves them
         unit = ("mma.sync", target.matrix) if target.gpu.backend == "cuda" else (target.matrix,)
@@ -55,8 +53,8 @@ def test_a_cache_of_eight_bits_is_read_in_half_the_bytes(tmp_path: Path, monkeyp
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     decode = attention._Decode
 
-    def same(request: Any, budget: int, widest: int, **rest: int) -> Any:
-        return decode(attention._Tiles(request, 64, 3), **rest)
+    def same(request: Any, budget: int, widest: int, *, late: bool = False, ahead: int = 1, **rest: int) -> Any:
+        return decode(attention._Tiles(request, 64, 3), late=late, **rest)
 
     monkeypatch.setattr(decode, "of", same)
     found = {calls: list(compiled(TARGETS["sm_90"], calls)) for calls in ("attention", "attention, eight bits")}

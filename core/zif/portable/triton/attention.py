@@ -26,11 +26,11 @@ COUNTERS = 1024
 """Sequences that there are counters for from the start."""
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
-FEW = 4
-"""Sequences of a decode step up to which latency is all there is to hide."""
+FEW, SOME = 4, 64
+"""Sequences of a decode step up to which latency is all there is to hide, and up to which it is worth registers."""
 TURNS = 4
 """Pieces of all histories for each program that runs at once, where there are enough of them to even out."""
-DECODE_SCRATCH = 12288
+DECODE_SCRATCH = 10240
 """Bytes of shared memory that a program of a decode step needs beside its tiles."""
 MIN_DOT = 16
 """Least extent of a tile that is multiplied."""
@@ -75,27 +75,33 @@ def _tiles(request: OpRequest, budget: int) -> _Tiles:
 class _Decode(NamedTuple):
     """How decode steps are run: ``programs`` to a processor, compiled for ``seqs`` sequences or more.
 
-    ``joined``: numbers of a cut history's pieces that are joined at a time, in registers.
+    ``joined``: numbers of a cut history's pieces that are joined at a time, in registers. ``late``: as the kernel's
+    LATE, which has the lower latency, and leaves room for fewer programs.
     """
 
     tiles: _Tiles
     programs: int
     seqs: int
     joined: int
+    late: bool
 
     @classmethod
-    def of(cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int) -> _Decode:
-        """With the largest tiles of up to ``widest`` positions that ``budget`` bytes have room for.
+    def of(
+        cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int, *, late: bool = False,
+        ahead: int = 1,
+    ) -> _Decode:  # fmt: skip
+        """With the largest tiles of up to ``widest`` positions of which ``budget`` has room for ``ahead`` a program.
 
         Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values, and
         two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
         """
-        ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
-        for block in blocks:
+        if dtype_bytes(request["cache_dtype"]) == 1:
+            ahead, widest = 2, min(widest, 64)
+        for block in (128, 64, 32):
             room = budget // programs - DECODE_SCRATCH
             if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
-                return cls(_Tiles(request, block, 2 * ahead + 1), programs, seqs, joined)
-        return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined)
+                return cls(_Tiles(request, block, 2 * ahead + 1), programs, seqs, joined, late)
+        return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined, late)
 
     def pieces(self, seqs: int, at_once: int) -> int:
         """How many pieces to make of the histories of ``seqs`` sequences, of which ``at_once`` are worked on at a time.
@@ -145,6 +151,7 @@ class PagedAttention:
     kv_heads: int
     group: int
     few: _Decode
+    some: _Decode
     many: _Decode
     ragged_tiles: _Tiles
     ragged_rows: int
@@ -155,16 +162,19 @@ class PagedAttention:
     def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
         """What serves ``request`` on ``machine``."""
         kv_heads = request["kv_heads"]
-        few = _Decode.of(request, machine.shared_bytes, widest=32, programs=1, seqs=16, joined=8192)
-        # two programs hide each other's waiting
-        many = _Decode.of(request, machine.shared_bytes, widest=128, programs=2, seqs=256, joined=4096)
+        few = _Decode.of(request, machine.shared_bytes, widest=32, programs=1, seqs=16, joined=8192, late=True)
+        # programs hide each other's waiting: as many as there are registers for
+        some = _Decode.of(
+            request, machine.shared_bytes, widest=64, programs=2, seqs=SOME, joined=4096, late=True, ahead=2
+        )
+        many = _Decode.of(request, machine.shared_bytes, widest=128, programs=3, seqs=256, joined=4096)
         rows, block_d = 128, many.tiles.block_d
         while rows > MAX_GROUP and rows * block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
             rows //= 2
         q_bytes = rows * block_d * dtype_bytes(request.dtype)
         ragged_tiles = _tiles(request, machine.shared_bytes - q_bytes)
         group = request["q_heads"] // kv_heads
-        return cls(launch, machine, kv_heads, group, few, many, ragged_tiles, rows)
+        return cls(launch, machine, kv_heads, group, few, some, many, ragged_tiles, rows)
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
@@ -185,7 +195,7 @@ class PagedAttention:
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         seqs = q.shape[0]
-        run = self.few if seqs <= FEW else self.many
+        run = self.few if seqs <= FEW else self.some if seqs <= SOME else self.many
         wanted = run.pieces(seqs, max(self.machine.processors * run.programs // spec.kv_heads, 1))
         lines = (wanted + seqs, spec.kv_heads, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
@@ -206,6 +216,7 @@ class PagedAttention:
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
             BLOCK_S=max(run.joined // (members * run.tiles.block_v), 1),
+            LATE=run.late,
             num_warps=4,
             **self._constants(spec, keys.shape[1], run.tiles),
         )

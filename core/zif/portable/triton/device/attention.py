@@ -15,6 +15,26 @@ NOTHING = tl.constexpr(-1.0e30)
 
 
 @triton.jit
+def take(q, acc, top, total, k, v, seen, scale, CAP: tl.constexpr):
+    """One tile into the running softmax of the rows ``q`` [M, D]: keys ``k`` [D, N], values ``v`` [N, V].
+
+    ``seen``, which broadcasts to [M, N], or None for all, says which positions a row sees.
+    """
+    score = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
+    if CAP > 0:
+        score = CAP * tanh(score / CAP)
+    score *= LOG2_E
+    if seen is not None:
+        score = tl.where(seen, score, float("-inf"))
+    higher = tl.maximum(top, tl.max(score, 1))
+    weight = tl.exp2(score - higher[:, None])
+    shrink = tl.exp2(top - higher)
+    total = total * shrink + tl.sum(weight, 1)
+    acc = tl.dot(weight.to(q.dtype), v.to(q.dtype), acc * shrink[:, None], input_precision="ieee")
+    return acc, higher, total
+
+
+@triton.jit
 def attend(
     q, acc, top, total, position, begin, end, low, high, k_cache, v_cache, table, k_page, k_slot, v_page, v_slot,
     scale, CAP: tl.constexpr, WINDOW: tl.constexpr, BOUNDED: tl.constexpr, CAUSAL: tl.constexpr,
@@ -45,24 +65,13 @@ def attend(
         else:
             k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
             v = tl.load(v_at, mask=(e < V_HEAD_DIM)[None, :], other=0.0)
-        score = tl.dot(q, k.to(q.dtype), input_precision="ieee") * scale
-        if CAP > 0:
-            score = CAP * tanh(score / CAP)
-        score *= LOG2_E
-        if BOUNDED:
-            score = tl.where(live[None, :], score, float("-inf"))
+        seen = live[None, :] if BOUNDED else None
         if CAUSAL:
-            seen = at[None, :] <= position[:, None]
+            visible = at[None, :] <= position[:, None]
             if WINDOW > 0:
-                seen = seen & (at[None, :] > position[:, None] - WINDOW)
-            score = tl.where(seen, score, float("-inf"))
-        higher = tl.maximum(top, tl.max(score, 1))
-        weight = tl.exp2(score - higher[:, None])
-        shrink = tl.exp2(top - higher)
-        total = total * shrink + tl.sum(weight, 1)
-        acc = acc * shrink[:, None]
-        acc = tl.dot(weight.to(q.dtype), v.to(q.dtype), acc, input_precision="ieee")
-        top = higher
+                visible = visible & (at[None, :] > position[:, None] - WINDOW)
+            seen = seen & visible if BOUNDED else visible
+        acc, top, total = take(q, acc, top, total, k, v, seen, scale, CAP)
     return acc, top, total
 
 

@@ -6,7 +6,7 @@ Flash-Decoding (Dao et al. 2023), with the pieces chosen on the device, from the
 import triton
 import triton.language as tl
 
-from zif.portable.triton.device.attention import NOTHING, attend
+from zif.portable.triton.device.attention import NOTHING, take
 from zif.portable.triton.device.numbers import LOG2_E, stored, tanh
 from zif.portable.triton.device.overlap import enter
 
@@ -83,6 +83,51 @@ def _turned(
     return x
 
 
+@triton.jit
+def _begin(
+    queries, g, kv_head, sequence, cached, newest, k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
+    k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps, offset,
+    GROUP: tl.constexpr, CAP: tl.constexpr, HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
+    FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+):  # fmt: skip
+    """(queries [BLOCK_G, BLOCK_D], and a running softmax) that a piece begins with.
+
+    FRESH: if it has the ``newest`` position, that is written to the cache, and the softmax begins with it.
+    """
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
+    acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+    top = tl.full((BLOCK_G,), NOTHING, tl.float32)
+    total = tl.zeros((BLOCK_G,), tl.float32)
+    if not FRESH:
+        rows = tl.load(queries[:, None] + d[None, :], mask=(g < GROUP)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+        return rows, acc, top, total
+    angle = angles + sequence * ROTARY
+    rows = _turned(queries, q_norm, angle, eps, offset, g < GROUP, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D).to(
+        queries.dtype.element_ty
+    )
+    if newest:
+        page = tl.load(pages + sequence * pages_row + cached // PAGE_SIZE).to(tl.int64)
+        slot = cached % PAGE_SIZE
+        one = tl.zeros((1,), tl.int32)
+        source = k + sequence * k_row + kv_head * k_step + one
+        key = _turned(source, k_norm, angle, eps, offset, one == 0, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D)
+        key = stored(key, k_cache.dtype.element_ty)
+        value = tl.load(v + sequence * v_row + kv_head * v_step + e, mask=e < V_HEAD_DIM, other=0.0)
+        value = stored(value, v_cache.dtype.element_ty)
+        target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
+        tl.store(target[:, None] + d[None, :], key, mask=(d < HEAD_DIM)[None, :])
+        tl.store(v_cache + page * v_page + slot * v_slot + kv_head * v_head + e, value, mask=e < V_HEAD_DIM)
+        score = tl.sum(rows.to(tl.float32) * key.to(tl.float32), 1) * scale
+        if CAP > 0:
+            score = CAP * tanh(score / CAP)
+        top = score * LOG2_E
+        total += 1.0
+        acc += value.to(tl.float32)[None, :]
+    return rows, acc, top, total
+
+
 @triton.jit(do_not_specialize=["seqs", "wanted", "pages_row"])
 def decode(
     out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, k, v, q_norm, k_norm, angles, seqs,
@@ -91,7 +136,7 @@ def decode(
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_S: tl.constexpr, OVERLAP: tl.constexpr = False,
+    BLOCK_S: tl.constexpr, LATE: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
@@ -113,6 +158,7 @@ def decode(
 
     Grid (kv_heads, wanted + seqs). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP,
     BLOCK_N, BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, pieces that are joined at a time.
+    LATE: queries are made ready while the first tile is on its way, which takes half as many registers again.
     CAP and WINDOW are 0 for none.
     """
     if not FRESH:
@@ -139,49 +185,44 @@ def decode(
         low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
         skipped, count = _tiles_of(high, WINDOW, BLOCK_N)
         size = tl.cdiv(count, pieces)
-        begin = skipped + (item - first) * size
-        end = tl.minimum(begin + size, skipped + count)
-        queries = q + sequence * q_row + head * q_head
+        cached = tl.maximum(high - 1, 0) if FRESH else high
+        begin = (skipped + (item - first) * size) * BLOCK_N
+        end = tl.minimum(begin + size * BLOCK_N, cached)
+        if LATE:
+            end = tl.maximum(end, begin + 1)
+        keys = k_cache + kv_head * k_head
+        values = v_cache + kv_head * v_head
+        n = tl.arange(0, BLOCK_N)
+        rows = tl.zeros((BLOCK_G, BLOCK_D), q.dtype.element_ty)
         acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
         top = tl.full((BLOCK_G,), NOTHING, tl.float32)
         total = tl.zeros((BLOCK_G,), tl.float32)
-        cached = high
-        if FRESH:
-            angle = angles + sequence * ROTARY
-            rows = _turned(
-                queries, q_norm, angle, eps, offset, g < GROUP, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
-            ).to(q.dtype.element_ty)
-            cached = tl.maximum(high - 1, 0)
-            if (item - first == pieces - 1) & (high > 0):
-                page = tl.load(pages + sequence * pages_row + cached // PAGE_SIZE).to(tl.int64)
-                slot = cached % PAGE_SIZE
-                one = tl.zeros((1,), tl.int32)
-                source = k + sequence * k_row + kv_head * k_step + one
-                key = _turned(
-                    source, k_norm, angle, eps, offset, one == 0, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D
-                )
-                key = stored(key, k_cache.dtype.element_ty)
-                value = tl.load(v + sequence * v_row + kv_head * v_step + e, mask=e < V_HEAD_DIM, other=0.0)
-                value = stored(value, v_cache.dtype.element_ty)
-                target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
-                tl.store(target[:, None] + d[None, :], key, mask=(d < HEAD_DIM)[None, :])
-                tl.store(v_cache + page * v_page + slot * v_slot + kv_head * v_head + e, value, mask=e < V_HEAD_DIM)
-                # the softmax begins with it
-                score = tl.sum(rows.to(tl.float32) * key.to(tl.float32), 1) * scale
-                if CAP > 0:
-                    score = CAP * tanh(score / CAP)
-                top = score * LOG2_E
-                total += 1.0
-                acc += value.to(tl.float32)[None, :]
-        else:
-            mask = (g < GROUP)[:, None] & (d < HEAD_DIM)[None, :]
-            rows = tl.load(queries[:, None] + d[None, :], mask=mask, other=0.0)
-        acc, top, total = attend(
-            rows, acc, top, total, g, begin * BLOCK_N, tl.minimum(end * BLOCK_N, cached), low, cached,
-            k_cache + kv_head * k_head, v_cache + kv_head * v_head, pages + sequence * pages_row,
-            k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True, False,
-            HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
-        )  # fmt: skip
+        if not LATE:
+            rows, acc, top, total = _begin(
+                q + sequence * q_row + head * q_head, g, kv_head, sequence, cached,
+                (item - first == pieces - 1) & (high > 0), k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
+                k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps,
+                offset, GROUP, CAP, HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, FRESH, NORM, ROTARY, INTERLEAVED, BLOCK_G,
+                BLOCK_D, BLOCK_V,
+            )  # fmt: skip
+        for start in range(begin, end, BLOCK_N):
+            at = start + n
+            live = (at >= low) & (at < cached)
+            page = tl.load(pages + sequence * pages_row + at // PAGE_SIZE, mask=live, other=0).to(tl.int64)
+            slot = at % PAGE_SIZE
+            k_at = keys + (page * k_page + slot * k_slot)[None, :] + d[:, None]
+            v_at = values + (page * v_page + slot * v_slot)[:, None] + e[None, :]
+            k_tile = tl.load(k_at, mask=live[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
+            v_tile = tl.load(v_at, mask=live[:, None] & (e < V_HEAD_DIM)[None, :], other=0.0)
+            if LATE and start == begin:  # while they are on their way
+                rows, acc, top, total = _begin(
+                    q + sequence * q_row + head * q_head, g, kv_head, sequence, cached,
+                    (item - first == pieces - 1) & (high > 0), k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
+                    k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps,
+                    offset, GROUP, CAP, HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, FRESH, NORM, ROTARY, INTERLEAVED, BLOCK_G,
+                    BLOCK_D, BLOCK_V,
+                )  # fmt: skip
+            acc, top, total = take(rows, acc, top, total, k_tile, v_tile, live[None, :], scale, CAP)
         mean = acc / tl.where(total > 0, total, 1.0)[:, None]
         target = out + (sequence * kv_heads + kv_head) * GROUP * V_HEAD_DIM
         if pieces == 1:
