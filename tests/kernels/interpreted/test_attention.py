@@ -16,7 +16,8 @@ from zif.contract.ops import OpCase
 from zif.contract.optable import Ops
 from zif.ops.attention import attention_request, draw_step
 from zif.ops.draw import normal
-from zif.portable.triton import Machine, TritonKernels
+from zif.portable.triton import Machine, TritonKernels, launch
+from zif.portable.triton.attention import PagedAttention
 
 DTYPES = ("float32", "bfloat16")
 
@@ -92,6 +93,16 @@ def test_counters_are_left_as_they_were_and_grow() -> None:
     assert len(kernel.counters[first.device]) >= 3
     (outgrown,) = kernel.outgrown  # where a graph that was recorded before would go on counting
     assert outgrown.data_ptr() == counters.data_ptr()
+
+
+def test_what_is_unrolled_has_small_tiles() -> None:
+    """Half a minute is what tiles as large as those of 16 bits took to compile in float32."""
+    tiles = {}
+    for dtype, facts in (("bfloat16", {}), ("float32", {}), ("float32", {"q_heads": 64, "kv_heads": 1})):
+        request = attention_case([40], [1], 16, dtype, **facts).request
+        made = PagedAttention.of(request, Machine(132, 232448), launch)
+        tiles[dtype, made.group] = (made.many.tiles.block_n, made.ragged_tiles.block_n, made.ragged_rows)
+    assert tiles == {("bfloat16", 2): (128, 64, 128), ("float32", 2): (32, 32, 32), ("float32", 64): (32, 32, 64)}
 
 
 def test_float16() -> None:

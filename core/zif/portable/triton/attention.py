@@ -34,6 +34,9 @@ DECODE_SCRATCH = 10240
 """Bytes of shared memory that a program of a decode step needs beside its tiles."""
 MIN_DOT = 16
 """Least extent of a tile that is multiplied."""
+UNROLLED = 32
+"""Rows and positions of a tile in float32, which no tensor core multiplies exactly: what is compiled of it is every
+single product, and took half a minute for tiles as large as those of 16 bits."""
 
 
 def attention_fits(kernels: Any, request: OpRequest) -> str | None:
@@ -63,11 +66,11 @@ class _Tiles:
         self.nbytes = stages * block * (self.block_d + self.block_v) * dtype_bytes(request["cache_dtype"])
 
 
-def _tiles(request: OpRequest, budget: int) -> _Tiles:
-    """The largest tiles that fit ``budget`` bytes, or else the smallest there are."""
+def _tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
+    """The largest tiles of up to ``widest`` positions that fit ``budget`` bytes, or else the smallest there are."""
     for block, stages in ((64, 3), (64, 2), (32, 3), (32, 2), (32, 1)):
         tiles = _Tiles(request, block, stages)
-        if tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
+        if block <= widest and tiles.nbytes <= budget and block * (tiles.block_d + tiles.block_v) <= MAX_TILE:
             return tiles
     return _Tiles(request, MIN_DOT, 1)
 
@@ -162,18 +165,20 @@ class PagedAttention:
     def of(cls, request: OpRequest, machine: Machine, launch: Launch) -> PagedAttention:
         """What serves ``request`` on ``machine``."""
         kv_heads = request["kv_heads"]
-        few = _Decode.of(request, machine.shared_bytes, widest=32, programs=1, seqs=16, joined=8192, late=True)
+        group = request["q_heads"] // kv_heads
+        unrolled = request.dtype == "float32"
+        budget, widest = machine.shared_bytes, UNROLLED if unrolled else 128
+        few = _Decode.of(request, budget, widest=32, programs=1, seqs=16, joined=8192, late=True)
         # programs hide each other's waiting: as many as there are registers for
-        some = _Decode.of(
-            request, machine.shared_bytes, widest=64, programs=2, seqs=SOME, joined=4096, late=True, ahead=2
-        )
-        many = _Decode.of(request, machine.shared_bytes, widest=128, programs=3, seqs=256, joined=4096)
-        rows, block_d = 128, many.tiles.block_d
-        while rows > MAX_GROUP and rows * block_d * dtype_bytes(request.dtype) > machine.shared_bytes // 4:
+        many = _Decode.of(request, budget, widest=widest, programs=3, seqs=256, joined=4096)
+        some = many
+        if not unrolled:
+            some = _Decode.of(request, budget, widest=64, programs=2, seqs=SOME, joined=4096, late=True, ahead=2)
+        rows, block_d = max(UNROLLED, power_of_two(group)) if unrolled else 128, many.tiles.block_d
+        while rows > MAX_GROUP and rows * block_d * dtype_bytes(request.dtype) > budget // 4:
             rows //= 2
         q_bytes = rows * block_d * dtype_bytes(request.dtype)
-        ragged_tiles = _tiles(request, machine.shared_bytes - q_bytes)
-        group = request["q_heads"] // kv_heads
+        ragged_tiles = _tiles(request, budget - q_bytes, UNROLLED if unrolled else 64)
         return cls(launch, machine, kv_heads, group, few, some, many, ragged_tiles, rows)
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
