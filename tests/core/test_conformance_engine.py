@@ -24,8 +24,13 @@ def caught(backend: Any, law: str) -> bool:
 class KeepsFirstPages(EagerExecutables):
     """A graph with pages captured in it: those that are staged for later runs do not reach it."""
 
+    of = ""
+    """What the names of programs that do so begin with."""
+
     def compile(self, name: str, *arguments: Any, **named: Any) -> Any:
         executable: Any = super().compile(name, *arguments, **named)
+        if not name.startswith(self.of):
+            return executable
         stage, first = executable.stage, {}
 
         def stage_once(inputs: Any) -> Any:
@@ -90,7 +95,17 @@ def test_a_graph_that_does_not_see_its_inputs_breaks_a_law() -> None:
     assert caught(backend, "compiled = eager")
 
 
-@pytest.mark.parametrize("law", ["chunked prefill = whole", "other pages", "seeded draws, together = alone"])
+def test_a_bug_of_programs_that_draw_breaks_a_law() -> None:
+    backend = Mutated()
+    backend.executables = KeepsFirstPages(backend.runtime.device)
+    backend.executables.of = "decode-"
+    assert caught(backend, "drawn in the step = after it")
+
+
+@pytest.mark.parametrize(
+    "law",
+    ["chunked prefill = whole", "other pages", "seeded draws, together = alone", "drawn in the step = after it"],
+)
 def test_without_a_bug_no_law_is_broken(law: str) -> None:
     assert not caught(Mutated(), law)
 
@@ -108,5 +123,7 @@ def test_runs_are_compared_until_rounding_could_decide() -> None:
     assert "token 2 and 9" in str(compare([answer([1, 2, 3], gap=1e-4)], [answer([1, 9, 4])], 1e-3, drawn=True))
     assert "log-probability -1 and -1.1" in str(compare(one, [answer([1, 2, 3], at=-1.1)], 1e-3))
     assert "log-probability -1 and nan" in str(compare(one, [answer([1, 2, 3], at=float("nan"))], 1e-3))
+    assert compare(one, [Answer(tokens=[1, 2, 3])], 1e-3) is None
+    assert "output 1: token 2 and 9" in str(compare(one, [Answer(tokens=[1, 9, 3])], 1e-3))
     assert "3 tokens and 2" in str(compare(one, [answer([1, 2])], 1e-3))
     assert "token 2 is off by 1" in str(compare([answer([], prompt=(0.0, 1.0))], [answer([], prompt=(0.0, 2.0))], 1e-3))

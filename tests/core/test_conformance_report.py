@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -149,9 +150,21 @@ def test_a_check_that_raises_fails_alone() -> None:
     recorder.check("a", "b", "c", breaks)
     recorder.check("a", "b", "d", skips)
     recorder.check("a", "b", "e", lambda: None)
+    assert all(result.seconds is not None for result in recorder.results)
     assert [(r.status, r.detail) for r in recorder.results] == [
         ("fail", "ValueError: no such thing"), ("skip", "not here"), ("pass", ""),
     ]  # fmt: skip
+
+
+def test_the_log_says_what_is_checked_and_what_it_took(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "zif.conformance")
+    recorder = Recorder(["engine"])
+    assert recorder.begins("engine") and not recorder.begins("ops")
+    recorder.check("engine", "law", "model", lambda: None, logging.INFO)
+    recorder.check("engine", "law", "other", lambda: None)
+    first, second = caplog.messages
+    assert first == "checking engine"
+    assert second.startswith("engine/law/model: pass, ")
 
 
 @pytest.mark.parametrize(

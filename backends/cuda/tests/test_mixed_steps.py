@@ -11,6 +11,9 @@ import pytest
 from backend.checkpoints import SIZES, VOCAB, save
 
 from fakes import FakeDevice, FakeGraph
+from zif.conformance.metamorphic import check_engine
+from zif.conformance.results import Recorder
+from zif.contract.arrays import tree_leaves
 from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import kernel
 from zif.contract.ops import OpRequest
@@ -209,3 +212,33 @@ def test_large_steps_are_warmed_up_and_planned_before_each_replay(
     replays = [at for at, (kind, _) in enumerate(done) if kind == "replay"]
     assert all(done[at - 1] == ("plan", done[at][1]) for at in replays)
     assert sum(done[at][1].tokens > 16 for at in replays) > 3, "more than the warm-up's"
+
+
+class Watched(CudaExecutables):
+    """Knows what it compiled, and which residents recording a graph must not change."""
+
+    def __init__(self, device: FakeDevice) -> None:
+        super().__init__(device, graphs=True)  # type: ignore[arg-type]
+        self.device = device
+        self.made: list[Any] = []
+        self.donated: dict[str, Any] = {}
+
+    def compile(self, *args: Any, **named: Any) -> Any:
+        resident, donate = args[4], args[5]
+        self.donated |= {name: resident[name] for name in donate}
+        self.device.world = list(tree_leaves(self.donated))
+        self.made.append(super().compile(*args, **named))
+        return self.made[-1]
+
+
+def test_conformance_s_engines_run_steps_in_each_way() -> None:
+    """Captured decode steps and mixed ones, with their sampler and without, and mixed steps op by op."""
+    backend = Backend(graphs=True)
+    backend.executables = made = Watched(backend.device)
+    recorder = Recorder(["engine/chunked prefill = whole", "engine/drawn in the step = after it"])
+    check_engine(backend, ("llm",), recorder)
+    assert [result.status for result in recorder.results] == ["pass"] * 4
+    replayed = [one.name.split("-") for one in made.made if getattr(one, "_graph", None)]
+    # of mixed steps the name ends in how many logits there are
+    assert {(name[0], len(name)) for name in replayed} == {("forward", 2), ("forward", 3), ("decode", 2), ("mixed", 3)}
+    assert any(one.name.startswith("forward") and not isinstance(one, GraphExecutable) for one in made.made)

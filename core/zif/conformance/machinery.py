@@ -29,12 +29,12 @@ AXES = ("tokens", "seqs", "decode_seqs", "pages", "logits", "rows")
 
 def check_machinery(backend: Backend, providers: Sequence[KernelSet], recorder: Recorder) -> None:
     """Record results of the sections ``runtime`` and ``executables``."""
-    if recorder.wants("runtime"):
+    if recorder.begins("runtime"):
         for dtype in ("int32", "float32", "bool", "bfloat16"):
             recorder.check("runtime", "transfer", dtype, lambda dtype=dtype: _round_trip(backend, dtype))  # type: ignore[misc]
         recorder.check("runtime", "zeros", "", lambda: _zeros(backend))
         recorder.check("runtime", "memory", "", lambda: _memory(backend))
-    if recorder.wants("executables"):
+    if recorder.begins("executables"):
         programs = Programs(backend, providers)
         for axis in AXES:
             recorder.check("executables", "bucket", axis, lambda axis=axis: _bucket(backend, axis))  # type: ignore[misc]

@@ -78,6 +78,7 @@ def check_engine(backend: Backend, profiles: tuple[str, ...], recorder: Recorder
                 "other pages": bench.other_pages,
                 "overlapped = in turn": bench.overlapped,
                 "together = alone": bench.alone,
+                "drawn in the step = after it": bench.drawn_inside,
                 "NaN in unused pages": bench.poisoned,
                 "page sizes": bench.page_sizes,
                 "seeded draws, together = alone": bench.drawn,
@@ -85,7 +86,7 @@ def check_engine(backend: Backend, profiles: tuple[str, ...], recorder: Recorder
             }
             for name, test in checks.items():
                 if recorder.wants(SECTION, name):
-                    recorder.check(SECTION, name, model, test)
+                    recorder.check(SECTION, name, model, test, logging.INFO)
 
 
 class Bench:
@@ -153,6 +154,11 @@ class Bench:
         engine = self.engine()
         return self._same([generate(engine, [prompt], GREEDY)[0] for prompt in self.prompts])
 
+    def drawn_inside(self) -> str | None:
+        """Requests without log-probabilities, whose tokens a backend may draw in the program of the step; in pieces."""
+        plain = replace(GREEDY, logprobs=None, prompt_logprobs=None)
+        return self._same(generate(self.engine(chunked_prefill_size=16), self.prompts, plain))
+
     def poisoned(self) -> str | None:
         """Whatever no token was written to holds NaN."""
         engine = self.engine()
@@ -216,7 +222,8 @@ def generate(
 
 
 def compare(one: Sequence[Answer], other: Sequence[Answer], close: float, *, drawn: bool = False) -> str | None:
-    """None if two runs agree: tokens, up to where rounding may decide, and log-probabilities within ``close``.
+    """None if two runs agree: tokens, up to where rounding may decide, and log-probabilities within ``close``, which
+    ``other`` may lack.
 
     ``drawn``: tokens are samples, for which the gap between the likeliest says nothing.
     """
@@ -228,12 +235,13 @@ def compare(one: Sequence[Answer], other: Sequence[Answer], close: float, *, dra
                 return f"prompt {number}: log-probability of token {worst} is off by {off[worst - 1]:.3g}"
         if len(first.tokens) != len(second.tokens):
             return f"prompt {number}: {len(first.tokens)} tokens and {len(second.tokens)}"
-        for place, (a, b) in enumerate(zip(first.logprobs, second.logprobs, strict=True)):
-            if a.token_id != b.token_id:
+        for place, (a, token) in enumerate(zip(first.logprobs, second.tokens, strict=True)):
+            if a.token_id != token:
                 gap = a.top[0][1] - a.top[1][1]
                 if drawn or not gap <= close:
-                    return f"prompt {number}, output {place}: token {a.token_id} and {b.token_id} (gap {gap:.3g})"
+                    return f"prompt {number}, output {place}: token {a.token_id} and {token} (gap {gap:.3g})"
                 break
+            b = second.logprobs[place] if second.logprobs else a
             if not abs(a.logprob - b.logprob) <= close:
                 return f"prompt {number}, output {place}: log-probability {a.logprob:.5g} and {b.logprob:.5g}"
     return None

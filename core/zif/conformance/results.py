@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
+
+logger = logging.getLogger(__name__)
 
 Status = Literal["pass", "fail", "skip", "waived"]
 SCHEMA = 1
@@ -17,7 +21,8 @@ SCHEMA = 1
 class Result:
     """One check. ``name`` is a path: section, subject, and what tells it from its like.
 
-    ``detail`` says why for anything but a pass. ``subject`` groups results in the table.
+    ``detail`` says why for anything but a pass. ``subject`` groups results in the table. ``seconds`` it took; None
+    for what was found out together with others.
     """
 
     section: str
@@ -25,6 +30,7 @@ class Result:
     case: str
     status: Status
     detail: str = ""
+    seconds: float | None = field(default=None, compare=False)
 
     @property
     def name(self) -> str:
@@ -118,23 +124,38 @@ class Recorder:
         name = f"{section}/{subject}" if subject else section
         return any(_may_match(pattern, name) for pattern in self.only)
 
-    def add(self, section: str, subject: str, case: str, status: Status, detail: str = "") -> None:
+    def begins(self, section: str) -> bool:
+        """As :meth:`wants`, of a whole section; the log says that it begins."""
+        wanted = self.wants(section)
+        if wanted:
+            logger.info("checking %s", section)
+        return wanted
+
+    def add(
+        self, section: str, subject: str, case: str, status: Status, detail: str = "", seconds: float | None = None
+    ) -> None:
         """Record a result, if it was asked for."""
-        result = Result(section, subject, case, status, detail)
+        result = Result(section, subject, case, status, detail, seconds)
         if not self.only or any(_matches(pattern, result.name) for pattern in self.only):
             self.results.append(result)
 
-    def check(self, section: str, subject: str, case: str, test: Callable[[], str | None]) -> bool:
-        """Run ``test``, which returns None or what is wrong. Returns whether it passed."""
+    def check(
+        self, section: str, subject: str, case: str, test: Callable[[], str | None], level: int = logging.DEBUG
+    ) -> bool:
+        """Run ``test``, which returns None or what is wrong. Returns whether it passed, and logs it at ``level``."""
+        status: Status
+        begin = time.monotonic()
         try:
             fault = test()
+            status = "fail" if fault else "pass"
         except Skip as skip:
-            self.add(section, subject, case, "skip", str(skip))
-            return True
+            status, fault = "skip", str(skip)
         except Exception as error:
-            fault = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        self.add(section, subject, case, "fail" if fault else "pass", fault or "")
-        return not fault
+            status, fault = "fail", f"{type(error).__name__}: {' '.join(str(error).split())}"
+        seconds = round(time.monotonic() - begin, 3)
+        logger.log(level, "%s/%s/%s: %s, %.1f s", section, subject, case, status, seconds)
+        self.add(section, subject, case, status, fault or "", seconds)
+        return status != "fail"
 
 
 class Skip(Exception):
@@ -150,9 +171,7 @@ def apply_waivers(results: Sequence[Result], waivers: Sequence[Waiver]) -> Itera
             yield result
             continue
         used.add(waiver)
-        yield Result(
-            result.section, result.subject, result.case, "waived", f"{waiver.reason} (it said: {result.detail})"
-        )
+        yield replace(result, status="waived", detail=f"{waiver.reason} (it said: {result.detail})")
     for waiver in waivers:
         if waiver not in used:
             yield Result("waivers", waiver.pattern, "", "fail", "covers no failure: remove it")

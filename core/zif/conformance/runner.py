@@ -28,9 +28,9 @@ def run(
     recorder = Recorder(only or ())
     selection = select(device, device_opts)
     name = f"{selection.plugin.name}:{selection.device.index}"
-    if recorder.wants("hygiene"):
+    if recorder.begins("hygiene"):
         check_plugin(selection, recorder)
-    if recorder.wants("communicator"):
+    if recorder.begins("communicator"):
         check_communicator(selection, recorder)
     if any(recorder.wants(section) for section in ("runtime", "executables", "ops", "engine")):
         backend = selection.create_backend()
@@ -53,9 +53,9 @@ def check_backend(
     else:
         for section in ("runtime", "executables"):
             recorder.add(section, "all", "", "skip", "the plugin claims no profile")
-    if recorder.wants("ops"):
+    if recorder.begins("ops"):
         check_ops(backend, providers, profiles, recorder)
-    if recorder.wants("engine"):
+    if recorder.begins("engine"):
         from zif.conformance.metamorphic import check_engine
 
         check_engine(backend, profiles, recorder)
