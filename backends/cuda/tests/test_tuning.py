@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -104,13 +106,36 @@ def test_a_bad_file_is_ignored_with_a_warning_and_rewritten(
     assert file.read() == {QKV: Measured(None, 2.0)}
 
 
-def test_two_processes_add_to_one_file(tmp_path: Path) -> None:
-    other = Case("sum", 1024, 3072, "bfloat16", 16)
-    one, two = TuningFile(tmp_path, MACHINE), TuningFile(tmp_path, MACHINE)
-    one.write({QKV: Measured(None, 1.0)})
-    two.write({other: Measured(Tile(16, 64, 128, splits=8), 3.0)})
-    assert set(one.read()) == {QKV, other}
-    assert [path.name for path in tmp_path.iterdir()] == [one.path.name], "nothing half written is left"
+def left(directory: Path) -> set[str]:
+    """Names of files, those that are only locked aside."""
+    return {path.name for path in directory.iterdir() if path.suffix != ".lock"}
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
+    def write(tokens: int) -> None:
+        for rows in range(64, 576, 64):
+            TuningFile(tmp_path, MACHINE).write({Case("sum", rows, 3072, "bfloat16", tokens): Measured(None, 1.0)})
+
+    threads = [threading.Thread(target=write, args=(tokens,)) for tokens in (1, 16, 32, 64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    file = TuningFile(tmp_path, MACHINE)
+    assert len(file.read()) == 4 * 8
+    assert left(tmp_path) == {file.path.name}, "something half written is left"
+
+
+def test_what_could_not_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("zif_cuda.tuning.os.replace", full)
+    TuningFile(tmp_path, MACHINE).write({QKV: Measured(None, 1.0)})
+    assert "No space left" in caplog.text
+    assert not left(tmp_path)
 
 
 def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,6 +7,8 @@ is not on disk is :func:`zif_cuda.tiles.default`.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import logging
@@ -63,21 +65,33 @@ class TuningFile:
             return {}
 
     def write(self, found: Mapping[Case, Measured]) -> None:
-        """``found`` and what others have written meanwhile, in one step; a warning if it cannot be kept."""
-        merged = {**self.read(), **found}
-        choices = [
-            {"case": asdict(case), "tile": asdict(one.tile) if one.tile else None, "us": round(one.us, 3)}
-            for case, one in merged.items()
-        ]
-        content = json.dumps({"machine": self._machine, "choices": choices}, indent=1)
+        """``found`` and what others have written, in one step; a warning if it cannot be kept.
+
+        Processes that write at the same time, as ranks do, take turns: nothing is lost.
+        """
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem)
+            with self.path.with_suffix(".lock").open("a") as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)
+                self._replace({**self.read(), **found})
+        except OSError as error:
+            logger.warning("cannot keep what was measured of linears in %s: %s", self.path, error.strerror)
+
+    def _replace(self, measured: Mapping[Case, Measured]) -> None:
+        choices = [
+            {"case": asdict(case), "tile": asdict(one.tile) if one.tile else None, "us": round(one.us, 3)}
+            for case, one in measured.items()
+        ]
+        content = json.dumps({"machine": self._machine, "choices": choices}, indent=1)
+        handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.stem)
+        try:
             with os.fdopen(handle, "w") as file:
                 file.write(content)
             os.replace(name, self.path)
-        except OSError as error:
-            logger.warning("cannot keep what was measured of linears in %s: %s", self.path, error.strerror)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
 
 
 class Choices:
