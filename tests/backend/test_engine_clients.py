@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,7 +18,9 @@ from backend.checkpoints import save
 from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, WeightsError
 from zif.engine.build import build_engine
 from zif.engine.client import Client, ProcessClient, ThreadClient, _settled
+from zif.engine.loop import PipePort
 from zif.engine.messages import EngineOutput, EngineRequest
+from zif.engine.wire import Failed, Reply
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 
@@ -259,3 +263,39 @@ async def test_shutdown_is_safe_without_a_start(path: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await starting
     await process.shutdown(0)
+
+
+@pytest.fixture
+def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Codes that the process would have ended with."""
+    codes: list[int] = []
+    monkeypatch.setattr("zif.engine.loop.os._exit", codes.append)
+    return codes
+
+
+def test_the_last_words_of_an_abandoned_engine_come_behind_what_it_is_saying(exits: list[int]) -> None:
+    ours, theirs = multiprocessing.Pipe()
+    port, long = PipePort(theirs), Reply(1, b"x" * (8 << 20))  # more than a pipe holds: written piece by piece
+    speaks = threading.Thread(target=port.send, args=(long,))
+    speaks.start()
+    assert ours.poll(10)
+    ends = threading.Thread(target=port.abandon, args=("a rank is gone",))
+    ends.start()
+    assert ours.recv() == long
+    assert ours.recv() == Failed("EngineDead", "a rank is gone")
+    for thread in (speaks, ends):
+        thread.join(10)
+    assert exits == [1]
+
+
+def test_an_abandoned_engine_ends_although_nobody_listens(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zif.engine.loop.ABANDON_SECONDS", 0.2)
+    ours, theirs = multiprocessing.Pipe()
+    port = PipePort(theirs)
+    speaks = threading.Thread(target=port.send, args=(Reply(1, b"x" * (8 << 20)),), daemon=True)
+    speaks.start()
+    assert ours.poll(10)
+    port.abandon("a rank is gone")
+    assert exits == [1]
+    ours.recv()
+    speaks.join(10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -17,6 +18,8 @@ from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, New
 Build = Callable[[Callable[[str], None]], Engine]
 """Makes an engine; what it is given is the port's ``abandon``."""
 logger = logging.getLogger(__name__)
+ABANDON_SECONDS = 2.0
+"""How long the last words of an engine that is abandoned wait for what it is just saying."""
 BEAT_SECONDS = 1.0
 """How long steps may go on without news before their client is told that they do."""
 
@@ -58,6 +61,7 @@ class PipePort:
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
+        self._sending = threading.Lock()
 
     def receive(self, *, block: bool) -> Command | None:
         try:
@@ -69,12 +73,16 @@ class PipePort:
         return command
 
     def send(self, message: Message) -> None:
-        self._pipe.send(message)
+        with self._sending:
+            self._pipe.send(message)
 
     def abandon(self, reason: str) -> None:
-        """The process ends."""
-        self.send(Failed("EngineDead", reason))
-        os._exit(1)
+        """The process ends; without a word, where the engine's thread is stuck in one of its own."""
+        try:
+            if self._sending.acquire(timeout=ABANDON_SECONDS):
+                self._pipe.send(Failed("EngineDead", reason))
+        finally:
+            os._exit(1)
 
 
 def serve(build: Build, port: Port) -> None:
