@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from zif.contract.errors import EngineDead, InvalidSettings, UnsupportedModel
 from zif.contract.info import Device
 from zif.engine.build import build_engine
 from zif.engine.messages import EngineRequest
+from zif.parallel.store import Store
 from zif.plugins import Selection
 from zif.reference.torch import TorchBackend, TorchRuntime
 
@@ -125,7 +127,10 @@ def test_what_a_rank_raises_is_the_error_of_the_start(monkeypatch: pytest.Monkey
         zif.LLM(tp_size=2, progress=False, **CPU)
 
 
-def test_ranks_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+def test_ranks_end_with_a_process_that_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what they met in goes at the next start; a store that is in use stays."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     script = tmp_path / "script.py"  # without a guard: starting ranks must not run it again
     script.write_text(
         "import time, zif\n"
@@ -137,8 +142,18 @@ def test_ranks_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
         assert leader.stdout.readline() == b"ready\n"
         ranks = followers(leader.pid)
         assert len(ranks) == 1
+        (held,) = tmp_path.glob("zif-ranks-*")
+        own = Store()
+        assert held.exists()
         leader.kill()
     wait_gone(ranks)
+    assert held.exists()
+    other = Store()
+    assert {str(path) for path in tmp_path.glob("zif-ranks-*")} == {own.path, other.path}
+    for store in (own, other):
+        store.remove()
+        store.remove()
+    assert not list(tmp_path.glob("zif-ranks-*"))
 
 
 def test_sizes_that_do_not_divide_are_refused_before_anything_starts(saved: Saved) -> None:

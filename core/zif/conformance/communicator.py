@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 from typing import Any
 
 from zif.conformance.results import Recorder
 from zif.contract.errors import InvalidSettings, NoUsableDevice
+from zif.parallel.store import Store
 from zif.plugins import Selection
 
 SECTION = "communicator"
@@ -48,18 +48,18 @@ def _ranks(selection: Selection) -> list[dict[str, Any]]:
     )
     options = [f"{name}.{key}={value}" for key, value in selection.options.items()]
     processes = SIZE if selection.plugin.info.ranks == "processes" else 1
-    with tempfile.TemporaryDirectory(prefix="zif-ranks-") as store:
-        started = []
+    store, started = Store(), []
+    try:
         for rank in range(processes):
-            arguments = [f"{name}:{selection.device.index}", options, rank, SIZE, store if processes > 1 else ""]
+            arguments = [f"{name}:{selection.device.index}", options, rank, SIZE, store.path if processes > 1 else ""]
             command = [sys.executable, "-c", code, json.dumps(sys.path), json.dumps(arguments)]
             started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-        try:
-            return [_report(rank, process) for rank, process in enumerate(started)]
-        finally:
-            for process in started:
-                process.kill()
-                process.communicate()
+        return [_report(rank, process) for rank, process in enumerate(started)]
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()
+        store.remove()
 
 
 def _report(rank: int, process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import queue
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +25,7 @@ from zif.contract.errors import EngineDead, ZifError
 from zif.contract.step import HostStep
 from zif.engine.runner import InFlight, Key, Runner, StepResult
 from zif.engine.wire import Failed
+from zif.parallel.store import Store
 from zif.parallel.wire import Begin, Join, LaunchWriter, Pages, Ready, Report
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Followers:
     def __init__(self, settings: Settings, selection: Selection, abandon: Abandon | None = None) -> None:
         """Start them. Raises InvalidSettings or NoUsableDevice where devices do not suffice."""
         devices = selection.devices_of_ranks(settings.tp_size)
-        self._store = tempfile.TemporaryDirectory(prefix="zif-ranks-", ignore_cleanup_errors=True)
-        self.group = Group(0, devices, self._store.name)
+        self._store = Store()
+        self.group = Group(0, devices, self._store.path)
         """As the leader is part of it."""
         self.failure: ZifError | None = None
         """What went wrong with the first that failed."""
@@ -68,7 +68,7 @@ class Followers:
         options = tuple(f"{name}.{key}={value}" for key, value in selection.options.items())
         for rank in range(1, len(devices)):
             own = {"device": f"{name}:{devices[rank].index}", "device_opt": options}
-            self._start(Join(settings.model_copy(update=own), Group(rank, devices, self._store.name)))
+            self._start(Join(settings.model_copy(update=own), Group(rank, devices, self._store.path)))
 
     def agree(self, num_pages: int) -> int:
         """The pages that fit on every rank, of which ``num_pages`` fit on this one. Raises what a follower raised."""
@@ -91,7 +91,7 @@ class Followers:
     def close(self, patience: float = STOP_SECONDS) -> None:
         """Stop them, and leave nothing behind."""
         self.stop(patience)
-        self._store.cleanup()
+        self._store.remove()
 
     def stop(self, patience: float = STOP_SECONDS) -> None:
         """Stop them, and kill those that do not stop within ``patience`` seconds. Calling it again does nothing."""
@@ -182,7 +182,7 @@ class Followers:
         for process in self._processes:
             process.kill()
         if self._abandon is not None:
-            self._store.cleanup()  # the engine's process may end now: nobody else would
+            self._store.remove()  # the engine's process may end now: nobody else would
             self._abandon(str(failure))
 
 
