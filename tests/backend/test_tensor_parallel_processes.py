@@ -156,6 +156,26 @@ def test_ranks_end_with_a_process_that_is_killed(tmp_path: Path, monkeypatch: py
     assert not list(tmp_path.glob("zif-ranks-*"))
 
 
+def test_every_rank_tunes(saved: Saved, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ranks that follow are other processes: what they find first on their path tells of it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, pathlib\nfrom zif.reference.torch import TorchBackend\n"
+        f"TorchBackend.tune = lambda self: pathlib.Path({str(tmp_path)!r}, str(os.getpid())).touch()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    engine = build_engine(settings_of(saved, 2, **CPU), progress=False)
+    asked: list[str] = []
+    monkeypatch.setattr(engine.runner.backend, "tune", lambda: asked.append("tune"))
+    (rank,) = followers()
+    try:
+        engine.runner.tune()
+        run(engine)
+    finally:
+        engine.close()
+    assert asked == ["tune"]
+    assert (tmp_path / str(rank)).exists()
+
+
 def test_sizes_that_do_not_divide_are_refused_before_anything_starts(saved: Saved) -> None:
     with pytest.raises(UnsupportedModel, match=r"--tp-size 3: the model's 4 attention heads .* by 1, 2, 4"):
         build_engine(settings_of(saved, 3, **CPU), progress=False)

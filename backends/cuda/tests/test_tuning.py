@@ -10,11 +10,14 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
+from zif.contract.weights import PackedWeight, Split
 from zif.portable.triton.linear import Tile
+from zif_cuda.linears import CudaLinears
 from zif_cuda.tiles import BUCKETS, Case, bucket, candidates, default
 from zif_cuda.tuning import Choices, Measured, TuningFile
 
@@ -72,6 +75,20 @@ def test_a_choice_is_final_for_a_process(tmp_path: Path) -> None:
     before = choices.tile(QKV)
     choices.measure()
     assert choices.tile(QKV) == before, "a graph recorded before would differ from steps run after"
+
+
+@pytest.mark.parametrize(("split", "ranks"), [(None, 1), ("columns", 2), (None, 2)])
+def test_ranks_multiply_what_is_whole_on_each_alike(split: Split | None, ranks: int) -> None:
+    timer = Timer(None)
+    choices = Choices(132, None, timer)
+    choices.measure()
+    launched: list[object] = []
+    linears = CudaLinears(lambda kernel, *_, **__: launched.append(kernel), choices, ranks)
+    weight = PackedWeight({"w": torch.zeros(128, 64, dtype=torch.bfloat16)}, "dense", (128, 64), split=split)
+    linears._product("linear", torch.zeros(32, 64, dtype=torch.bfloat16), weight, None)
+    measured = split is not None or ranks == 1
+    assert bool(timer.asked) == measured
+    assert bool(launched) != measured, "cuBLAS was measured to be faster, and is not what the rule has"
 
 
 def test_where_nothing_can_be_run_the_default_is_taken_and_nothing_kept(tmp_path: Path) -> None:

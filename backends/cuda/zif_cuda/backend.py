@@ -65,7 +65,7 @@ class CudaBackend(TorchBackend):
         if device.facts().capability >= OLDEST_EIGHT_BITS:
             self.capabilities = replace(self.capabilities, cache_dtypes=EIGHT_BITS)
         portable = _portable(device, self.capabilities.cache_dtypes)
-        self._choices, own = _own(device, tune)
+        self._choices, own = _own(device, tune, communicator.size)
         planned = FlashinferAttention(device, flashinfer, portable, executables.captures)
         self._kernels = (*own, planned, *portable, TorchReference())
 
@@ -99,7 +99,7 @@ def create(options: Mapping[str, str], device: Device, group: Group | None = Non
     return CudaBackend(gpu, graphs=graphs, flashinfer=refusal, tune=tune, communicator=communicator)
 
 
-def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[KernelSet, ...]]:
+def _own(device: CudaDevice, tune: Tuning, ranks: int) -> tuple[Choices | None, tuple[KernelSet, ...]]:
     """The backend's own kernels, and what chooses among them, where there is Triton."""
     if importlib.util.find_spec("triton") is None:
         return None, ()
@@ -121,7 +121,7 @@ def _own(device: CudaDevice, tune: Tuning) -> tuple[Choices | None, tuple[Kernel
         choices = Choices(facts.processors, file, LinearTimer(launch, device))
         if tune == "on":
             choices.measure()
-    return choices, (CudaLinears(launch, choices),)
+    return choices, (CudaLinears(launch, choices, ranks),)
 
 
 def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[KernelSet, ...]:

@@ -50,13 +50,18 @@ def _takes_gated(kernels: object, request: OpRequest) -> str | None:
 
 
 class CudaLinears(KernelSet):
-    """``linear``, ``gated_linear`` and ``logits``, of dense weights in 16 bits; and ``add_norm`` in front of them."""
+    """``linear``, ``gated_linear`` and ``logits``, of dense weights in 16 bits; and ``add_norm`` in front of them.
+
+    As one of several ``ranks``, a weight that all of them hold whole is multiplied as the rule has it, not as was
+    measured here: a router's result has to have the same bits on each.
+    """
 
     provider = "cuda"
 
-    def __init__(self, launch: Launch, choices: Choices) -> None:
+    def __init__(self, launch: Launch, choices: Choices, ranks: int = 1) -> None:
         self._launch = launch
         self._choices = choices
+        self._ranks = ranks
         self._made: tuple[Ops, dict[str, Callable[..., Any]]] | None = None
 
     def _shared(self, op: str, ops: Ops, run: Callable[..., Any]) -> Callable[..., Any]:
@@ -125,7 +130,8 @@ class CudaLinears(KernelSet):
         most = bucket(x.shape[0]) if len(x) else None
         if most is not None:
             case = Case(kind, weight.shape[0], weight.shape[1], str(x.dtype).removeprefix("torch."), most)
-            tile = self._choices.tile(case)
+            alike = w.split is None and self._ranks > 1
+            tile = self._choices.rule(case) if alike else self._choices.tile(case)
             if tile is not None:
                 dtype = torch.float32 if kind == "logits" else x.dtype
                 return product(self._launch, tile, x, weight, bias, gate, dtype)

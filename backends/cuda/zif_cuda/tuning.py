@@ -3,6 +3,10 @@
 A choice is made the first time that a product of a size is run, and is final for the process: a program and the
 graph that is recorded of it run the same kernels. Nothing is measured unasked: without :meth:`Choices.measure` what
 is not on disk is :func:`zif_cuda.tiles.default`.
+
+Ranks choose each for itself, and write one file where their GPUs are alike. They need not agree on weights that are
+split: a tile decides how a rank's own addends and columns are rounded, and collectives give all ranks the same bits of
+what becomes of them. What is whole on each goes by :meth:`Choices.rule`.
 """
 
 from __future__ import annotations
@@ -115,6 +119,10 @@ class Choices:
             self._chosen[case] = self._choose(case)
         return self._chosen[case]
 
+    def rule(self, case: Case) -> Tile | None:
+        """As :meth:`tile`, whatever was measured: the same in every process with such a GPU."""
+        return default(case, self._processors)
+
     def _choose(self, case: Case) -> Tile | None:
         if self._kept is None:
             self._kept = self._file.read() if self._file is not None else {}
@@ -124,7 +132,7 @@ class Choices:
             if kept is not None and self._file is not None:
                 self._file.write({case: kept})
         if kept is None or (kept.tile is not None and not kept.tile.fits(case.inner)):
-            return default(case, self._processors)
+            return self.rule(case)
         return kept.tile
 
     def _fastest(self, case: Case) -> Measured | None:

@@ -148,7 +148,9 @@ class Backend(Protocol):
     def tune(self) -> None:
         """Measure, in the programs that are run from now on, what there is to choose from, and keep it on disk.
 
-        ``zif warmup`` asks for it; otherwise what was kept is taken, or a default.
+        ``zif warmup`` asks for it; otherwise what was kept is taken, or a default. Of ranks that are processes each
+        is asked, and may choose otherwise than the others where a weight is split, which changes how its own addends
+        and columns are rounded. What is whole on each has to come out with the same bits on all.
         """
 
     def kernels(self) -> Sequence[KernelSet]:

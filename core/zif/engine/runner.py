@@ -181,6 +181,10 @@ class Runner:
         self.backend.runtime.synchronize()
         return len(self._compiled)
 
+    def tune(self) -> None:
+        """See :meth:`zif.contract.backend.Backend.tune`; every rank does so."""
+        self.backend.tune()
+
     def warm_shapes(self) -> Sequence[StepShape]:
         """The steps whose programs :meth:`warm_up` compiles: those of decoding, and mixed ones that are captured."""
         limits, bucket = self._limits, self.backend.executables.bucket

@@ -53,7 +53,7 @@ def warm_everything(engine: Engine) -> Iterator[Phase]:
     WarmUpFailed with what the engine said.
     """
     begin = time.monotonic()
-    engine.runner.backend.tune()
+    engine.runner.tune()
     if engine.runner.backend.capabilities.warm_up:
         engine.runner.warm_up()
         yield Phase("decode steps", time.monotonic() - begin)

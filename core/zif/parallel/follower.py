@@ -21,7 +21,7 @@ from typing import Any
 from zif.contract.step import HostStep
 from zif.engine.runner import Key, Runner
 from zif.engine.wire import Failed
-from zif.parallel.wire import Begin, Join, LaunchReader, Pages, Ready
+from zif.parallel.wire import Begin, Join, LaunchReader, Pages, Ready, Tune
 
 logger = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
@@ -81,19 +81,27 @@ def _follow(pipe: Connection) -> None:
     pipe.send(Pages(plan_pages(part.plan, part.model.cache_groups, backend)))
     begin: Begin = pipe.recv()
     runner = part.runner(begin.num_pages, begin.limits, 0, FollowingRunner)
-    reader = LaunchReader(lambda key: runner.spec(key).inputs)
-    arrivals = select.poll()  # Connection.poll makes a selector each time
-    arrivals.register(pipe, select.POLLIN)
     gc.collect()
     gc.freeze()  # as the leader does: a collection here would halt all ranks
     pipe.send(Ready())
+    _obey(pipe, runner)
+
+
+def _obey(pipe: Connection, runner: FollowingRunner) -> None:
+    """Do what the leader says, until it says that this is all."""
+    reader = LaunchReader(lambda key: runner.spec(key).inputs)
+    arrivals = select.poll()  # Connection.poll makes a selector each time
+    arrivals.register(pipe, select.POLLIN)
     while True:
         if not arrivals.poll(IDLE_SECONDS * 1e3):
-            backend.runtime.synchronize()  # raises what the device raised
-        message = pipe.recv()
-        if message is None:
-            return
-        runner.replay(*reader.launch(*message))
+            runner.backend.runtime.synchronize()  # raises what the device raised
+        match pipe.recv():
+            case None:
+                return
+            case Tune():
+                runner.tune()
+            case launch:
+                runner.replay(*reader.launch(*launch))
 
 
 def _end_with_leader() -> None:

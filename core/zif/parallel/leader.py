@@ -26,7 +26,7 @@ from zif.contract.step import HostStep
 from zif.engine.runner import InFlight, Key, Runner, StepResult
 from zif.engine.wire import Failed
 from zif.parallel.store import Store
-from zif.parallel.wire import Begin, Join, LaunchWriter, Pages, Ready, Report
+from zif.parallel.wire import Begin, Join, LaunchWriter, Pages, Ready, Report, Tune
 
 if TYPE_CHECKING:
     from zif.engine.staging import Limits
@@ -82,6 +82,10 @@ class Followers:
     def launch(self, key: Key, inputs: Mapping[str, Any], step: HostStep | None) -> None:
         """Have them run a program. Does not wait."""
         self._send(self._writer.message(key, inputs, step))
+
+    def tune(self) -> None:
+        """Have them tune in what they run from now on. Does not wait."""
+        self._tell(Tune())
 
     def blame(self, error: Exception) -> Exception:
         """What to raise for ``error``: what went wrong with a follower, if that explains it."""
@@ -202,6 +206,10 @@ class LeadingRunner(Runner):
         self.followers.stop(0.0 if failed else STOP_SECONDS)
         super().close(failed=failed)  # the communicator, which may still look into the store
         self.followers.close()
+
+    def tune(self) -> None:
+        self.followers.tune()
+        super().tune()
 
     def _prepare(self, step: HostStep) -> None:
         self._step = step

@@ -1,7 +1,8 @@
 """What the leading rank's process and the others say to each other: picklable, over a pipe each.
 
 A follower is told once what it is (:class:`Join`), says how many pages it has room for, is told how many all
-take (:class:`Begin`), and from then on is given launches. What goes wrong with it is the last thing that it says.
+take (:class:`Begin`), and from then on is given launches, and maybe told to :class:`Tune`. What goes wrong with it
+is the last thing that it says.
 """
 
 from __future__ import annotations
@@ -45,6 +46,11 @@ class Begin:
 
     num_pages: int
     limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Tune:
+    """Tune, in the launches that follow."""
 
 
 @dataclass(frozen=True, slots=True)
