@@ -80,6 +80,18 @@ def test_a_graphs_output_keeps_its_value_when_it_is_staged_elsewhere() -> None:
     assert doubled["y"].tolist() == [4.0] * 3
 
 
+def test_a_graphs_output_that_is_read_at_once_is_not_copied() -> None:
+    executables = CudaExecutables(FakeDevice(), graphs=True)  # type: ignore[arg-type]
+    read: list[int] = []
+    first = executables.compile("first", lambda i, _: ({"y": i["x"] * 2}, {}), X, X, {}, (), STATIC)
+    second = executables.compile("second", lambda i, _: (read.append(i["x"].data_ptr()) or {}, {}), X, {}, {})
+    for _ in range(4):
+        outputs, _ = first.run(first.stage(floats(5)), {})
+        second.run(second.stage({"x": outputs["y"]}), {})
+        assert read[-1] == outputs["y"].data_ptr()
+    assert not executables._shared.lent
+
+
 def test_residents_that_move_are_found_when_a_program_is_captured() -> None:
     device = FakeDevice()
     executables = CudaExecutables(device, graphs=True)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ CAPTURED_SEQS = 64
 """Least sequences of a captured mixed step; four times as many are the next size."""
 
 
-@dataclass
+@dataclass(eq=False)
 class CudaSlot:
     """Inputs of one run: those from the host in a chunk of pinned memory, those from the device as they are."""
 
@@ -67,16 +67,18 @@ class CudaExecutable:
 
     def stage(self, inputs: Staged) -> CudaSlot:
         assert inputs.keys() == self._inputs.keys(), f"{self.name} takes {sorted(self._inputs)}, got {sorted(inputs)}"
-        tensors = {key: self._kept(value) for key, value in inputs.items() if isinstance(value, torch.Tensor)}
+        tensors = {key: value for key, value in inputs.items() if isinstance(value, torch.Tensor)}
         layout = self._layout(frozenset(inputs.keys() - tensors.keys()) if tensors else self._names)
+        slot = CudaSlot(layout, None, tensors)
+        self._shared.lend(slot)
         if not layout.nbytes:
-            return CudaSlot(layout, None, tensors)
-        chunk = self._shared.rings.claim(layout.nbytes)
+            return slot
+        chunk = slot.chunk = self._shared.rings.claim(layout.nbytes)
         for key, view in chunk.arrays(layout).items():
             value = inputs[key]
             assert value.shape == view.shape, f"{self.name}: {key} is {value.shape}"
             view[...] = value
-        return CudaSlot(layout, chunk, tensors)
+        return slot
 
     def run(self, slot: CudaSlot, resident: Mapping[str, Tree]) -> tuple[Outputs, dict[str, Tree]]:
         """Launch. Raises OutOfMemory, with what would help, where a run's own tensors do not fit."""
@@ -94,6 +96,7 @@ class CudaExecutable:
         block = self._shared.device.empty(slot.layout.nbytes)
         self._send(slot, block)
         staged = slot.layout.tensors(block)
+        self._shared.take_back(slot)
         with torch.inference_mode():
             return self._fn(staged | slot.tensors, dict(resident))
 
@@ -102,10 +105,6 @@ class CudaExecutable:
         if layout is None:
             layout = self._layouts[names] = Layout({key: spec for key, spec in self._inputs.items() if key in names})
         return layout
-
-    def _kept(self, value: torch.Tensor) -> torch.Tensor:
-        """``value`` as it is now: graphs write their outputs where they wrote the last ones."""
-        return value.clone() if value.untyped_storage().data_ptr() in self._shared.overwritten else value
 
     def _send(self, slot: CudaSlot, block: torch.Tensor) -> None:
         """Launch the transfer of a slot's host inputs into ``block``, uint8 and as large as they are."""
@@ -145,6 +144,7 @@ class GraphExecutable(CudaExecutable):
                 return self._fn(self._staged, dict(resident))
         if self._graph is None:
             self._capture(resident)
+        self._shared.keep()
         self._graph.replay()
         outputs, updates = self._results
         return dict(outputs), dict(updates)
@@ -168,11 +168,37 @@ class GraphExecutable(CudaExecutable):
 
 @dataclass
 class Shared:
-    """What the executables of one backend have in common. ``overwritten``: storages of graphs' outputs."""
+    """What the executables of one backend have in common.
+
+    ``overwritten``: storages of graphs' outputs, which their replays write again. ``lent``: slots with such outputs in
+    them. A slot is run, as a rule, before any graph is replayed, and reads them where they are.
+    """
 
     device: CudaDevice
     rings: Rings
     overwritten: set[int] = field(default_factory=set)
+    lent: list[CudaSlot] = field(default_factory=list)
+
+    def lend(self, slot: CudaSlot) -> None:
+        """A slot that is staged."""
+        if any(map(self._written_again, slot.tensors.values())):
+            self.lent.append(slot)
+
+    def take_back(self, slot: CudaSlot) -> None:
+        """A slot that is run."""
+        if slot in self.lent:
+            self.lent.remove(slot)
+
+    def keep(self) -> None:
+        """A graph is about to be replayed: copy what lent slots still have to read."""
+        for slot in self.lent:
+            slot.tensors = {
+                key: value.clone() if self._written_again(value) else value for key, value in slot.tensors.items()
+            }
+        self.lent.clear()
+
+    def _written_again(self, value: torch.Tensor) -> bool:
+        return value.untyped_storage().data_ptr() in self.overwritten
 
 
 class CudaExecutables:
