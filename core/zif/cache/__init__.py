@@ -4,7 +4,8 @@
 ``allocator``  pages of one group: taken, given back, usable once the step that used them has completed.
 ``prefix``     what the scheduler asks of a prefix cache, and the one that caches nothing.
 ``node``       a node of the radix tree, and the least-recently-used heap over nodes.
-``radix``      the prefix cache: longest match, locks, insertion, eviction.
+``holdings``   the pages that the tree's nodes have: counted, and evicted.
+``radix``      the prefix cache: longest match, locks, insertion.
 
 Nothing here holds a tensor or knows a device.
 """

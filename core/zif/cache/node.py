@@ -67,6 +67,10 @@ class Node:
         """Position behind the last token."""
         return self.start + len(self.tokens)
 
+    def edge(self, page_size: int) -> bytes:
+        """What its parent knows it by."""
+        return self.tokens[:page_size].tobytes()
+
     @property
     def attached(self) -> bool:
         """Whether the node is in a tree, and not its root."""

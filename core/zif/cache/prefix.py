@@ -60,8 +60,9 @@ class PrefixCache(Protocol):
     (adapters). Page ids are kept a group each. The pages of what is inserted belong to the cache.
     """
 
-    version: int
-    """Changes whenever the answer of ``match`` may change."""
+    @property
+    def version(self) -> int:
+        """Changes whenever the answer of ``match`` may change."""
 
     @property
     def num_tokens(self) -> int:

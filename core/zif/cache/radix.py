@@ -8,13 +8,14 @@ kinds shares one tree, and memory runs out in each group by itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
 from zif.cache.allocator import IntArray, PageAllocator
 from zif.cache.groups import HostGroup, first_live_page
-from zif.cache.node import LruHeap, Node
+from zif.cache.holdings import Holdings
+from zif.cache.node import Node
 from zif.cache.prefix import InsertResult, Lock, Match
 
 
@@ -25,35 +26,33 @@ class RadixCache:
         assert len(groups) == len(allocators) > 0
         assert page_size >= 1
         self.page_size = page_size
-        self.version = 0
-        self._allocators = list(allocators)
         self._windows = [group.window for group in groups]
         self._window_groups = [(g, group.window) for g, group in enumerate(groups) if group.window is not None]
         self._num_groups = len(groups)
         self._roots: dict[Hashable, Node] = {}
         self._clock = 0
-        self._total = [0] * self._num_groups
-        self._evictable = [0] * self._num_groups
-        self._num_tokens = 0
-        self._leaves = LruHeap(_is_free_leaf)
-        self._droppable = {g: LruHeap(_droppable_in(g)) for g, _ in self._window_groups}
+        self._holdings = Holdings(self._windows, allocators, page_size)
+
+    @property
+    def version(self) -> int:
+        return self._holdings.version
 
     @property
     def num_tokens(self) -> int:
-        return self._num_tokens
+        return self._holdings.num_tokens
 
     @property
     def total(self) -> Sequence[int]:
-        return self._total
+        return self._holdings.total
 
     @property
     def evictable(self) -> Sequence[int]:
-        return self._evictable
+        return self._holdings.evictable
 
     @property
     def protected(self) -> Sequence[int]:
         """Pages that a lock holds, a group each."""
-        return [total - evictable for total, evictable in zip(self._total, self._evictable, strict=True)]
+        return [total - evictable for total, evictable in zip(self.total, self.evictable, strict=True)]
 
     # -- finding -------------------------------------------------------------------------------------------
 
@@ -84,10 +83,7 @@ class RadixCache:
             held.locks += 1
             for g in range(self._num_groups):
                 if held.start >= tops[g]:
-                    if held.held[g] == 0:
-                        self._evictable[g] -= held.live[g]
-                    held.held[g] += 1
-                    assert held.live[g] == held.pages.shape[1], "locked a prefix whose window is not all there"
+                    self._holdings.hold(held, g)
         return Lock(node, tops)
 
     def unlock(self, lock: Lock, after_step: int) -> None:
@@ -97,8 +93,8 @@ class RadixCache:
             node.busy = max(node.busy, after_step)
             for g, top in enumerate(lock.tops):
                 if node.start >= top:
-                    self._release(node, g)
-            self._leaves.offer(node)
+                    self._holdings.release(node, g)
+            self._holdings.offer(node)
 
     def advance(self, lock: Lock, group: int, position: int, after_step: int) -> None:
         assert self._windows[group] is not None
@@ -109,7 +105,7 @@ class RadixCache:
             if node.end <= position:
                 lock.tops[group] = max(lock.tops[group], node.end)
                 node.busy = max(node.busy, after_step)
-                self._release(node, group)
+                self._holdings.release(node, group)
 
     # -- growing -------------------------------------------------------------------------------------------
 
@@ -129,7 +125,6 @@ class RadixCache:
         if present < len(tokens):
             node = self._append(node, present, tokens[present:].copy(), pages[:, present // self.page_size :].copy())
             path.append(node)
-            self._leaves.offer(node)
         for used in path:
             used.busy = max(used.busy, after_step)
         self._touch(path)
@@ -138,15 +133,8 @@ class RadixCache:
 
     def _append(self, parent: Node, start: int, tokens: IntArray, pages: IntArray) -> Node:
         node = Node(parent, start, tokens, pages)
-        parent.children[self._edge(tokens)] = node
-        self._num_tokens += len(tokens)
-        for g in range(self._num_groups):
-            assert self._windows[g] is not None or node.live[g] == pages.shape[1], "a page of a full group is missing"
-            self._total[g] += node.live[g]
-            self._evictable[g] += node.live[g]
-        self.version += 1
-        for heap in self._droppable.values():
-            heap.offer(node)
+        parent.children[node.edge(self.page_size)] = node
+        self._holdings.add(node)
         return node
 
     def _merge(self, node: Node, given: IntArray, duplicates: list[list[IntArray]]) -> None:
@@ -156,13 +144,7 @@ class RadixCache:
             lacking = (ours == 0) & (theirs != 0)
             if lacking.any():
                 ours[lacking] = theirs[lacking]
-                count = int(np.count_nonzero(lacking))
-                node.live[g] += count
-                self._total[g] += count
-                if node.held[g] == 0:
-                    self._evictable[g] += count
-                self._droppable[g].offer(node)
-                self.version += 1
+                self._holdings.fill(node, g, int(np.count_nonzero(lacking)))
             double = (theirs != 0) & (theirs != ours)
             if double.any():
                 duplicates[g].append(theirs[double])
@@ -171,92 +153,11 @@ class RadixCache:
     # -- shrinking -----------------------------------------------------------------------------------------
 
     def evict(self, needs: Sequence[int]) -> list[int]:
-        freed = [0] * self._num_groups
-        for g, need in enumerate(needs):
-            if need > freed[g]:
-                self._evict_from(g, need, freed)
-        return freed
-
-    def _evict_from(self, group: int, need: int, freed: list[int]) -> None:
-        heap = self._droppable.get(group, self._leaves)
-        in_use: list[Node] = []
-        while freed[group] < need:
-            node = heap.pop()
-            if node is None:
-                break
-            if node.busy > self._allocators[group].retired:
-                in_use.append(node)
-                continue
-            if heap is self._leaves:
-                self._trim(node, min(need - freed[group], node.pages.shape[1]), freed)
-            else:
-                self._drop(node, group, need - freed[group], freed)
-                self._trim_dead_tail(node, freed)
-            heap.offer(node)
-        for node in in_use:
-            heap.offer(node)
-
-    def _drop(self, node: Node, group: int, count: int, freed: list[int]) -> None:
-        """Drop up to ``count`` pages of a window group, from the front: the end serves longer matches."""
-        row = node.pages[group]
-        at = np.flatnonzero(row)[:count]
-        self._forget(node, group, row[at], freed)
-        row[at] = 0
-        self.version += 1
-
-    def _trim_dead_tail(self, node: Node, freed: list[int]) -> None:
-        """Cut off the end of an unlocked leaf where a window group has dropped it: no match can end there."""
-        while node.attached and _is_free_leaf(node) and node.busy <= self._allocators[0].retired:
-            parent = node.parent
-            assert parent is not None
-            keep = min(_last_live(node.pages[g]) for g, _ in self._window_groups)
-            if keep == node.pages.shape[1]:
-                break
-            self._trim(node, node.pages.shape[1] - keep, freed)
-            node = parent if keep == 0 else node
-
-    def _trim(self, node: Node, count: int, freed: list[int]) -> None:
-        """Cut the last ``count`` pages off an unlocked leaf, in every group; the leaf goes if none is left."""
-        assert _is_free_leaf(node)
-        keep = node.pages.shape[1] - count
-        for g in range(self._num_groups):
-            tail = node.pages[g, keep:]
-            self._forget(node, g, tail[tail != 0], freed)
-        self._num_tokens -= count * self.page_size
-        self.version += 1
-        if keep:
-            node.tokens = node.tokens[: keep * self.page_size]
-            node.pages = node.pages[:, :keep]
-            return
-        parent = node.parent
-        assert parent is not None
-        del parent.children[self._edge(node.tokens)]
-        node.parent = None
-        self._leaves.offer(parent)
-
-    def _forget(self, node: Node, group: int, pages: IntArray, freed: list[int]) -> None:
-        count = len(pages)
-        assert node.held[group] == 0
-        self._allocators[group].free(pages.copy(), after_step=node.busy)
-        freed[group] += count
-        node.live[group] -= count
-        self._total[group] -= count
-        self._evictable[group] -= count
+        return self._holdings.evict(needs)
 
     def flush(self) -> None:
-        assert sum(self.protected) == 0, "flushed while a prefix is locked"
-        for node in list(self._nodes()):
-            for g in range(self._num_groups):
-                self._allocators[g].free(node.pages[g][node.pages[g] != 0], after_step=node.busy)
-            node.parent = None
+        self._holdings.flush(list(self._nodes()))
         self._roots.clear()
-        self._leaves.clear()
-        for heap in self._droppable.values():
-            heap.clear()
-        self._total = [0] * self._num_groups
-        self._evictable = [0] * self._num_groups
-        self._num_tokens = 0
-        self.version += 1
 
     # -- the tree ------------------------------------------------------------------------------------------
 
@@ -265,9 +166,6 @@ class RadixCache:
         if root is None:
             root = self._roots[extra_key] = Node.root(self._num_groups)
         return root
-
-    def _edge(self, tokens: IntArray) -> bytes:
-        return tokens[: self.page_size].tobytes()
 
     def _walk(self, tokens: IntArray, extra_key: Hashable) -> tuple[list[Node], int]:
         """Nodes that spell a prefix of ``tokens`` (the last one perhaps only in part), and its length."""
@@ -314,15 +212,14 @@ class RadixCache:
         parent = node.parent
         assert parent is not None
         upper = Node(parent, node.start, node.tokens[:count], node.pages[:, :at])
-        parent.children[self._edge(upper.tokens)] = upper
+        parent.children[upper.edge(self.page_size)] = upper
         node.parent, node.start = upper, position
         node.tokens, node.pages = node.tokens[count:], node.pages[:, at:]
-        upper.children[self._edge(node.tokens)] = node
+        upper.children[node.edge(self.page_size)] = node
         node.live = [whole - part for whole, part in zip(node.live, upper.live, strict=True)]
         upper.locks, upper.held = node.locks, list(node.held)
         upper.access, upper.busy = node.access, node.busy
-        for heap in self._droppable.values():
-            heap.offer(upper)
+        self._holdings.offer(upper)
         return upper
 
     def _split_path(self, node: Node, position: int) -> None:
@@ -333,14 +230,6 @@ class RadixCache:
                     self._split(part, position)
                 return
 
-    def _release(self, node: Node, group: int) -> None:
-        assert node.held[group] > 0
-        node.held[group] -= 1
-        if node.held[group] == 0:
-            self._evictable[group] += node.live[group]
-            if group in self._droppable:
-                self._droppable[group].offer(node)
-
     def _nodes(self) -> Iterator[Node]:
         stack = [child for root in self._roots.values() for child in root.children.values()]
         while stack:
@@ -349,54 +238,14 @@ class RadixCache:
             yield node
 
     def check(self) -> None:
-        total, evictable, tokens = [0] * self._num_groups, [0] * self._num_groups, 0
-        seen: list[list[IntArray]] = [[] for _ in range(self._num_groups)]
         for node in self._nodes():
             parent = node.parent
             assert parent is not None
-            assert parent.children[self._edge(node.tokens)] is node
+            assert parent.children[node.edge(self.page_size)] is node
             assert node.start == parent.end
             assert len(node.tokens) == node.pages.shape[1] * self.page_size > 0
             assert node.locks >= sum(child.locks for child in node.children.values())
-            tokens += len(node.tokens)
-            for g in range(self._num_groups):
-                live = node.pages[g][node.pages[g] != 0]
-                assert node.live[g] == len(live)
-                assert 0 <= node.held[g] <= node.locks
-                if self._windows[g] is None:
-                    assert node.held[g] == node.locks
-                    assert len(live) == node.pages.shape[1]
-                elif node.held[g] == 0 and len(live):
-                    assert node in self._droppable[g], "a droppable node is out of reach of eviction"
-                if node.held[g]:
-                    assert len(live) == node.pages.shape[1], "a held page was dropped"
-                else:
-                    evictable[g] += len(live)
-                total[g] += len(live)
-                assert self._allocators[g].in_use(live)
-                seen[g].append(live)
-            assert not _is_free_leaf(node) or node in self._leaves, "a leaf is out of reach of eviction"
-        for pages in seen:
-            joined = np.concatenate(pages) if pages else np.empty(0, dtype=np.int32)
-            assert len(np.unique(joined)) == len(joined), "two nodes own one page"
-        assert (total, evictable, tokens) == (self._total, self._evictable, self._num_tokens)
-
-
-def _is_free_leaf(node: Node) -> bool:
-    return not node.children and node.locks == 0 and node.attached
-
-
-def _droppable_in(group: int) -> Callable[[Node], bool]:
-    def droppable(node: Node) -> bool:
-        return node.held[group] == 0 and node.live[group] > 0 and node.attached
-
-    return droppable
-
-
-def _last_live(row: IntArray) -> int:
-    """One more than the index of the last page that is there; 0 if none is."""
-    at = np.flatnonzero(row)
-    return int(at[-1]) + 1 if len(at) else 0
+        self._holdings.check(self._nodes())
 
 
 def _common_prefix(a: IntArray, b: IntArray) -> int:
