@@ -90,17 +90,15 @@ class _Decode(NamedTuple):
 
     @classmethod
     def of(
-        cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int, *, late: bool = False,
-        ahead: int = 1,
-    ) -> _Decode:  # fmt: skip
-        """With the largest tiles of up to ``widest`` positions of which ``budget`` has room for ``ahead`` a program.
+        cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int, *, late: bool = False
+    ) -> _Decode:
+        """With the largest tiles of up to ``widest`` positions that ``budget`` bytes have room for.
 
         Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values, and
         two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
         """
-        if dtype_bytes(request["cache_dtype"]) == 1:
-            ahead, widest = 2, min(widest, 64)
-        for block in (128, 64, 32):
+        ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
+        for block in blocks:
             room = budget // programs - DECODE_SCRATCH
             if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
                 return cls(_Tiles(request, block, 2 * ahead + 1), programs, seqs, joined, late)
@@ -173,7 +171,7 @@ class PagedAttention:
         many = _Decode.of(request, budget, widest=widest, programs=3, seqs=256, joined=4096)
         some = many
         if not unrolled:
-            some = _Decode.of(request, budget, widest=64, programs=2, seqs=SOME, joined=4096, late=True, ahead=2)
+            some = _Decode.of(request, budget, widest=widest, programs=2, seqs=SOME, joined=4096, late=True)
         rows, block_d = max(UNROLLED, power_of_two(group)) if unrolled else 128, many.tiles.block_d
         while rows > MAX_GROUP and rows * block_d * dtype_bytes(request.dtype) > budget // 4:
             rows //= 2
