@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from zif.contract.ops import OpCase
 from zif.contract.optable import Ops
 from zif.ops.attention import attention_request, draw_step
 from zif.ops.draw import normal
-from zif.portable.triton import Machine, TritonKernels, launch
+from zif.portable.triton import Machine, TritonKernels, kernels, launch
 from zif.portable.triton.attention import PagedAttention
 
 DTYPES = ("float32", "bfloat16")
@@ -169,6 +170,22 @@ def test_decode_turns_writes_and_attends_in_one(dtype: str) -> None:
     for case in found:
         for padded in (True, False):
             assert not writer_faults("attention", case, dtype, padded=padded)
+
+
+@pytest.mark.parametrize(("some", "apart"), [(0, ["rope_and_cache", "paged_attention"]), (kernels.SOME, [])])
+def test_heads_of_many_sequences_are_turned_and_written_apart(
+    some: int, apart: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernels, "SOME", some)
+    case = next(case for case in cases("attention", "float32") if case.arguments["step"].shape.decode)
+    called: list[str] = []
+    ops: Any = SimpleNamespace(
+        rope_and_cache=lambda q, k, v, cache, *_: called.append("rope_and_cache") or (q, cache),
+        paged_attention=lambda q, *_: called.append("paged_attention") or q,
+    )
+    with torch.inference_mode(), np.errstate(all="ignore"):
+        calling.kernel_of("attention").make(case.request, ops)(**calling.tensors(case.arguments, "float32"))
+    assert called == apart
 
 
 def test_pages_beyond_two_to_the_thirty_first_element_are_reached() -> None:

@@ -27,7 +27,10 @@ COUNTERS = 1024
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
 FEW, SOME = 4, 64
-"""Sequences of a decode step up to which latency is all there is to hide, and up to which it is worth registers."""
+"""Sequences of a decode step up to which latency is all there is to hide, and up to which it is worth registers.
+
+Beyond, each processor takes programs in turn: they do as little as they can before they ask for keys.
+"""
 TURNS = 4
 """Pieces of all histories for each program that runs at once, where there are enough of them to even out."""
 DECODE_SCRATCH = 10240

@@ -14,7 +14,7 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.portable.triton import costs, layers, rotary, sampling, table
-from zif.portable.triton.attention import Fresh, PagedAttention, attention_fits
+from zif.portable.triton.attention import SOME, Fresh, PagedAttention, attention_fits
 from zif.portable.triton.launching import Launch, Machine, floats, launch
 from zif.portable.triton.layers import kind_known, row_fits
 from zif.portable.triton.rotary import cache_fits, head_fits, turns_of
@@ -126,8 +126,11 @@ class TritonKernels(KernelSet):
             q_norm: Tensor | None = None,
             k_norm: Tensor | None = None,
         ) -> tuple[Any, Any]:
-            """A decode step's heads are turned and written by its attention; other steps take a kernel for each."""
-            if step.shape.decode:
+            """Heads of a decode step of some sequences are turned and written by its attention.
+
+            Others take a kernel for each: what a program does before it attends is little once, and much in turn.
+            """
+            if step.shape.decode and step.shape.seqs <= SOME:
                 fresh = Fresh.of(k, v, spec, angles, q_norm, k_norm)
                 return paged.decode(q, cache, layer, step, spec, fresh), cache
             turned, cache = ops.rope_and_cache(q, k, v, cache, layer, step, spec, angles, q_norm, k_norm)
