@@ -15,7 +15,7 @@ T = TypeVar("T")
 KERNEL_COPIES = 1 << 16
 """Bytes of host memory up to which a kernel copies: what a copy engine gains with more, it loses in being switched to.
 
-Between two steps it is about 5 µs each way (benchmarks/cuda_h100.md).
+Between two steps that is 13 µs (benchmarks/cuda_h200.md).
 """
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
