@@ -182,3 +182,18 @@ def test_sizes_that_do_not_divide_are_refused_before_anything_starts(saved: Save
     with pytest.raises(InvalidSettings, match=r"--tp-size 2: .* has no tensor parallelism"):
         build_engine(settings_of(saved, 2, device="null"), progress=False)
     assert not followers()
+
+
+def test_a_store_that_another_start_took_for_left_behind_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, real = [], tempfile.mkdtemp
+
+    def removed_at_once(**given: str) -> str:
+        made.append(real(**given))
+        if len(made) == 1:
+            os.rmdir(made[0])
+        return made[-1]
+
+    monkeypatch.setattr("zif.parallel.store.tempfile.mkdtemp", removed_at_once)
+    store = Store()
+    assert (len(made), store.path) == (2, made[1])
+    store.remove()

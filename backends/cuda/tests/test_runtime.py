@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 import ml_dtypes
@@ -67,6 +68,16 @@ def test_fetches_use_memory_again_once_they_have_arrived() -> None:
     assert second.wait() is landed
     assert first.wait()["tokens"].tolist() == [0, 1, 2]
     assert first.wait()["logprob"].tolist() == [0.5, 1.5, 2.5]
+
+
+def test_memory_of_a_fetch_that_nobody_reads_is_let_go_once_it_is_written() -> None:
+    device = FakeDevice()
+    device.slow = True
+    fetch = Fetches(device).fetch({"x": torch.ones(3)})  # type: ignore[arg-type]
+    assert device.waits == 0
+    del fetch
+    gc.collect()
+    assert device.waits == 1
 
 
 def test_a_fetch_is_ready_when_its_event_is() -> None:

@@ -77,7 +77,11 @@ class CudaDevice:
     def pinned(self, nbytes: int) -> Pinned:
         """Page-locked host memory. Little of it is seen at its own address on the device: kernels copy it."""
         host = torch.empty(nbytes, dtype=torch.uint8, pin_memory=True)
-        return Pinned(host, torch.as_tensor(_Mapped(host), device=self.torch) if nbytes <= KERNEL_COPIES else host)
+        if nbytes > KERNEL_COPIES:
+            return Pinned(host, host)
+        seen = torch.as_tensor(_Mapped(host), device=self.torch)
+        mapped = seen.data_ptr() == host.data_ptr()  # memory that was another GPU's before has been copied instead
+        return Pinned(host, seen if mapped else host)
 
     def upload(self, host: np.ndarray[Any, Any]) -> torch.Tensor:
         """A copy of ``host`` on the device, without waiting for it; the host array may change at once."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -24,6 +25,11 @@ class Landing:
         self._memory = memory
         self.event = event
         self._views: dict[Hashable, dict[str, tuple[torch.Tensor, HostArray]]] = {}
+
+    def __del__(self) -> None:
+        """Nobody else gets the memory before it is written: torch knows nothing of copies that kernels make."""
+        with contextlib.suppress(RuntimeError):  # of a device that has failed: nothing runs there
+            self.event.synchronize()
 
     def views(self, kind: Hashable, arrays: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, HostArray]]:
         """A tensor and the array of the same memory for each of ``arrays``, whose shapes and dtypes ``kind`` names."""

@@ -111,6 +111,7 @@ class PlannedAttention:
         self._captures = captures
         self._ring = deque(RaggedPlan(device, request, workspace, backend) for _ in range(DEPTH))
         self._plans: Tensor | None = None
+        self._pages: dict[int, Tensor] = {}
         self._captured: dict[StepShape, PaddedPlan] = {}
         self._current: Plan | None = None
         self._step: Step | None = None
@@ -148,9 +149,14 @@ class PlannedAttention:
             return self._ring[-1]
         if self._plans is None:
             self._plans = self._device.empty(PLANS)
-        if shape not in self._captured:
-            self._captured[shape] = PaddedPlan(self._device, self._request, self._workspace, self._plans, shape)
-        return self._captured[shape]
+        plan = self._captured.get(shape)
+        if plan is None:
+            size = shape.seqs * shape.pages
+            if size not in self._pages:
+                self._pages[size] = torch.zeros(size, dtype=torch.int32, device=self._device.torch)
+            plan = PaddedPlan(self._device, self._request, self._workspace, self._plans, self._pages[size], shape)
+            self._captured[shape] = plan
+        return plan
 
     def _of(self, step: Step) -> Plan:
         """The plan of ``step``, its page ids filled in. A step that nobody planned is planned here, which waits."""

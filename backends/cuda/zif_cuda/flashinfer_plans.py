@@ -105,11 +105,12 @@ class PaddedPlan(Plan):
     by its length, so page tables are read as they are. One more sequence, without keys, has the padding tokens, whose
     outputs are zeros: thus every plan has all the shape's queries, which flashinfer lays its buffers out by.
 
-    ``plans`` is the device's memory for a plan, which all shapes share, since steps run one after the other.
+    ``plans`` is the device's memory for a plan, ``pages`` [seqs * pages] int32 that for page tables: shapes share them,
+    since steps run one after the other.
     """
 
     def __init__(
-        self, device: CudaDevice, request: OpRequest, workspace: Tensor, plans: Tensor, shape: StepShape
+        self, device: CudaDevice, request: OpRequest, workspace: Tensor, plans: Tensor, pages: Tensor, shape: StepShape
     ) -> None:
         from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
@@ -117,14 +118,15 @@ class PaddedPlan(Plan):
             return torch.zeros(size, dtype=torch.int32, device=device.torch)
 
         count = shape.seqs + 1
-        self._pages = zeros(shape.seqs * shape.pages)
+        assert len(pages) == shape.seqs * shape.pages
+        self._pages = pages
         wrapper = BatchPrefillWithPagedKVCacheWrapper(
             workspace,
             "NHD",
             use_cuda_graph=True,
             qo_indptr_buf=zeros(count + 1),
             paged_kv_indptr_buf=zeros(count + 1),
-            paged_kv_indices_buf=self._pages,
+            paged_kv_indices_buf=pages,
             paged_kv_last_page_len_buf=zeros(count),
             backend="fa3",
         )

@@ -6,6 +6,7 @@ transfer out of it has completed: the device may be steps behind the host.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -72,6 +73,12 @@ class Chunk:
         self._event = event
         self._sent = False
         self._views: dict[Layout, tuple[torch.Tensor, dict[str, np.ndarray[Any, Any]]]] = {}
+
+    def __del__(self) -> None:
+        """Nobody else gets the memory while a transfer reads it: torch knows nothing of those that kernels make."""
+        if self._sent:
+            with contextlib.suppress(RuntimeError):  # of a device that has failed: nothing runs there
+                self._event.synchronize()
 
     def arrays(self, layout: Layout) -> dict[str, np.ndarray[Any, Any]]:
         """The inputs of a layout, to be written."""

@@ -76,7 +76,8 @@ class TuningFile:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self.path.with_suffix(".lock").open("a") as turn:
-                fcntl.flock(turn, fcntl.LOCK_EX)
+                with contextlib.suppress(OSError):  # on a file system without locks one is lost, not all
+                    fcntl.flock(turn, fcntl.LOCK_EX)
                 self._replace({**self.read(), **found})
         except OSError as error:
             logger.warning("cannot keep what was measured of linears in %s: %s", self.path, error.strerror)

@@ -35,7 +35,10 @@ def _locked() -> tuple[str, int]:
     """A new directory, and the handle that it is locked by; another one if it was taken for left before it was."""
     while True:
         path = tempfile.mkdtemp(prefix=PREFIX)
-        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            continue
         with contextlib.suppress(OSError):  # where directories cannot be locked, none is removed for want of a lock
             fcntl.flock(handle, fcntl.LOCK_EX)
         if os.path.isdir(path):

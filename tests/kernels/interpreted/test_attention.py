@@ -74,7 +74,7 @@ def test_other_shapes(facts: dict[str, Any], decode: bool) -> None:
     ids=["one long", "one short", "ragged", "alike", "ends long"],
 )
 @pytest.mark.parametrize("facts", [{}, {"window": 100}, {"q_heads": 6, "kv_heads": 3}, {"q_heads": 2}])
-def test_histories_are_cut_into_shares_and_joined(before: list[int], facts: dict[str, Any]) -> None:
+def test_histories_are_cut_into_pieces_and_joined(before: list[int], facts: dict[str, Any]) -> None:
     case = attention_case(before, [1] * len(before), 16, "float32", **facts)
     assert not attention_faults(case, "float32", 16, padded=True)
 
@@ -104,6 +104,13 @@ def test_what_is_unrolled_has_small_tiles() -> None:
         made = PagedAttention.of(request, Machine(132, 232448), launch)
         tiles[dtype, made.group] = (made.many.tiles.block_n, made.ragged_tiles.block_n, made.ragged_rows)
     assert tiles == {("bfloat16", 2): (128, 64, 128), ("float32", 2): (32, 32, 32), ("float32", 64): (32, 32, 64)}
+
+
+@pytest.mark.parametrize(("machine", "head"), [(Machine(), 128), (Machine(84, 101376), 256)])
+def test_rather_fewer_programs_than_tiles_that_hide_nothing(machine: Machine, head: int) -> None:
+    request = attention_case([40], [1], 16, "bfloat16", head_dim=head, v_head_dim=head).request
+    many = PagedAttention.of(request, machine, launch).many
+    assert (many.tiles.block_n, many.tiles.stages, many.programs) == (32, 3, 2)
 
 
 def test_float16() -> None:

@@ -101,10 +101,11 @@ class _Decode(NamedTuple):
         two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
         """
         ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
-        for block in blocks:
-            room = budget // programs - DECODE_SCRATCH
-            if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
-                return cls(_Tiles(request, block, 2 * ahead + 1), programs, seqs, joined, late)
+        for fewer in range(programs, 0, -1):  # before tiles so small that nothing is on its way while one is worked on
+            room = budget // fewer - DECODE_SCRATCH
+            for block in blocks:
+                if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
+                    return cls(_Tiles(request, block, 2 * ahead + 1), fewer, seqs, joined, late)
         return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined, late)
 
     def pieces(self, seqs: int, at_once: int) -> int:

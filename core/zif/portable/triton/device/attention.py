@@ -1,4 +1,4 @@
-"""Attention over pages of ragged steps, in blocks of queries; and the loop over a history that decode steps share.
+"""Attention over pages of ragged steps, in blocks of queries; and the running softmax that decode steps share.
 
 Online softmax (Milakov and Gimelshein 2018) in tiles (Dao 2023). The query heads that share a kv head are rows of
 one tile, so that its keys and values are read once for all of them.
@@ -37,13 +37,13 @@ def take(q, acc, top, total, k, v, seen, scale, CAP: tl.constexpr):
 @triton.jit
 def attend(
     q, acc, top, total, position, begin, end, low, high, k_cache, v_cache, table, k_page, k_slot, v_page, v_slot,
-    scale, CAP: tl.constexpr, WINDOW: tl.constexpr, BOUNDED: tl.constexpr, CAUSAL: tl.constexpr,
+    scale, CAP: tl.constexpr, WINDOW: tl.constexpr, MASKED: tl.constexpr,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
 ):  # fmt: skip
     """Take positions [begin, end) into the running softmax of the rows ``q`` [M, BLOCK_D].
 
-    BOUNDED: only [low, high) of them is read. CAUSAL: a row sees no further than its ``position``, nor
+    MASKED: only [low, high) of them is read, and a row sees no further than its ``position``, nor
     back beyond its window. ``k_cache`` and ``v_cache`` point to the kv head.
     """
     n = tl.arange(0, BLOCK_N)
@@ -51,7 +51,7 @@ def attend(
     e = tl.arange(0, BLOCK_V)
     for start in range(begin, end, BLOCK_N):
         at = start + n
-        if BOUNDED:
+        if MASKED:
             live = (at >= low) & (at < high)
             page = tl.load(table + at // PAGE_SIZE, mask=live, other=0).to(tl.int64)
         else:
@@ -59,18 +59,17 @@ def attend(
         slot = at % PAGE_SIZE
         k_at = k_cache + (page * k_page + slot * k_slot)[None, :] + d[:, None]
         v_at = v_cache + (page * v_page + slot * v_slot)[:, None] + e[None, :]
-        if BOUNDED:
+        if MASKED:
             k = tl.load(k_at, mask=live[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
             v = tl.load(v_at, mask=live[:, None] & (e < V_HEAD_DIM)[None, :], other=0.0)
         else:
             k = tl.load(k_at, mask=(d < HEAD_DIM)[:, None], other=0.0)
             v = tl.load(v_at, mask=(e < V_HEAD_DIM)[None, :], other=0.0)
-        seen = live[None, :] if BOUNDED else None
-        if CAUSAL:
-            visible = at[None, :] <= position[:, None]
+        seen = None
+        if MASKED:
+            seen = live[None, :] & (at[None, :] <= position[:, None])
             if WINDOW > 0:
-                visible = visible & (at[None, :] > position[:, None] - WINDOW)
-            seen = seen & visible if BOUNDED else visible
+                seen = seen & (at[None, :] > position[:, None] - WINDOW)
         acc, top, total = take(q, acc, top, total, k, v, seen, scale, CAP)
     return acc, top, total
 
@@ -146,12 +145,12 @@ def ragged(
             begin = (nearest + 1) // BLOCK_N * BLOCK_N
             acc, top, total = attend(
                 rows, acc, top, total, position, 0, begin, low, high, keys, values, table,
-                k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, False, False,
+                k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, False,
                 HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
             )  # fmt: skip
         acc, top, total = attend(
             rows, acc, top, total, position, begin, high, low, high, keys, values, table,
-            k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True, True,
+            k_page, k_slot, v_page, v_slot, scale, CAP, WINDOW, True,
             HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, BLOCK_N, BLOCK_D, BLOCK_V,
         )  # fmt: skip
         mean = acc / tl.where(total > 0, total, 1.0)[:, None]
