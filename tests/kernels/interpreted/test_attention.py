@@ -170,8 +170,10 @@ def test_writes_every_slot_of_the_step_and_no_other(op: str, dtype: str) -> None
             assert not writer_faults(op, case, dtype, padded=padded)
 
 
+@pytest.mark.parametrize("some", [kernels.SOME, 0], ids=["in one", "apart"])
 @pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-def test_decode_turns_writes_and_attends_in_one(dtype: str) -> None:
+def test_decode_turns_writes_and_attends(dtype: str, some: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "SOME", some)
     found = [case for case in cases("attention", dtype) if case.arguments["step"].shape.decode]
     assert len(found) == 3
     for case in found:
