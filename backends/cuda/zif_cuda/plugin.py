@@ -21,7 +21,7 @@ def zif_backend_info() -> BackendInfo:
         summary="NVIDIA GPUs of compute capability 8.0 and later; cuBLAS, Triton, flashinfer, CUDA graphs",
         api=(1, 1),
         framework="torch",
-        verified_on="one H200, two H100",
+        verified_on="two H100, two H200",
         preference=100,
         ranks="processes",
     )

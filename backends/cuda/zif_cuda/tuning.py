@@ -140,7 +140,7 @@ class Choices:
         """None where nothing could be run."""
         assert self._timer is not None
         times = {tile: self._timer(case, tile) for tile in candidates(case, self._processors)}
-        best, usual = min(times, key=times.__getitem__), default(case, self._processors)
+        best, usual = min(times, key=times.__getitem__), self.rule(case)
         if times[best] > WORTH * times[usual]:
             best = usual
         logger.debug("%s: %s, %.1f us of %s", case, best, times[best], [round(us, 1) for us in times.values()])
