@@ -65,10 +65,6 @@ def default(case: Case, processors: int) -> Tile | None:
     elif case.tokens <= 64:
         narrow = case.outputs < 64 * 4 * processors
         tile = Tile(64, 32, 128, weights_first=False) if narrow else Tile(64, 64, 128, stages=3, weights_first=False)
-    elif case.tokens <= 128 and case.kind == "gated" and case.outputs >= 64 * processors:
-        tile = Tile(128, 64, 128, stages=3)
-    elif case.tokens <= 128 and case.kind == "logits":
-        tile = Tile(128, 64, 64, weights_first=False)
     else:
         return None
     fitted = _fitted(tile, case, processors)

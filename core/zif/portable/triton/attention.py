@@ -14,7 +14,7 @@ from zif.contract.ops import OpRequest
 from zif.contract.step import Step
 from zif.portable.triton.device import attention as device
 from zif.portable.triton.device import decode as device_decode
-from zif.portable.triton.launching import FLOATS, Launch, Machine, power_of_two
+from zif.portable.triton.launching import FLOATS, Launch, Machine, ceil_div, power_of_two
 from zif.portable.triton.layers import dense_rows
 
 Tensor = torch.Tensor
@@ -26,15 +26,20 @@ COUNTERS = 1024
 """Sequences that there are counters for from the start."""
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
-FEW, SOME = 4, 64
-"""Sequences of a decode step up to which latency is all there is to hide, and up to which it is worth registers.
-
-Beyond, each processor takes programs in turn: they do as little as they can before they ask for keys.
-"""
-TURNS = 4
-"""Pieces of all histories for each program that runs at once, where there are enough of them to even out."""
-DECODE_SCRATCH = 10240
-"""Bytes of shared memory that a program of a decode step needs beside its tiles."""
+SOME = 16
+"""Sequences of a decode step up to which its attention turns heads and writes the cache as well."""
+DECODE_PROGRAMS = 8
+"""Programs of a decode step that run at once on a processor, of one warp each: registers have room for no more."""
+DECODE_STAGES = 3
+"""Of the tiles of a decode step: two are on their way while one is worked on."""
+PIECES, LEAST = 32, 16
+"""Pieces that a history is cut into at most, unless each has more than so many tiles."""
+SEQUENCES = (64, 256)
+"""Sequences that a decode step is compiled for; for more, the next power of two."""
+WARP, HELD, JOINED = 32, 96, 128
+"""Lanes of a warp, registers of a lane that queries and sums of a decode step may take, and that joined pieces do."""
+RESERVED = 1024
+"""Bytes of shared memory that the device takes for each program."""
 MIN_DOT = 16
 """Least extent of a tile that is multiplied."""
 UNROLLED = 32
@@ -79,41 +84,25 @@ def _tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
 
 
 class _Decode(NamedTuple):
-    """How decode steps are run: ``programs`` to a processor, compiled for ``seqs`` sequences or more.
-
-    ``joined``: numbers of a cut history's pieces that are joined at a time, in registers. ``late``: as the kernel's
-    LATE, which has the lower latency, and leaves room for fewer programs.
-    """
+    """How decode steps are run: ``programs`` to a processor, of so many ``warps``."""
 
     tiles: _Tiles
+    warps: int
     programs: int
-    seqs: int
-    joined: int
-    late: bool
 
     @classmethod
-    def of(
-        cls, request: OpRequest, budget: int, widest: int, programs: int, seqs: int, joined: int, *, late: bool = False
-    ) -> _Decode:
-        """With the largest tiles of up to ``widest`` positions that ``budget`` bytes have room for.
+    def of(cls, request: OpRequest, budget: int) -> _Decode:
+        """With as few warps as have registers for the queries of a kv head, and as many programs as there is room for.
 
-        Page ids are fetched a turn ahead of what they lead to, so that of three stages one is of keys and values, and
-        two are of five. Elements of one byte are widened in registers, which have no room for 128 positions of them.
+        ``budget``: bytes of shared memory of a processor.
         """
-        ahead, blocks = (2, (64, 32)) if dtype_bytes(request["cache_dtype"]) == 1 else (1, (128, 64, 32))
-        for fewer in range(programs, 0, -1):  # before tiles so small that nothing is on its way while one is worked on
-            room = budget // fewer - DECODE_SCRATCH
-            for block in blocks:
-                if block <= widest and _Tiles(request, block, ahead).nbytes <= room:
-                    return cls(_Tiles(request, block, 2 * ahead + 1), fewer, seqs, joined, late)
-        return cls(_Tiles(request, MIN_DOT, 1), programs, seqs, joined, late)
-
-    def pieces(self, seqs: int, at_once: int) -> int:
-        """How many pieces to make of the histories of ``seqs`` sequences, of which ``at_once`` are worked on at a time.
-
-        No more than run at once, the last ones of histories included, if that leaves enough of them to be even.
-        """
-        return at_once - seqs // 2 if seqs <= at_once else TURNS * at_once
+        tiles = _Tiles(request, MIN_DOT, DECODE_STAGES)
+        rows, size = max(power_of_two(request["q_heads"] // request["kv_heads"]), MIN_DOT), dtype_bytes(request.dtype)
+        held = rows * (tiles.block_v + tiles.block_d * size // 4)
+        warps = 4 if request.dtype == "float32" else power_of_two(ceil_div(held, WARP * HELD))
+        waiting = tiles.nbytes * (DECODE_STAGES - 1) // DECODE_STAGES
+        room = budget // (waiting + rows * tiles.block_d * size + RESERVED)
+        return cls(tiles, warps, max(min(DECODE_PROGRAMS // warps, room), 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +144,7 @@ class PagedAttention:
     machine: Machine
     kv_heads: int
     group: int
-    few: _Decode
-    some: _Decode
-    many: _Decode
+    decoding: _Decode
     ragged_tiles: _Tiles
     ragged_rows: int
     counters: dict[torch.device, Tensor] = field(default_factory=dict)
@@ -169,19 +156,13 @@ class PagedAttention:
         kv_heads = request["kv_heads"]
         group = request["q_heads"] // kv_heads
         unrolled = request.dtype == "float32"
-        budget, widest = machine.shared_bytes, UNROLLED if unrolled else 128
-        few = _Decode.of(request, budget, widest=32, programs=1, seqs=16, joined=8192, late=True)
-        # programs hide each other's waiting: as many as there are registers for
-        many = _Decode.of(request, budget, widest=widest, programs=3, seqs=256, joined=4096)
-        some = many
-        if not unrolled:
-            some = _Decode.of(request, budget, widest=widest, programs=2, seqs=SOME, joined=4096, late=True)
-        rows, block_d = max(UNROLLED, power_of_two(group)) if unrolled else 128, many.tiles.block_d
+        budget, decoding = machine.shared_bytes, _Decode.of(request, machine.shared_bytes)
+        rows, block_d = max(UNROLLED, power_of_two(group)) if unrolled else 128, decoding.tiles.block_d
         while rows > MAX_GROUP and rows * block_d * dtype_bytes(request.dtype) > budget // 4:
             rows //= 2
         q_bytes = rows * block_d * dtype_bytes(request.dtype)
         ragged_tiles = _tiles(request, budget - q_bytes, UNROLLED if unrolled else 64)
-        return cls(launch, machine, kv_heads, group, few, some, many, ragged_tiles, rows)
+        return cls(launch, machine, kv_heads, group, decoding, ragged_tiles, rows)
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
@@ -201,30 +182,30 @@ class PagedAttention:
         q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        seqs = q.shape[0]
-        run = self.few if seqs <= FEW else self.some if seqs <= SOME else self.many
-        wanted = run.pieces(seqs, max(self.machine.processors * run.programs // spec.kv_heads, 1))
-        lines = (wanted + seqs, spec.kv_heads, self.group)
+        seqs, run = q.shape[0], self.decoding
+        programs = max(self.machine.processors * run.programs // spec.kv_heads, 1)
+        lines = (programs + seqs, spec.kv_heads, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
         top = torch.empty(lines, dtype=torch.float32, device=q.device)
         members = power_of_two(self.group)
         new = fresh or Fresh(q, q)
         self.launch(
             device_decode.decode,
-            (spec.kv_heads, wanted + seqs),
+            (spec.kv_heads, programs),
             *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens, *new.arrays()),
-            *(seqs, wanted, *_strides(q, keys, values, pages), *new.k.stride()[:2], *new.v.stride()[:2]),
+            *(seqs, *_strides(q, keys, values, pages), *new.k.stride()[:2], *new.v.stride()[:2]),
             *(spec.scale, spec.qk_norm_eps or 0.0, spec.qk_norm_offset),
             FRESH=fresh is not None,
             NORM=spec.qk_norm_eps is not None,
             ROTARY=spec.rope.rotary_dim if spec.rope is not None else 0,
             INTERLEAVED=spec.rope is not None and spec.rope.interleaved,
-            BLOCK_B=max(power_of_two(seqs), run.seqs),
+            BLOCK_B=next((size for size in SEQUENCES if seqs <= size), power_of_two(seqs)),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
-            BLOCK_S=max(run.joined // (members * run.tiles.block_v), 1),
-            LATE=run.late,
-            num_warps=4,
+            BLOCK_S=max(WARP * run.warps * JOINED // (members * run.tiles.block_v), 1),
+            PIECES=PIECES,
+            LEAST=LEAST,
+            num_warps=run.warps,
             **self._constants(spec, keys.shape[1], run.tiles),
         )
         return out

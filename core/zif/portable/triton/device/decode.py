@@ -1,6 +1,7 @@
-"""Attention over pages of decode steps: one token a sequence, long histories in pieces.
+"""Attention over pages of decode steps: one token a sequence, and histories in equal shares.
 
-Flash-Decoding (Dao et al. 2023), with the pieces chosen on the device, from the lengths that a step has.
+Flash-Decoding (Dao et al. 2023), with the shares chosen on the device, from the lengths that a step has. Programs
+are small and many, so that they hide each other's waiting: a tile is no longer than a page, whose address is then one.
 """
 
 import triton
@@ -17,6 +18,16 @@ def _tiles_of(length, WINDOW: tl.constexpr, BLOCK_N: tl.constexpr):
     low = tl.maximum(length - WINDOW, 0) if WINDOW > 0 else length * 0
     first = low // BLOCK_N
     return first, tl.maximum(tl.cdiv(length, BLOCK_N) - first, 1)
+
+
+@triton.jit
+def _pages_of(table, start, last, PAGE_SIZE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Pages of the tile of positions from ``start`` on, of which none beyond ``last`` is read: one, or each's own."""
+    if PAGE_SIZE % BLOCK_N == 0:
+        pages = tl.load(table + tl.minimum(start, last) // PAGE_SIZE)
+    else:
+        pages = tl.load(table + tl.minimum(start + tl.arange(0, BLOCK_N), last) // PAGE_SIZE)
+    return pages
 
 
 @triton.jit
@@ -128,15 +139,15 @@ def _begin(
     return rows, acc, top, total
 
 
-@triton.jit(do_not_specialize=["seqs", "wanted", "pages_row"])
+@triton.jit(do_not_specialize=["seqs", "pages_row"])
 def decode(
     out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, k, v, q_norm, k_norm, angles, seqs,
-    wanted, q_row, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step,
+    q_row, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step,
     scale, eps, offset, GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
     FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_S: tl.constexpr, LATE: tl.constexpr, OVERLAP: tl.constexpr = False,
+    BLOCK_S: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
@@ -146,89 +157,85 @@ def decode(
     FRESH: the step's own keys and values are not in the cache yet. q and ``k`` [seqs, kv_heads, HEAD_DIM] are then
     normalised a head (NORM, by ``q_norm`` and ``k_norm`` [HEAD_DIM]) and turned (ROTARY dimensions, by
     ``angles`` [seqs, ROTARY] float32) here, and k and ``v`` [seqs, kv_heads, V_HEAD_DIM] written to the last position
-    by the program that has it in its piece. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
+    by the program that has it in its share. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
     older than the last kernel before this one that waits before it lets others start (see ``overlap.enter_ahead``).
 
-    A program takes one history, or one of the equal pieces that a long one is cut into: no piece has more tiles of
-    BLOCK_N positions than there are in all histories for each of ``wanted`` pieces, so that no more than
-    ``wanted + seqs`` are made. What a piece came to is left in ``partial`` [wanted + seqs, kv_heads, GROUP, V_HEAD_DIM]
-    float32, normalised, and the base-2 logarithm of its weight in ``partial_top`` [wanted + seqs, kv_heads, GROUP]
-    (-inf: nothing). Whoever finishes the last piece of a history joins all of them in order, so that the same histories
-    give the same bits. ``arrived`` [seqs, kv_heads] int32 counts the pieces: it is 0 before and after.
+    Histories, one behind another, are cut into equal shares of tiles of BLOCK_N positions, one for each program of a
+    head: it works through the pieces of histories that are in its own. A share is no less than what cuts the longest
+    history into PIECES, or than LEAST tiles, so that little is left to join where there is little to do. What a piece
+    came to, unless it is all of a history, is left in ``partial`` [programs + seqs, kv_heads, GROUP, V_HEAD_DIM]
+    float32, normalised, and the base-2 logarithm of its weight in ``partial_top`` [programs + seqs, kv_heads, GROUP]
+    (-inf: nothing), in the line that its program's and its sequence's numbers add up to. Whoever finishes the last
+    piece of a history joins all of them in order, so that the same histories give the same bits.
+    ``arrived`` [seqs, kv_heads] int32 counts the pieces: it is 0 before and after.
 
-    Grid (kv_heads, wanted + seqs). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP,
+    Grid (kv_heads, programs). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP,
     BLOCK_N, BLOCK_D >= HEAD_DIM, BLOCK_V >= V_HEAD_DIM; BLOCK_S, pieces that are joined at a time.
-    LATE: queries are made ready while the first tile is on its way, which takes half as many registers again.
     CAP and WINDOW are 0 for none.
     """
-    if not FRESH:
-        enter(OVERLAP)
     kv_head, item = tl.program_id(0), tl.program_id(1)
-    kv_heads = tl.num_programs(0)
+    kv_heads, programs = tl.num_programs(0), tl.num_programs(1)
     every = tl.arange(0, BLOCK_B)
     _, tiles = _tiles_of(tl.load(kv_lens + every, mask=every < seqs, other=0), WINDOW, BLOCK_N)
     tiles = tl.where(every < seqs, tiles, 0)
-    made = tl.cdiv(tiles, tl.maximum(tl.cdiv(tl.sum(tiles, 0), wanted), 1))
-    before = tl.cumsum(made, 0) <= item
-    first = tl.sum(tl.where(before, made, 0), 0)
-    sequence = tl.sum(before.to(tl.int64), 0)  # at least seqs, where there is no such piece
-    if FRESH:
-        enter(OVERLAP)
-    if sequence < seqs:
-        pieces = tl.sum(tl.where(every == sequence, made, 0), 0)
-        g = tl.arange(0, BLOCK_G)
-        d = tl.arange(0, BLOCK_D)
-        e = tl.arange(0, BLOCK_V)
-        head = kv_head * GROUP + g
-        inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
+    least = tl.minimum(tl.cdiv(tl.max(tiles, 0), PIECES), LEAST)
+    share = tl.maximum(tl.cdiv(tl.sum(tiles, 0), programs), least)
+    at = item * share
+    until = tl.minimum(at + share, tl.sum(tiles, 0))
+    before = tl.cumsum(tiles, 0) <= at
+    sequence = tl.sum(before.to(tl.int64), 0)
+    base = tl.sum(tl.where(before, tiles, 0), 0)
+    enter(OVERLAP)
+    g = tl.arange(0, BLOCK_G)
+    d = tl.arange(0, BLOCK_D)
+    e = tl.arange(0, BLOCK_V)
+    n = tl.arange(0, BLOCK_N)
+    head = kv_head * GROUP + g
+    inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
+    keys = k_cache + kv_head * k_head
+    values = v_cache + kv_head * v_head
+    while at < until:
         high = tl.load(kv_lens + sequence)
         low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
         skipped, count = _tiles_of(high, WINDOW, BLOCK_N)
-        size = tl.cdiv(count, pieces)
         cached = tl.maximum(high - 1, 0) if FRESH else high
-        begin = (skipped + (item - first) * size) * BLOCK_N
-        end = tl.minimum(begin + size * BLOCK_N, cached)
-        if LATE:
-            end = tl.maximum(end, begin + 1)
-        keys = k_cache + kv_head * k_head
-        values = v_cache + kv_head * v_head
-        n = tl.arange(0, BLOCK_N)
-        rows = tl.zeros((BLOCK_G, BLOCK_D), q.dtype.element_ty)
-        acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
-        top = tl.full((BLOCK_G,), NOTHING, tl.float32)
-        total = tl.zeros((BLOCK_G,), tl.float32)
-        if not LATE:
-            rows, acc, top, total = _begin(
-                q + sequence * q_row + head * q_head, g, kv_head, sequence, cached,
-                (item - first == pieces - 1) & (high > 0), k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
-                k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps,
-                offset, GROUP, CAP, HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, FRESH, NORM, ROTARY, INTERLEAVED, BLOCK_G,
-                BLOCK_D, BLOCK_V,
-            )  # fmt: skip
+        through = tl.minimum(until, base + count)
+        begin = (skipped + at - base) * BLOCK_N
+        end = tl.minimum((skipped + through - base) * BLOCK_N, cached)
+        rows, acc, top, total = _begin(
+            q + sequence * q_row + head * q_head, g, kv_head, sequence, cached,
+            (through == base + count) & (high > 0), k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
+            k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps,
+            offset, GROUP, CAP, HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, FRESH, NORM, ROTARY, INTERLEAVED, BLOCK_G,
+            BLOCK_D, BLOCK_V,
+        )  # fmt: skip
+        table = pages + sequence * pages_row
+        last = tl.maximum(end - 1, 0)
+        following = _pages_of(table, begin, last, PAGE_SIZE, BLOCK_N)
         for start in range(begin, end, BLOCK_N):
-            at = start + n
-            live = (at >= low) & (at < cached)
-            page = tl.load(pages + sequence * pages_row + at // PAGE_SIZE, mask=live, other=0).to(tl.int64)
-            slot = at % PAGE_SIZE
-            k_at = keys + (page * k_page + slot * k_slot)[None, :] + d[:, None]
-            v_at = values + (page * v_page + slot * v_slot)[:, None] + e[None, :]
+            position = start + n
+            live = (position >= low) & (position < cached)
+            page = following.to(tl.int64)
+            following = _pages_of(table, start + BLOCK_N, last, PAGE_SIZE, BLOCK_N)
+            if PAGE_SIZE % BLOCK_N == 0:
+                slot = start % PAGE_SIZE
+                k_at = (keys + page * k_page + slot * k_slot) + ((n * k_slot)[None, :] + d[:, None])
+                v_at = (values + page * v_page + slot * v_slot) + ((n * v_slot)[:, None] + e[None, :])
+            else:
+                slot = position % PAGE_SIZE
+                k_at = keys + (page * k_page + slot * k_slot)[None, :] + d[:, None]
+                v_at = values + (page * v_page + slot * v_slot)[:, None] + e[None, :]
             k_tile = tl.load(k_at, mask=live[None, :] & (d < HEAD_DIM)[:, None], other=0.0)
             v_tile = tl.load(v_at, mask=live[:, None] & (e < V_HEAD_DIM)[None, :], other=0.0)
-            if LATE and start == begin:  # while they are on their way
-                rows, acc, top, total = _begin(
-                    q + sequence * q_row + head * q_head, g, kv_head, sequence, cached,
-                    (item - first == pieces - 1) & (high > 0), k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
-                    k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps,
-                    offset, GROUP, CAP, HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, FRESH, NORM, ROTARY, INTERLEAVED, BLOCK_G,
-                    BLOCK_D, BLOCK_V,
-                )  # fmt: skip
             acc, top, total = take(rows, acc, top, total, k_tile, v_tile, live[None, :], scale, CAP)
         mean = acc / tl.where(total > 0, total, 1.0)[:, None]
         target = out + (sequence * kv_heads + kv_head) * GROUP * V_HEAD_DIM
+        first = base // share
+        pieces = (base + count - 1) // share - first + 1
         if pieces == 1:
             tl.store(target + g[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
         else:
-            line = (item.to(tl.int64) * kv_heads + kv_head) * GROUP + g
+            line = ((item + sequence) * kv_heads + kv_head) * GROUP + g
             logarithm = tl.where(total > 0, top + tl.log2(tl.where(total > 0, total, 1.0)), float("-inf"))
             tl.store(partial + line[:, None] * V_HEAD_DIM + e[None, :], mean, mask=inside)
             tl.store(partial_top + line, logarithm, mask=g < GROUP)
@@ -236,7 +243,10 @@ def decode(
             counter = arrived + sequence * kv_heads + kv_head
             if tl.atomic_add(counter, 1, sem="acq_rel") == pieces - 1:
                 _join(
-                    target, partial, partial_top, kv_head, kv_heads, first, pieces, GROUP, V_HEAD_DIM, BLOCK_M, BLOCK_V,
-                    BLOCK_S,
+                    target, partial, partial_top, kv_head, kv_heads, first + sequence, pieces, GROUP, V_HEAD_DIM,
+                    BLOCK_M, BLOCK_V, BLOCK_S,
                 )  # fmt: skip
                 tl.store(counter, 0)
+        at = through
+        base += count
+        sequence += 1

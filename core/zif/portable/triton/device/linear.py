@@ -51,12 +51,13 @@ def skinny(
         if GATED:
             fetch_early(above[:, None] + tl.minimum(lines, last - 1)[None, :], OVERLAP)
     enter(OVERLAP)
-    token = x + tl.minimum(t, tokens - 1).to(tl.int64) * x_row
+    token = x + t.to(tl.int64) * x_row
+    real = t < tokens  # rows beyond are not read: one row that many programs read for them is a bottleneck of the cache
     if WEIGHTS_FIRST:
         sums = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
         ups = tl.zeros((BLOCK_N, BLOCK_T), tl.float32)
         for at in tl.range(first, last, BLOCK_K):
-            right = tl.load(token[None, :] + (at + k)[:, None])
+            right = tl.load(token[None, :] + (at + k)[:, None], mask=real[None, :], other=0.0)
             sums = tl.dot(tl.load(row[:, None] + (at + k)[None, :]), right, sums)
             if GATED:
                 ups = tl.dot(tl.load(above[:, None] + (at + k)[None, :]), right, ups)
@@ -64,7 +65,7 @@ def skinny(
         sums = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
         ups = tl.zeros((BLOCK_T, BLOCK_N), tl.float32)
         for at in tl.range(first, last, BLOCK_K):
-            left = tl.load(token[:, None] + (at + k)[None, :])
+            left = tl.load(token[:, None] + (at + k)[None, :], mask=real[:, None], other=0.0)
             sums = tl.dot(left, tl.load(row[None, :] + (at + k)[:, None]), sums)
             if GATED:
                 ups = tl.dot(left, tl.load(above[None, :] + (at + k)[:, None]), ups)
@@ -77,7 +78,7 @@ def skinny(
         # a sum in parts takes the bias with its first
         sums += tl.load(bias + real_n, mask=real_n * 0 + split == 0, other=0.0).to(tl.float32)[:, None]
     target = out + (split.to(tl.int64) * tokens + t.to(tl.int64))[None, :] * rows + n[:, None]
-    tl.store(target, sums.to(out.dtype.element_ty), mask=(n < rows)[:, None] & (t < tokens)[None, :])
+    tl.store(target, sums.to(out.dtype.element_ty), mask=(n < rows)[:, None] & real[None, :])
 
 
 @triton.jit
