@@ -18,7 +18,6 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.step import HostStep, Step, StepShape
 from zif.contract.weights import PackedWeight
 from zif.portable.triton import layers, rotary
-from zif.portable.triton.attention import Fresh, PagedAttention
 
 Tensor = torch.Tensor
 FIELDS = ("tokens", "positions", "seqs", "query_starts", "kv_lens", "pages", "num_tokens", "logits_at")
@@ -68,9 +67,6 @@ class DirectQwen3:
         choice = self._choice("paged_attention")
         self.attention = choice.kernel.make(choice.request, self.bound.ops)
         self.plan: Callable[[HostStep], None] | None = getattr(self.attention, "plan", None)
-        fused = self._choice("attention")
-        one = str(fused.kernel) == "triton.attention"
-        self.decode = PagedAttention.of(fused.request, triton.machine, self.launch) if one else None
         self.table, self.norm = weights["embed"].arrays["w"], weights["norm"]
         self.turns = torch.tensor(rotary.turns_of(self.spec.rope), dtype=torch.int64, device="cuda")
         self.head = self._logits(weights["lm_head"])
@@ -126,7 +122,6 @@ class DirectQwen3:
         q_end = heads * size
         k_end = q_end + kv_heads * size
         step = Step(**{**sent, "pages": {spec.group: sent["pages"]}}, shape=shape)
-        decode = self.decode if shape.decode else None
         angles = rotary.rope_angles(launch, step.positions, spec.rope, self.turns)
         x = F.embedding(step.tokens, self.table)
         residual = x * 0
@@ -136,11 +131,8 @@ class DirectQwen3:
             q = mixed[:, :q_end].reshape(-1, heads, size)
             k = mixed[:, q_end:k_end].reshape(-1, kv_heads, size)
             v = mixed[:, k_end:].reshape(-1, kv_heads, size)
-            if decode is not None:
-                x = decode.decode(q, cache, i, step, spec, Fresh.of(k, v, spec, angles, q_norm, k_norm))
-            else:
-                q = rotary.rope_and_cache(launch, q, k, v, group, i, step, spec, angles, q_norm, k_norm)
-                x = self.attention(q, cache, i, step, spec)
+            q = rotary.rope_and_cache(launch, q, k, v, group, i, step, spec, angles, q_norm, k_norm)
+            x = self.attention(q, cache, i, step, spec)
             x, residual = layers.add_norm(launch, o(x.reshape(-1, q_end)), residual, mlp_norm, eps, 0.0)
             x = down(gated(x))
         x = layers.add(launch, x, residual)

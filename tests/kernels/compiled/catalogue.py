@@ -191,10 +191,6 @@ def attention_calls(head_dim: int, **facts: Any) -> Callable[[TritonKernels], No
         for tokens, seqs, decode in ((256, 256, True), (1, 1, True), (2048, 8, False)):
             shape = step(tokens, seqs, 128, decode=decode)
             attend(meta(tokens, 32, head_dim), cache(head_dim), 0, shape, spec)
-        fused = kernels.attention(attention_request("attention", "bfloat16", spec, 16, "bfloat16"), Ops())
-        q, k, v = meta(8, 32, head_dim), meta(8, 8, head_dim), meta(8, 8, head_dim)
-        weights, angles = meta(head_dim), reals(8, head_dim)
-        fused(q, k, v, cache(head_dim), 0, step(8, 8, 128, decode=True), spec, angles, weights, weights)
 
     return calls
 
@@ -207,10 +203,8 @@ def eight_bit_calls(kernels: TritonKernels) -> None:
         shape, kept = step(tokens, seqs, 128, decode=decode), cache(128, dtype)
         kernels.kv_write(meta(tokens, 8, 128), meta(tokens, 8, 128), kept, 0, shape, spec)
         attend(meta(tokens, 32, 128), kept, 0, shape, spec)
-    fused = kernels.attention(attention_request("attention", "bfloat16", spec, 16, "float8_e4m3fn"), Ops())
     q, k, v, decode = meta(8, 32, 128), meta(8, 8, 128), meta(8, 8, 128), step(8, 8, 128, decode=True)
     kept, angles, weights = cache(128, dtype), reals(8, 128), meta(128)
-    fused(q, k, v, kept, 0, decode, spec, angles, weights, weights)
     kernels.rope_and_cache(q, k, v, kept, 0, decode, spec, angles, weights, weights)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from zif.contract.ops import OpCase
 from zif.contract.optable import Ops
 from zif.ops.attention import attention_request, draw_step
 from zif.ops.draw import normal
-from zif.portable.triton import Machine, TritonKernels, kernels, launch
+from zif.portable.triton import Machine, TritonKernels, attention, launch
 from zif.portable.triton.attention import PagedAttention
 
 DTYPES = ("float32", "bfloat16")
@@ -102,15 +101,35 @@ def test_what_is_unrolled_has_small_tiles() -> None:
     for dtype, facts in (("bfloat16", {}), ("float32", {}), ("float32", {"q_heads": 64, "kv_heads": 1})):
         request = attention_case([40], [1], 16, dtype, **facts).request
         made = PagedAttention.of(request, Machine(132, 232448), launch)
-        tiles[dtype, made.group] = (made.many.tiles.block_n, made.ragged_tiles.block_n, made.ragged_rows)
-    assert tiles == {("bfloat16", 2): (128, 64, 128), ("float32", 2): (32, 32, 32), ("float32", 64): (32, 32, 64)}
+        tiles[dtype, made.group] = (made.decoding.tiles.block_n, made.ragged_tiles.block_n, made.ragged_rows)
+    assert tiles == {("bfloat16", 2): (16, 64, 128), ("float32", 2): (16, 32, 32), ("float32", 64): (16, 32, 64)}
 
 
-@pytest.mark.parametrize(("machine", "head"), [(Machine(), 128), (Machine(84, 101376), 256)])
-def test_rather_fewer_programs_than_tiles_that_hide_nothing(machine: Machine, head: int) -> None:
-    request = attention_case([40], [1], 16, "bfloat16", head_dim=head, v_head_dim=head).request
-    many = PagedAttention.of(request, machine, launch).many
-    assert (many.tiles.block_n, many.tiles.stages, many.programs) == (32, 3, 2)
+PROGRAMS = {
+    "H200": (Machine(132, 232448), {}, (1, 8)),
+    "little shared memory": (Machine(84, 101376), {}, (1, 4)),
+    "less": (Machine(), {}, (1, 3)),
+    "long heads": (Machine(132, 232448), {"head_dim": 256}, (2, 4)),
+    "many query heads": (Machine(132, 232448), {"q_heads": 64, "kv_heads": 1}, (4, 2)),
+}
+
+
+@pytest.mark.parametrize(("machine", "facts", "expected"), PROGRAMS.values(), ids=PROGRAMS)
+def test_as_many_small_programs_as_there_is_room_for(
+    machine: Machine, facts: dict[str, int], expected: tuple[int, int]
+) -> None:
+    request = attention_case([40], [1], 16, "bfloat16", **{"head_dim": 128, **facts}).request
+    decoding = PagedAttention.of(request, machine, launch).decoding
+    assert (decoding.warps, decoding.programs) == expected
+
+
+@pytest.mark.parametrize("page_size", [1, 3, 8, 32])
+@pytest.mark.parametrize("pieces", [(32, 16), (4, 1)])
+def test_pages_of_any_size(page_size: int, pieces: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "PIECES", pieces[0])
+    monkeypatch.setattr(attention, "LEAST", pieces[1])
+    case = attention_case([130, 0, 15, 16, 31], [1] * 5, page_size, "float32")
+    assert not attention_faults(case, "float32", page_size, padded=True)
 
 
 def test_float16() -> None:
@@ -125,11 +144,9 @@ def test_a_cache_of_eight_bits(cache_dtype: str) -> None:
 
 
 @pytest.mark.parametrize("cache_dtype", ["float8_e4m3fn", "float8_e5m2"])
-@pytest.mark.parametrize("op", ["rope_and_cache", "kv_write", "attention"])
+@pytest.mark.parametrize("op", ["rope_and_cache", "kv_write"])
 def test_a_cache_of_eight_bits_is_written_rounded_and_saturated(op: str, cache_dtype: str) -> None:
     for case in cases("attention", "bfloat16"):
-        if op == "attention" and not case.arguments["step"].shape.decode:
-            continue
         for scale in (1.0, 2.0**9 if cache_dtype == "float8_e4m3fn" else 2.0**16):
             assert not writer_faults(op, case, "bfloat16", padded=True, cache_dtype=cache_dtype, scale=scale)
 
@@ -168,33 +185,6 @@ def test_writes_every_slot_of_the_step_and_no_other(op: str, dtype: str) -> None
     for case in cases("attention", dtype):
         for padded in (True, False):  # without a padding sequence, padding tokens are the last real one's
             assert not writer_faults(op, case, dtype, padded=padded)
-
-
-@pytest.mark.parametrize("some", [kernels.SOME, 0], ids=["in one", "apart"])
-@pytest.mark.parametrize("dtype", [*DTYPES, "float16"])
-def test_decode_turns_writes_and_attends(dtype: str, some: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "SOME", some)
-    found = [case for case in cases("attention", dtype) if case.arguments["step"].shape.decode]
-    assert len(found) == 3
-    for case in found:
-        for padded in (True, False):
-            assert not writer_faults("attention", case, dtype, padded=padded)
-
-
-@pytest.mark.parametrize(("some", "apart"), [(0, ["rope_and_cache", "paged_attention"]), (kernels.SOME, [])])
-def test_heads_of_many_sequences_are_turned_and_written_apart(
-    some: int, apart: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kernels, "SOME", some)
-    case = next(case for case in cases("attention", "float32") if case.arguments["step"].shape.decode)
-    called: list[str] = []
-    ops: Any = SimpleNamespace(
-        rope_and_cache=lambda q, k, v, cache, *_: called.append("rope_and_cache") or (q, cache),
-        paged_attention=lambda q, *_: called.append("paged_attention") or q,
-    )
-    with torch.inference_mode(), np.errstate(all="ignore"):
-        calling.kernel_of("attention").make(case.request, ops)(**calling.tensors(case.arguments, "float32"))
-    assert called == apart
 
 
 def test_pages_beyond_two_to_the_thirty_first_element_are_reached() -> None:

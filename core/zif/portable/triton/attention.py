@@ -26,8 +26,6 @@ COUNTERS = 1024
 """Sequences that there are counters for from the start."""
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
-SOME = 16
-"""Sequences of a decode step up to which its attention turns heads and writes the cache as well."""
 DECODE_PROGRAMS = 8
 """Programs of a decode step that run at once on a processor, of one warp each: registers have room for no more."""
 DECODE_STAGES = 3
@@ -106,34 +104,6 @@ class _Decode(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Fresh:
-    """What a decode step adds: ``k`` [T, kv_heads, head_dim] and ``v``, as linears leave them, and what turns them."""
-
-    k: Tensor
-    v: Tensor
-    q_norm: Tensor | None = None
-    k_norm: Tensor | None = None
-    angles: Tensor | None = None
-
-    @classmethod
-    def of(
-        cls, k: Tensor, v: Tensor, spec: AttentionSpec, angles: Tensor | None, q_norm: Tensor | None,
-        k_norm: Tensor | None,
-    ) -> Fresh:  # fmt: skip
-        """Of the arguments of the op ``attention``."""
-        if spec.rope is not None:
-            assert angles is not None, "the spec rotates, and there are no angles"
-            angles = angles.contiguous()
-        if spec.qk_norm_eps is not None:
-            assert q_norm is not None and k_norm is not None, "the spec normalises q and k, and there are no weights"
-        return cls(dense_rows(k), dense_rows(v), q_norm, k_norm, angles)
-
-    def arrays(self) -> tuple[Tensor, ...]:
-        """In the kernel's order; ``k`` for what is not there."""
-        return (self.k, self.v, *(self.k if x is None else x for x in (self.q_norm, self.k_norm, self.angles)))
-
-
-@dataclass(frozen=True, slots=True)
 class PagedAttention:
     """Attention as one request has it: all that is chosen, is chosen from sizes known at load.
 
@@ -169,16 +139,8 @@ class PagedAttention:
         run = self.decode if step.shape.decode else self.ragged
         return run(q, cache, layer, step, spec)
 
-    def decode(
-        self,
-        q: Tensor,
-        cache: Any,
-        layer: Any,
-        step: Step,
-        spec: AttentionSpec,
-        fresh: Fresh | None = None,
-    ) -> Tensor:
-        """Attention of a decode step; with ``fresh``, q is as a linear left it, k and v are not written yet."""
+    def decode(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
+        """Attention of a decode step."""
         q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
@@ -188,17 +150,11 @@ class PagedAttention:
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
         top = torch.empty(lines, dtype=torch.float32, device=q.device)
         members = power_of_two(self.group)
-        new = fresh or Fresh(q, q)
         self.launch(
             device_decode.decode,
             (spec.kv_heads, programs),
-            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens, *new.arrays()),
-            *(seqs, *_strides(q, keys, values, pages), *new.k.stride()[:2], *new.v.stride()[:2]),
-            *(spec.scale, spec.qk_norm_eps or 0.0, spec.qk_norm_offset),
-            FRESH=fresh is not None,
-            NORM=spec.qk_norm_eps is not None,
-            ROTARY=spec.rope.rotary_dim if spec.rope is not None else 0,
-            INTERLEAVED=spec.rope is not None and spec.rope.interleaved,
+            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens),
+            *(seqs, *_strides(q, keys, values, pages), spec.scale),
             BLOCK_B=next((size for size in SEQUENCES if seqs <= size), power_of_two(seqs)),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,

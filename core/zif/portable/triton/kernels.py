@@ -14,17 +14,12 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.portable.triton import costs, layers, rotary, sampling, table
-from zif.portable.triton.attention import SOME, Fresh, PagedAttention, attention_fits
+from zif.portable.triton.attention import PagedAttention, attention_fits
 from zif.portable.triton.launching import Launch, Machine, floats, launch
 from zif.portable.triton.layers import kind_known, row_fits
 from zif.portable.triton.rotary import cache_fits, head_fits, turns_of
 
 Tensor = torch.Tensor
-
-
-def _fused_fits(kernels: TritonKernels, request: OpRequest) -> str | None:
-    """``when=`` of attention: what its parts refuse."""
-    return attention_fits(kernels, request) or cache_fits(kernels, request)
 
 
 class TritonKernels(KernelSet):
@@ -109,34 +104,6 @@ class TritonKernels(KernelSet):
     @kernel("paged_attention", when=attention_fits, makes=True, cost=costs.paged_attention)
     def paged_attention(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
         return PagedAttention.of(request, self.machine, self._launch)
-
-    @kernel("attention", when=_fused_fits, makes=True, cost=costs.paged_attention)
-    def attention(self, request: OpRequest, ops: Ops) -> Callable[..., tuple[Any, Any]]:
-        paged = PagedAttention.of(request, self.machine, self._launch)
-
-        def run(
-            q: Tensor,
-            k: Tensor,
-            v: Tensor,
-            cache: Any,
-            layer: Any,
-            step: Step,
-            spec: AttentionSpec,
-            angles: Tensor | None = None,
-            q_norm: Tensor | None = None,
-            k_norm: Tensor | None = None,
-        ) -> tuple[Any, Any]:
-            """Heads of a decode step of some sequences are turned and written by its attention.
-
-            Others take a kernel for each: what a program does before it attends is little once, and much in turn.
-            """
-            if step.shape.decode and step.shape.seqs <= SOME:
-                fresh = Fresh.of(k, v, spec, angles, q_norm, k_norm)
-                return paged.decode(q, cache, layer, step, spec, fresh), cache
-            turned, cache = ops.rope_and_cache(q, k, v, cache, layer, step, spec, angles, q_norm, k_norm)
-            return ops.paged_attention(turned, cache, layer, step, spec), cache
-
-        return run
 
     @kernel("argmax", cost=costs.vocabulary(1))
     def argmax(self, logits: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 
 from zif.portable.triton.device.attention import NOTHING, take
-from zif.portable.triton.device.numbers import LOG2_E, stored, tanh
 from zif.portable.triton.device.overlap import enter
 
 
@@ -62,103 +61,19 @@ def _join(
     tl.store(out + m[:, None] * V_HEAD_DIM + e[None, :], mean.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit
-def _turned(
-    source, norm, angle, eps, offset, mask, HEAD_DIM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr,
-    NORM: tl.constexpr, BLOCK_D: tl.constexpr,
-):  # fmt: skip
-    """Heads [M, BLOCK_D] float32 at pointers ``source`` [M], maybe normalised, their first ROTARY dimensions turned.
-
-    ``angle`` points to the token's cosines, which its sines follow.
-    """
-    d = tl.arange(0, BLOCK_D)
-    inside = d < HEAD_DIM
-    x = tl.load(source[:, None] + d[None, :], mask=mask[:, None] & inside[None, :], other=0.0).to(tl.float32)
-    scale = tl.full((1, 1), 1.0, tl.float32)
-    if NORM:
-        scale = tl.rsqrt(tl.sum(x * x, 1) / HEAD_DIM + eps)[:, None]
-        x *= scale * (tl.load(norm + d, mask=inside, other=0.0).to(tl.float32) + offset)[None, :]
-    if ROTARY > 0:
-        half: tl.constexpr = ROTARY // 2
-        first = d % 2 == 0 if INTERLEAVED else d < half
-        step: tl.constexpr = 1 if INTERLEAVED else half
-        other = tl.where(first, d + step, d - step)
-        pair = d // 2 if INTERLEAVED else tl.minimum(d, other)
-        turns = d < ROTARY
-        y = tl.load(source[:, None] + other[None, :], mask=mask[:, None] & turns[None, :], other=0.0).to(tl.float32)
-        if NORM:
-            y *= scale * (tl.load(norm + other, mask=turns, other=0.0).to(tl.float32) + offset)[None, :]
-        cos = tl.load(angle + pair, mask=turns, other=0.0)
-        sin = tl.load(angle + half + pair, mask=turns, other=0.0)
-        x = tl.where(turns[None, :], x * cos[None, :] + y * tl.where(first, -sin, sin)[None, :], x)
-    return x
-
-
-@triton.jit
-def _begin(
-    queries, g, kv_head, sequence, cached, newest, k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
-    k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps, offset,
-    GROUP: tl.constexpr, CAP: tl.constexpr, HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_G: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-):  # fmt: skip
-    """(queries [BLOCK_G, BLOCK_D], and a running softmax) that a piece begins with.
-
-    FRESH: if it has the ``newest`` position, that is written to the cache, and the softmax begins with it.
-    """
-    d = tl.arange(0, BLOCK_D)
-    e = tl.arange(0, BLOCK_V)
-    acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
-    top = tl.full((BLOCK_G,), NOTHING, tl.float32)
-    total = tl.zeros((BLOCK_G,), tl.float32)
-    if not FRESH:
-        rows = tl.load(queries[:, None] + d[None, :], mask=(g < GROUP)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
-        return rows, acc, top, total
-    angle = angles + sequence * ROTARY
-    rows = _turned(queries, q_norm, angle, eps, offset, g < GROUP, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D).to(
-        queries.dtype.element_ty
-    )
-    if newest:
-        page = tl.load(pages + sequence * pages_row + cached // PAGE_SIZE).to(tl.int64)
-        slot = cached % PAGE_SIZE
-        one = tl.zeros((1,), tl.int32)
-        source = k + sequence * k_row + kv_head * k_step + one
-        key = _turned(source, k_norm, angle, eps, offset, one == 0, HEAD_DIM, ROTARY, INTERLEAVED, NORM, BLOCK_D)
-        key = stored(key, k_cache.dtype.element_ty)
-        value = tl.load(v + sequence * v_row + kv_head * v_step + e, mask=e < V_HEAD_DIM, other=0.0)
-        value = stored(value, v_cache.dtype.element_ty)
-        target = k_cache + page * k_page + slot * k_slot + kv_head * k_head + one
-        tl.store(target[:, None] + d[None, :], key, mask=(d < HEAD_DIM)[None, :])
-        tl.store(v_cache + page * v_page + slot * v_slot + kv_head * v_head + e, value, mask=e < V_HEAD_DIM)
-        score = tl.sum(rows.to(tl.float32) * key.to(tl.float32), 1) * scale
-        if CAP > 0:
-            score = CAP * tanh(score / CAP)
-        top = score * LOG2_E
-        total += 1.0
-        acc += value.to(tl.float32)[None, :]
-    return rows, acc, top, total
-
-
 @triton.jit(do_not_specialize=["seqs", "pages_row"])
 def decode(
-    out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, k, v, q_norm, k_norm, angles, seqs,
-    q_row, q_head, k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step,
-    scale, eps, offset, GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
-    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr,
-    FRESH: tl.constexpr, NORM: tl.constexpr, ROTARY: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_B: tl.constexpr,
+    out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, seqs, q_row, q_head, k_page, k_slot,
+    k_head, v_page, v_slot, v_head, pages_row, scale, GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
+    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_B: tl.constexpr,
     BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
     BLOCK_S: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
     ``k_cache`` [pages, PAGE_SIZE, kv_heads, HEAD_DIM], ``v_cache`` likewise; ``pages`` [seqs, .] int32;
-    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0.
-
-    FRESH: the step's own keys and values are not in the cache yet. q and ``k`` [seqs, kv_heads, HEAD_DIM] are then
-    normalised a head (NORM, by ``q_norm`` and ``k_norm`` [HEAD_DIM]) and turned (ROTARY dimensions, by
-    ``angles`` [seqs, ROTARY] float32) here, and k and ``v`` [seqs, kv_heads, V_HEAD_DIM] written to the last position
-    by the program that has it in its share. What is not used is any pointer. ``kv_lens`` and ``pages`` are then
-    older than the last kernel before this one that waits before it lets others start (see ``overlap.enter_ahead``).
+    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0: these two are older than the last kernel before this
+    one that waits before it lets others start (see ``overlap.enter_ahead``).
 
     Histories, one behind another, are cut into equal shares of tiles of BLOCK_N positions, one for each program of a
     head: it works through the pieces of histories that are in its own. A share is no less than what cuts the longest
@@ -178,43 +93,40 @@ def decode(
     every = tl.arange(0, BLOCK_B)
     _, tiles = _tiles_of(tl.load(kv_lens + every, mask=every < seqs, other=0), WINDOW, BLOCK_N)
     tiles = tl.where(every < seqs, tiles, 0)
+    whole = tl.sum(tiles, 0)
     least = tl.minimum(tl.cdiv(tl.max(tiles, 0), PIECES), LEAST)
-    share = tl.maximum(tl.cdiv(tl.sum(tiles, 0), programs), least)
+    share = tl.maximum(tl.cdiv(whole, programs), least)
     at = item * share
-    until = tl.minimum(at + share, tl.sum(tiles, 0))
+    until = tl.minimum(at + share, whole)
     before = tl.cumsum(tiles, 0) <= at
     sequence = tl.sum(before.to(tl.int64), 0)
-    base = tl.sum(tl.where(before, tiles, 0), 0)
+    base = tl.sum(tl.where(before, tiles, 0), 0)  # where the sequence begins
     enter(OVERLAP)
     g = tl.arange(0, BLOCK_G)
     d = tl.arange(0, BLOCK_D)
     e = tl.arange(0, BLOCK_V)
     n = tl.arange(0, BLOCK_N)
-    head = kv_head * GROUP + g
     inside = (g < GROUP)[:, None] & (e < V_HEAD_DIM)[None, :]
+    queries = q + (kv_head * GROUP + g)[:, None] * q_head + d[None, :]
     keys = k_cache + kv_head * k_head
     values = v_cache + kv_head * v_head
     while at < until:
-        high = tl.load(kv_lens + sequence)
-        low = tl.maximum(high - WINDOW, 0) if WINDOW > 0 else 0
-        skipped, count = _tiles_of(high, WINDOW, BLOCK_N)
-        cached = tl.maximum(high - 1, 0) if FRESH else high
+        length = tl.load(kv_lens + sequence)
+        low = tl.maximum(length - WINDOW, 0) if WINDOW > 0 else 0
+        skipped, count = _tiles_of(length, WINDOW, BLOCK_N)
         through = tl.minimum(until, base + count)
         begin = (skipped + at - base) * BLOCK_N
-        end = tl.minimum((skipped + through - base) * BLOCK_N, cached)
-        rows, acc, top, total = _begin(
-            q + sequence * q_row + head * q_head, g, kv_head, sequence, cached,
-            (through == base + count) & (high > 0), k_cache, v_cache, pages, k, v, q_norm, k_norm, angles,
-            k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, k_row, k_step, v_row, v_step, scale, eps,
-            offset, GROUP, CAP, HEAD_DIM, V_HEAD_DIM, PAGE_SIZE, FRESH, NORM, ROTARY, INTERLEAVED, BLOCK_G,
-            BLOCK_D, BLOCK_V,
-        )  # fmt: skip
+        end = tl.minimum((skipped + through - base) * BLOCK_N, length)
+        rows = tl.load(queries + sequence * q_row, mask=(g < GROUP)[:, None] & (d < HEAD_DIM)[None, :], other=0.0)
+        acc = tl.zeros((BLOCK_G, BLOCK_V), tl.float32)
+        top = tl.full((BLOCK_G,), NOTHING, tl.float32)
+        total = tl.zeros((BLOCK_G,), tl.float32)
         table = pages + sequence * pages_row
         last = tl.maximum(end - 1, 0)
         following = _pages_of(table, begin, last, PAGE_SIZE, BLOCK_N)
         for start in range(begin, end, BLOCK_N):
             position = start + n
-            live = (position >= low) & (position < cached)
+            live = (position >= low) & (position < length)
             page = following.to(tl.int64)
             following = _pages_of(table, start + BLOCK_N, last, PAGE_SIZE, BLOCK_N)
             if PAGE_SIZE % BLOCK_N == 0:
