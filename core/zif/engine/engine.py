@@ -8,6 +8,7 @@ from typing import Any
 
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
+from zif.engine.pace import Pace
 from zif.engine.runner import InFlight, Runner, StepResult
 from zif.engine.table import BANS
 from zif.sampling.params import SCORED
@@ -30,6 +31,7 @@ class Engine:
         self._facts = facts
         self._in_flight: InFlight | None = None
         self._scored: dict[str, list[TokenLogprob | None]] = {}
+        self._pace = Pace()
         self._started = time.monotonic()
         self._last_step_ms = self._last_launch_ms = 0.0
 
@@ -60,6 +62,13 @@ class Engine:
         """Whether :meth:`step` would do anything."""
         return self.scheduler.has_work
 
+    @property
+    def patience(self) -> float:
+        """Seconds for which :meth:`step` can wait for more requests, and the device is still not kept waiting."""
+        if self._in_flight is None or not self.scheduler.only_decodes:
+            return 0.0
+        return self._pace.room(time.perf_counter())
+
     def step(self) -> list[EngineOutput]:
         """Launch the next step and return what became known: of the step before, where steps overlap."""
         begin = time.perf_counter()
@@ -67,7 +76,9 @@ class Engine:
         batch = self.scheduler.schedule()
         if batch is not None:
             self._in_flight = self.runner.launch(batch)
-            self._last_launch_ms = (time.perf_counter() - begin) * 1e3
+            now = time.perf_counter()
+            self._last_launch_ms = (now - begin) * 1e3
+            self._pace.launched(now, now - begin, decode=batch.decode_only, behind=before is not None)
         if not self.scheduler.config.overlap:
             before, self._in_flight = self._in_flight, None
         outputs = self._commit(before) if before is not None else []
@@ -97,6 +108,7 @@ class Engine:
 
     def _commit(self, launched: InFlight) -> list[EngineOutput]:
         result = self.runner.collect(launched)
+        self._pace.ended(time.perf_counter(), decode=launched.batch.decode_only)
         for request, first, scores in result.prompt_logprobs(launched.batch):
             if request.id in self._scored:  # not aborted meanwhile
                 self._scored[request.id][first : first + len(scores)] = scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -25,10 +26,15 @@ BEAT_SECONDS = 1.0
 
 
 class Port(Protocol):
-    """The engine's end of the line to its client."""
+    """The engine's end of the line to its client.
 
-    def receive(self, *, block: bool) -> Command | None:
-        """The next command; None if there is none and ``block`` is False. Stop, if the client is gone."""
+    ``patient``: commands come one by one, at any time, so that a step is better launched late.
+    """
+
+    patient: bool
+
+    def receive(self, seconds: float | None) -> Command | None:
+        """The next command, or None after so many ``seconds`` without one (None: never). Stop, if the client is gone."""
         ...
 
     def send(self, message: Message) -> None: ...
@@ -39,15 +45,20 @@ class Port(Protocol):
 
 
 class QueuePort:
-    """To a client in this process: commands come by a queue, news goes to a callback."""
+    """To a client in this process: commands come by a queue, news goes to a callback.
+
+    What it has, it mostly has from the start; and its threads would wake this one late.
+    """
+
+    patient = False
 
     def __init__(self, commands: queue.SimpleQueue[Command], deliver: Callable[[Message], None]) -> None:
         self._commands = commands
         self.send = deliver
 
-    def receive(self, *, block: bool) -> Command | None:
+    def receive(self, seconds: float | None) -> Command | None:
         try:
-            return self._commands.get(block)
+            return self._commands.get(seconds != 0, seconds)
         except queue.Empty:
             return None
 
@@ -59,13 +70,16 @@ class QueuePort:
 class PipePort:
     """To a client in another process. A client that has gone away reads as Stop."""
 
+    patient = True
+
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()
 
-    def receive(self, *, block: bool) -> Command | None:
+    def receive(self, seconds: float | None) -> Command | None:
         try:
-            if not block and not self._pipe.poll():
+            # the pipe's own poll() rounds up to milliseconds
+            if seconds is not None and not select.select([self._pipe], [], [], seconds)[0]:
                 return None
             command: Command = self._pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -110,7 +124,7 @@ def serve(build: Build, port: Port) -> None:
 def _run(engine: Engine, port: Port) -> None:
     said = 0.0
     while True:
-        while (command := port.receive(block=not engine.has_work)) is not None:
+        while (command := port.receive(_patience(engine, port))) is not None:
             if isinstance(command, Stop):
                 return
             _obey(engine, command, port)
@@ -121,6 +135,13 @@ def _run(engine: Engine, port: Port) -> None:
         elif time.monotonic() - said > BEAT_SECONDS:
             port.send(Beat())
             said = time.monotonic()
+
+
+def _patience(engine: Engine, port: Port) -> float | None:
+    """How long to wait for the next command."""
+    if not engine.has_work:
+        return None
+    return engine.patience if port.patient else 0.0
 
 
 def _obey(engine: Engine, command: Command, port: Port) -> None:

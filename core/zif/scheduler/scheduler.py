@@ -127,6 +127,11 @@ class Scheduler:
         """Whether there is anything to schedule or commit."""
         return bool(self._requests or self._in_flight)
 
+    @property
+    def only_decodes(self) -> bool:
+        """Whether no prompt is waiting, in whole or in part."""
+        return not (self._waiting or self._prefilling)
+
     def flush_cache(self) -> bool:
         """Forget all cached prefixes. False, and nothing is done, while there is work."""
         if self.has_work:
