@@ -29,7 +29,7 @@ from triton.runtime.errors import OutOfResources
 from zif_cuda.launching import launch_overlapping
 from zif_cuda.tiles import FEW_BYTES, Case, candidates, default
 
-from zif.portable.triton import layers
+from zif.portable.triton import Machine, layers
 from zif.portable.triton.device.linear import skinny as skinny_kernel
 from zif.portable.triton.device.linear import vector as vector_kernel
 from zif.portable.triton.linear import Tile, product
@@ -255,7 +255,8 @@ KINDS = {"qkv": "linear", "o": "sum", "gate_up": "gated", "down": "sum"}
 
 
 def layer(models: str = "0.6b,8b") -> None:
-    processors = torch.cuda.get_device_properties(0).multi_processor_count
+    facts = torch.cuda.get_device_properties(0)
+    gpu = Machine(facts.multi_processor_count, facts.shared_memory_per_block_optin)
     for model in models.split(","):
         shapes = LAYERS[model]
         nbytes = sum(rows * inner * 2 for rows, inner in shapes.values())
@@ -295,7 +296,7 @@ def layer(models: str = "0.6b,8b") -> None:
                 return replayed([all_layers], turns=8) / len(stack)
 
             ours = {
-                name: default(Case(KINDS[name], *shape, "bfloat16", tokens), processors)  # type: ignore[arg-type]
+                name: default(Case(KINDS[name], *shape, "bfloat16", tokens), gpu)  # type: ignore[arg-type]
                 for name, shape in shapes.items()
             }
             base = chain(ours)
@@ -318,7 +319,7 @@ def layer(models: str = "0.6b,8b") -> None:
                                for outputs in (4, 8, 16)]  # fmt: skip
                 if tokens >= 128:
                     others += [other for other in candidates(
-                        Case(KINDS[name], *shapes[name], "bfloat16", tokens), processors) if other != tile]  # type: ignore[arg-type]  # fmt: skip
+                        Case(KINDS[name], *shapes[name], "bfloat16", tokens), gpu) if other != tile]  # type: ignore[arg-type]  # fmt: skip
                 for other in others:
                     if other is not None and not (other.splits and other.fits(shapes[name][1])):
                         continue

@@ -13,14 +13,14 @@ from zif.contract.comm import Communicator, Partial
 from zif.contract.ops import OpRequest
 from zif.contract.weights import PackedWeight
 from zif.parallel import parallel_ops
-from zif.portable.triton import TritonKernels, launch
+from zif.portable.triton import Machine, TritonKernels, launch
 from zif.portable.triton.layers import SplitSum, Unnormed
 from zif.reference.torch.reference import TorchReference
 from zif_cuda.linears import CudaLinears
 from zif_cuda.packing import SUMMED
 from zif_cuda.tuning import Choices
 
-KERNELS = (CudaLinears(launch, Choices(132)), TritonKernels(), TorchReference())
+KERNELS = (CudaLinears(launch, Choices(Machine(132, 232448))), TritonKernels(), TorchReference())
 
 
 def weight(rows: int, inner: int, *, bias: bool, facts: tuple[str, ...] = ()) -> PackedWeight:
@@ -64,7 +64,7 @@ def linears_agree(tokens: int, *, bias: bool) -> None:
     assert made.dtype == torch.float32
     torch.testing.assert_close(made.double(), exact(narrow, head), rtol=1e-5, atol=1e-5)
     parts = ops.linear(x, summed)
-    assert isinstance(parts, SplitSum) == (1 < tokens <= 64), "few outputs: the inputs are split"
+    assert isinstance(parts, SplitSum) == (1 < tokens <= 128), "few outputs: the inputs are split"
     total = exact(x, summed)
     scaled = total / (total.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.double()
     torch.testing.assert_close(ops.rms_norm(parts, norm, 1e-6).double(), scaled, **tight)

@@ -34,9 +34,9 @@ def test_agrees_with_float64() -> None:
 )
 @pytest.mark.parametrize("op", ["linear", "logits", "gated_linear"])
 def test_refusals(op: str, dtype: str, facts: dict[str, object], reason: str) -> None:
-    from zif.portable.triton import launch
+    from zif.portable.triton import Machine, launch
     from zif_cuda.linears import CudaLinears
     from zif_cuda.tuning import Choices
 
-    kernel = next(one for one in CudaLinears(launch, Choices(132)).kernels() if one.op == op)
+    kernel = next(one for one in CudaLinears(launch, Choices(Machine(132, 232448))).kernels() if one.op == op)
     assert reason in (kernel.supports(OpRequest.of(op, dtype, kind="silu", **facts)) or "")  # type: ignore[arg-type]

@@ -16,11 +16,13 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
 
 from zif.contract.weights import PackedWeight, Split
+from zif.portable.triton import Machine
 from zif.portable.triton.linear import Tile
 from zif_cuda.linears import CudaLinears
 from zif_cuda.tiles import BUCKETS, Case, bucket, candidates, default
 from zif_cuda.tuning import Choices, Measured, TuningFile
 
+H200, A100, SMALL = Machine(132, 232448), Machine(108, 166912), Machine(84, 101376)
 MACHINE = {"gpu": "a GPU", "triton": "3.6.0"}
 QKV = Case("linear", 4096, 1024, "bfloat16", 32)
 
@@ -38,40 +40,40 @@ class Timer:
 
 def test_the_fastest_is_taken_and_kept_for_the_next_start(tmp_path: Path) -> None:
     timer = Timer(None)
-    choices = Choices(132, TuningFile(tmp_path, MACHINE), timer)
+    choices = Choices(H200, TuningFile(tmp_path, MACHINE), timer)
     choices.measure()
     assert choices.tile(QKV) is None  # cuBLAS, although the default is a tile
     asked = timer.asked
-    assert asked == len(list(candidates(QKV, 132))) > 2
+    assert asked == len(list(candidates(QKV, H200))) > 2
     assert choices.tile(QKV) is None
-    again = Choices(132, TuningFile(tmp_path, MACHINE), timer)
+    again = Choices(H200, TuningFile(tmp_path, MACHINE), timer)
     again.measure()
     assert again.tile(QKV) is None
     assert timer.asked == asked, "what is on disk is not measured again"
 
 
 def test_what_is_hardly_faster_is_not_taken() -> None:
-    choices = Choices(132, None, lambda case, tile: 2.0 if tile == default(QKV, 132) else 1.98)
+    choices = Choices(H200, None, lambda case, tile: 2.0 if tile == default(QKV, H200) else 1.98)
     choices.measure()
-    assert choices.tile(QKV) == default(QKV, 132)
+    assert choices.tile(QKV) == default(QKV, H200)
 
 
 def test_beyond_64_tokens_cublas_is_left_where_the_rule_has_it() -> None:
-    assert list(candidates(Case("sum", 1024, 3072, "bfloat16", 128), 132)) == [None]
-    assert len(list(candidates(Case("gated", 28672, 4096, "bfloat16", 128), 132))) > 2
+    assert list(candidates(Case("gated", 28672, 4096, "bfloat16", 128), H200)) == [None]
+    assert len(list(candidates(Case("sum", 1024, 3072, "bfloat16", 128), H200))) > 2
 
 
 def test_nothing_is_measured_unasked_but_what_was_is_taken(tmp_path: Path) -> None:
     timer, file = Timer(None), TuningFile(tmp_path, MACHINE)
-    assert Choices(132, file, timer).tile(QKV) == default(QKV, 132)
+    assert Choices(H200, file, timer).tile(QKV) == default(QKV, H200)
     tile = Tile(32, 32, 64, stages=3)
     file.write({QKV: Measured(tile, 4.2)})
-    assert Choices(132, file, timer).tile(QKV) == tile
+    assert Choices(H200, file, timer).tile(QKV) == tile
     assert timer.asked == 0
 
 
 def test_a_choice_is_final_for_a_process(tmp_path: Path) -> None:
-    choices = Choices(132, TuningFile(tmp_path, MACHINE), Timer(None))
+    choices = Choices(H200, TuningFile(tmp_path, MACHINE), Timer(None))
     before = choices.tile(QKV)
     choices.measure()
     assert choices.tile(QKV) == before, "a graph recorded before would differ from steps run after"
@@ -80,7 +82,7 @@ def test_a_choice_is_final_for_a_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("split", "ranks"), [(None, 1), ("columns", 2), (None, 2)])
 def test_ranks_multiply_what_is_whole_on_each_alike(split: Split | None, ranks: int) -> None:
     timer = Timer(None)
-    choices = Choices(132, None, timer)
+    choices = Choices(H200, None, timer)
     choices.measure()
     launched: list[object] = []
     linears = CudaLinears(lambda kernel, *_, **__: launched.append(kernel), choices, ranks)
@@ -92,9 +94,9 @@ def test_ranks_multiply_what_is_whole_on_each_alike(split: Split | None, ranks: 
 
 
 def test_where_nothing_can_be_run_the_default_is_taken_and_nothing_kept(tmp_path: Path) -> None:
-    choices = Choices(132, TuningFile(tmp_path, MACHINE), lambda case, tile: math.inf)
+    choices = Choices(H200, TuningFile(tmp_path, MACHINE), lambda case, tile: math.inf)
     choices.measure()
-    assert choices.tile(QKV) == default(QKV, 132)
+    assert choices.tile(QKV) == default(QKV, H200)
     assert not list(tmp_path.iterdir())
 
 
@@ -162,17 +164,20 @@ def test_a_directory_that_cannot_be_written_costs_a_warning(tmp_path: Path, capl
     assert "cannot keep" in caplog.text
 
 
+@pytest.mark.parametrize("gpu", [H200, A100, SMALL], ids=["H200", "A100", "small"])
 @pytest.mark.parametrize("tokens", BUCKETS)
 @pytest.mark.parametrize("kind", ["linear", "sum", "gated", "logits"])
 @pytest.mark.parametrize(("rows", "inner"), [(1024, 2048), (4096, 14336), (6144, 1024), (2304, 1152), (130, 192)])
-def test_every_tile_fits_its_weight(kind: str, rows: int, inner: int, tokens: int) -> None:
+def test_every_tile_fits_its_weight(kind: str, rows: int, inner: int, tokens: int, gpu: Machine) -> None:
     case = Case(kind, rows, inner, "bfloat16", tokens)  # type: ignore[arg-type]
-    tiles = [tile for tile in candidates(case, 132) if tile is not None]
+    tiles = [tile for tile in candidates(case, gpu) if tile is not None]
     for tile in tiles:
         assert tile.fits(inner)
+        stage = (tile.tokens + tile.outputs * (1 + (kind == "gated"))) * tile.inputs * 2
+        assert tokens == 1 or tile.stages * stage <= gpu.shared_bytes
         assert tile.splits == 1 or kind == "sum"
         assert (tile.tokens == 1) == (tokens == 1)
-    assert default(case, 132) in [None, *tiles]
+    assert default(case, gpu) in [None, *tiles]
 
 
 def test_tokens_go_into_the_next_bucket() -> None:

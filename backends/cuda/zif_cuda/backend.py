@@ -103,22 +103,23 @@ def _own(device: CudaDevice, tune: Tuning, ranks: int) -> tuple[Choices | None, 
     """The backend's own kernels, and what chooses among them, where there is Triton."""
     if importlib.util.find_spec("triton") is None:
         return None, ()
+    from zif.portable.triton import Machine
     from zif_cuda.launching import launch_for
     from zif_cuda.linears import CudaLinears
     from zif_cuda.timing import LinearTimer
     from zif_cuda.tuning import Choices, TuningFile
 
     facts = device.facts()
-    launch = launch_for(facts.capability)
+    launch, gpu = launch_for(facts.capability), Machine(facts.processors, facts.shared_bytes)
     if tune == "off":
-        choices = Choices(facts.processors)
+        choices = Choices(gpu)
     else:
         try:
             file = TuningFile(user_cache() / "zif" / "cuda", device.description())
         except OSError as error:  # a user without a home
             logger.warning("what is measured of linears is not kept: %s", error)
             file = None
-        choices = Choices(facts.processors, file, LinearTimer(launch, device))
+        choices = Choices(gpu, file, LinearTimer(launch, device))
         if tune == "on":
             choices.measure()
     return choices, (CudaLinears(launch, choices, ranks),)

@@ -1,6 +1,7 @@
 """How linears of few tokens are laid out: what is tried, and what is taken where nothing was measured.
 
-The figures behind it are in ``benchmarks/cuda_h100.md``, made by ``benchmarks/cuda_linears.py``.
+The figures behind it are in ``benchmarks/cuda_h200.md`` and ``cuda_h100.md``, made by ``benchmarks/cuda_linears.py``
+and by traces of whole steps, which the rule goes by: a product that is measured alone says too little.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from zif.portable.triton.launching import Machine
 from zif.portable.triton.linear import LEAST_INPUTS, Tile
 
 Kind = Literal["linear", "sum", "gated", "logits"]
@@ -50,34 +52,36 @@ def bucket(tokens: int) -> int | None:
     return BUCKETS[at] if at < len(BUCKETS) else None
 
 
-def default(case: Case, processors: int) -> Tile | None:
-    """The tile for a GPU of so many ``processors`` where nothing was measured; None for cuBLAS.
+def default(case: Case, gpu: Machine) -> Tile | None:
+    """The tile where nothing was measured; None for cuBLAS.
 
     A tile of 64 outputs by 128 inputs is within 4 % of the best, as long as there is one for every processor: where
-    there is not, the inputs are split. Beyond 64 tokens cuBLAS is ahead, but for wide weights up to 128: alone, the
-    small ones' split products are faster there too, but in a model's steps they were not.
+    there is not, the inputs are split, and what each has on its way is more (:func:`_deep`). Beyond 64 tokens cuBLAS is
+    ahead, but for small weights up to 128 tokens whose sums can stay in parts.
     """
-    tile: Tile | None
+    tile: Tile | None = None
+    small = case.weight_bytes <= FEW_BYTES
     if case.tokens == 1:
         tile = _vector(case)
     elif case.tokens <= 32:
         tile = Tile(case.tokens, 64, 128)
-    elif case.tokens <= 64:
-        narrow = case.outputs < 64 * 4 * processors
-        tile = Tile(64, 32, 128, weights_first=False) if narrow else Tile(64, 64, 128, stages=3, weights_first=False)
-    else:
-        return None
-    fitted = _fitted(tile, case, processors)
-    return None if fitted is None else _ahead(fitted, case)
+    elif case.tokens <= 64 and case.kind == "logits":
+        tile = Tile(64, 64, 128, stages=3, weights_first=False)
+    elif (case.tokens <= 64 and (small or case.kind != "gated")) or (
+        case.tokens <= 128 and small and case.kind == "sum"
+    ):
+        tile = Tile(64, 32, 128, weights_first=False)
+    fitted = None if tile is None else _fitted(tile, case, gpu)
+    return None if fitted is None else _ahead(_deep(fitted, case, gpu), case)
 
 
-def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
+def candidates(case: Case, gpu: Machine) -> Iterator[Tile | None]:
     """What is worth measuring: cuBLAS, the default, and the tiles that were best for some size.
 
     Beyond 64 tokens only where the default is a tile: see there why a product that is measured alone says too little.
     """
     tiles: tuple[Tile, ...]
-    if case.tokens > 64 and default(case, processors) is None:
+    if case.tokens > 64 and default(case, gpu) is None:
         tiles = ()
     elif case.tokens == 1:
         tiles = (Tile(1, 4, 2048, warps=8), Tile(1, 8, 1024), Tile(1, 4, 1024), Tile(1, 4, 512), Tile(1, 2, 1024))
@@ -93,11 +97,26 @@ def candidates(case: Case, processors: int) -> Iterator[Tile | None]:
             Tile(128, 32, 64, stages=5, weights_first=False), Tile(128, 64, 64, weights_first=False),
             Tile(128, 64, 128, stages=3), Tile(64, 32, 128, weights_first=False),
         )  # fmt: skip
-    tried: list[Tile | None] = [None, default(case, processors)]
-    tried += [_fitted(tile, case, processors) for tile in tiles]
+    tried: list[Tile | None] = [None, default(case, gpu)]
+    tried += [_fitted(tile, case, gpu) for tile in tiles]
     if case.tokens == 1 and case.kind == "sum" and case.inner % 1024 == 0 and case.inner <= 4096:
         tried += [Tile(1, outputs, 1024, splits=case.inner // 1024) for outputs in (4, 8)]
     yield from dict.fromkeys(tried)
+
+
+def _deep(tile: Tile, case: Case, gpu: Machine) -> Tile:
+    """``tile`` with more stages where that many programs at once still fit.
+
+    Those of gated products take twice the room, which of large weights keeps what comes behind from starting early.
+    """
+    programs = -(-case.outputs // tile.outputs) * tile.splits
+    small = case.weight_bytes <= FEW_BYTES
+    if tile.tokens == 1 or case.tokens > 64 or case.kind == "logits":
+        return tile
+    if case.kind == "gated":
+        return _roomy(replace(tile, stages=5), case, gpu) if small else tile
+    fits = small if tile.tokens > 32 else programs <= gpu.processors
+    return _roomy(replace(tile, stages=6), case, gpu) if fits else tile
 
 
 def _vector(case: Case) -> Tile:
@@ -120,19 +139,19 @@ def _ahead(tile: Tile, case: Case) -> Tile:
     return replace(tile, early=1 << (rest - 1).bit_length()) if rest > 0 else tile
 
 
-def _split(tile: Tile, case: Case, processors: int) -> Tile:
+def _split(tile: Tile, case: Case, gpu: Machine) -> Tile:
     """``tile`` with the inputs in so many shares that most processors have a program, of narrow and long ones two."""
     programs = -(-case.outputs // tile.outputs)
     splits = 1
     while splits < 8 and case.inner >= 2 * splits * 2 * tile.inputs:
         long = tile.tokens > 1 and tile.outputs < 64 and case.inner >= 2 * splits * LONG
-        if 2 * splits * programs > (2 if long else 1) * processors:
+        if 2 * splits * programs > (2 if long else 1) * gpu.processors:
             break
         splits *= 2
     return replace(tile, splits=splits)
 
 
-def _fitted(tile: Tile, case: Case, processors: int) -> Tile | None:
+def _fitted(tile: Tile, case: Case, gpu: Machine) -> Tile | None:
     """``tile`` with as many inputs at a time as divide the weight's, and shares of them; None if nothing fits."""
     inputs = tile.inputs
     while inputs >= LEAST_INPUTS and case.inner % inputs:
@@ -140,4 +159,12 @@ def _fitted(tile: Tile, case: Case, processors: int) -> Tile | None:
     if inputs < LEAST_INPUTS:
         return None
     fitted = replace(tile, inputs=inputs, warps=min(tile.warps, 4) if inputs < tile.inputs else tile.warps)
-    return _split(fitted, case, processors) if case.kind == "sum" else fitted
+    fitted = _roomy(fitted, case, gpu)
+    return _split(fitted, case, gpu) if case.kind == "sum" else fitted
+
+
+def _roomy(tile: Tile, case: Case, gpu: Machine) -> Tile:
+    """``tile`` with no more stages than shared memory has room for."""
+    outputs = 2 * tile.outputs if case.kind == "gated" else tile.outputs
+    stage = (tile.tokens + outputs) * tile.inputs * 2
+    return replace(tile, stages=max(min(tile.stages, gpu.shared_bytes // stage), 1))

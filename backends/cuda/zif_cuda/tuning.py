@@ -24,11 +24,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from zif.portable.triton.launching import Machine
 from zif.portable.triton.linear import Tile
 from zif_cuda.tiles import Case, candidates, default
 
 logger = logging.getLogger(__name__)
-SCHEMA = 1
+SCHEMA = 2
 """Of the file. It rises when the kernels change so that what was measured says nothing any more."""
 WORTH = 0.97
 """What is faster than the default takes no more than this share of its time: less is noise."""
@@ -100,10 +101,10 @@ class TuningFile:
 
 
 class Choices:
-    """The tile of each case. ``processors`` are the GPU's; without a ``file`` nothing is kept."""
+    """The tile of each case on ``gpu``; without a ``file`` nothing is kept."""
 
-    def __init__(self, processors: int, file: TuningFile | None = None, timer: Timer | None = None) -> None:
-        self._processors = processors
+    def __init__(self, gpu: Machine, file: TuningFile | None = None, timer: Timer | None = None) -> None:
+        self._gpu = gpu
         self._file = file
         self._timer = timer
         self._kept: dict[Case, Measured] | None = None
@@ -122,7 +123,7 @@ class Choices:
 
     def rule(self, case: Case) -> Tile | None:
         """As :meth:`tile`, whatever was measured: the same in every process with such a GPU."""
-        return default(case, self._processors)
+        return default(case, self._gpu)
 
     def _choose(self, case: Case) -> Tile | None:
         if self._kept is None:
@@ -139,7 +140,7 @@ class Choices:
     def _fastest(self, case: Case) -> Measured | None:
         """None where nothing could be run."""
         assert self._timer is not None
-        times = {tile: self._timer(case, tile) for tile in candidates(case, self._processors)}
+        times = {tile: self._timer(case, tile) for tile in candidates(case, self._gpu)}
         best, usual = min(times, key=times.__getitem__), self.rule(case)
         if times[best] > WORTH * times[usual]:
             best = usual

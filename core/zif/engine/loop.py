@@ -34,7 +34,7 @@ class Port(Protocol):
     patient: bool
 
     def receive(self, seconds: float | None) -> Command | None:
-        """The next command, or None after so many ``seconds`` without one (None: never). Stop, if the client is gone."""
+        """The next command, or None after so many ``seconds`` without one (None: never). Stop if the client is gone."""
         ...
 
     def send(self, message: Message) -> None: ...
