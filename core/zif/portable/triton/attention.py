@@ -30,7 +30,7 @@ DECODE_PROGRAMS = 8
 """Programs of a decode step that run at once on a processor, of one warp each: registers have room for no more."""
 DECODE_STAGES = 3
 """Of the tiles of a decode step: two are on their way while one is worked on."""
-PIECES, LEAST = 32, 16
+PIECES, LEAST = 24, 16
 """Pieces that a history is cut into at most, unless each has more than so many tiles."""
 SEQUENCES = (64, 256)
 """Sequences that a decode step is compiled for; for more, the next power of two."""
