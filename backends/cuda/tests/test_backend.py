@@ -44,7 +44,7 @@ def test_eight_bits_are_refused_by_gpus_that_cannot_convert_them() -> None:
     assert "float8_e4m3fn" in new.capabilities.cache_dtypes
 
 
-@pytest.mark.parametrize("op", ["attention", "paged_attention", "rope_and_cache", "kv_write"])
+@pytest.mark.parametrize("op", ["paged_attention", "rope_and_cache", "kv_write"])
 def test_a_cache_of_eight_bits_is_served_by_triton_and_flashinfer_says_why_not(op: str) -> None:
     pytest.importorskip("triton")
     spec = AttentionSpec("g", 32, 8, 128, 128, 128**-0.5)

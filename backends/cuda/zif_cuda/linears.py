@@ -101,7 +101,8 @@ class CudaLinears(KernelSet):
             step: Step | None = None,
         ) -> tuple[Tensor | Unnormed, Tensor]:
             nonlocal left
-            if len(residual) == 1 and consumers and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers):
+            one = consumers and residual.shape[0] == 1
+            if one and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers):
                 # larger weights have so many programs that reading the token again in each is no longer little
                 if left is None:
                     left = self._serves("linear", ops) and self._serves("gated_linear", ops)
@@ -127,7 +128,8 @@ class CudaLinears(KernelSet):
         self, kind: Kind, x: Tensor | Unnormed, w: PackedWeight, gate: str | None, ops: Ops | None = None
     ) -> Tensor | SplitSum:
         weight, bias = w.arrays["w"], w.arrays.get("b")
-        most = bucket(x.shape[0]) if len(x) else None
+        tokens = x.shape[0]  # len() of a tensor takes ten times as long
+        most = bucket(tokens) if tokens else None
         if most is not None:
             case = Case(kind, weight.shape[0], weight.shape[1], str(x.dtype).removeprefix("torch."), most)
             alike = w.split is None and self._ranks > 1

@@ -7,6 +7,7 @@ transfer out of it has completed: the device may be steps behind the host.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -44,14 +45,20 @@ class Layout:
             self.offsets[name] = end
             end = -(-(end + spec.nbytes) // ALIGNMENT) * ALIGNMENT
         self.nbytes = end
+        self._views = {
+            name: (dtype, spec.shape, _dense(spec.shape), self.offsets[name] // dtype.itemsize)
+            for name, spec in self.specs.items()
+            for dtype in (torch_dtype(spec.dtype),)
+        }
+        self._dtypes = {dtype for dtype, *_ in self._views.values()}
 
     def tensors(self, block: torch.Tensor) -> dict[str, torch.Tensor]:
         """The inputs as views of ``block`` [nbytes] uint8."""
+        assert not block.storage_offset(), "a block of its own"
+        typed = {dtype: block.view(dtype) for dtype in self._dtypes}
         return {
-            name: block[self.offsets[name] : self.offsets[name] + spec.nbytes]
-            .view(torch_dtype(spec.dtype))
-            .view(spec.shape)
-            for name, spec in self.specs.items()
+            name: typed[dtype].as_strided(shape, strides, offset)
+            for name, (dtype, shape, strides, offset) in self._views.items()
         }
 
     def arrays(self, block: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
@@ -62,6 +69,11 @@ class Layout:
             .reshape(spec.shape)
             for name, spec in self.specs.items()
         }
+
+
+def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides of a contiguous array."""
+    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 class Chunk:

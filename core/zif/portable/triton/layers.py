@@ -53,9 +53,6 @@ class Unnormed:
     def dtype(self) -> torch.dtype:
         return self.total.dtype
 
-    def __len__(self) -> int:
-        return len(self.total)
-
     def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(total, x in its parts, residual, weight), as kernels take them."""
         return self.total, _parts_of(self.x)[0], self.residual, self.weight
@@ -99,7 +96,7 @@ def _tile(rows: int, size: int) -> dict[str, int]:
 def _parts_of(x: Tensor | SplitSum) -> tuple[Tensor, dict[str, int]]:
     """(x [T, size], or its first part, with rows of stride 1; how many parts lie one behind the other)."""
     if isinstance(x, SplitSum):
-        return x.parts[0], {"PARTS": len(x.parts)}
+        return x.parts[0], {"PARTS": x.parts.shape[0]}
     return dense_rows(x), {"PARTS": 1}
 
 
@@ -127,7 +124,7 @@ def add_norm(
 
 def unnormed(x: Tensor | SplitSum, residual: Tensor, weight: Tensor, eps: float, offset: float) -> Unnormed:
     """As ``add_norm`` of one token, left to its reader."""
-    assert len(residual) == 1
+    assert residual.shape[0] == 1
     return Unnormed(x, residual, torch.empty_like(residual), weight, eps, offset)
 
 
@@ -159,7 +156,7 @@ def _add_parts(launch: Launch, x: SplitSum, residual: Tensor) -> Tensor:
     out = torch.empty_like(residual)
     count, block = out.numel(), 1024
     launch(
-        device.add_parts, (ceil_div(count, block),), out, x.parts, residual, count, PARTS=len(x.parts), BLOCK=block,
+        device.add_parts, (ceil_div(count, block),), out, x.parts, residual, count, PARTS=x.parts.shape[0], BLOCK=block,
         num_warps=4,
     )  # fmt: skip
     return out

@@ -55,7 +55,7 @@ def product(
     rows, inner = w.shape
     rows = rows if gate is None else rows // 2
     assert tile.fits(inner), f"{tile} does not fit {inner} inputs"
-    tokens = len(x)
+    tokens = x.shape[0]
     constants = {
         "BIAS": bias is not None, "GATED": gate is not None, "GELU": gate == "gelu_tanh", "BLOCK_N": tile.outputs,
         "BLOCK_K": tile.inputs, "EARLY": tile.early, "num_warps": tile.warps,
