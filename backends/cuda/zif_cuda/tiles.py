@@ -57,7 +57,7 @@ def default(case: Case, gpu: Machine) -> Tile | None:
 
     A tile of 64 outputs by 128 inputs is within 4 % of the best, as long as there is one for every processor: where
     there is not, the inputs are split, and what each has on its way is more (:func:`_deep`). Beyond 64 tokens cuBLAS is
-    ahead, but for small weights up to 128 tokens whose sums can stay in parts.
+    ahead, but for small weights without an activation up to 128.
     """
     tile: Tile | None = None
     small = case.weight_bytes <= FEW_BYTES

@@ -27,7 +27,9 @@ COUNTERS = 1024
 MAX_TILE = 64 * 256
 """Most numbers in a tile of keys and values: registers hold it on its way."""
 DECODE_PROGRAMS = 8
-"""Programs of a decode step that run at once on a processor, of one warp each: registers have room for no more."""
+"""Programs of a decode step that run at once on a processor, of one warp each.
+
+Two to each of its four schedulers, whose registers have room for no more: a third would leave a lane 168."""
 DECODE_STAGES = 3
 """Of the tiles of a decode step: two are on their way while one is worked on."""
 PIECES, LEAST = 24, 16
