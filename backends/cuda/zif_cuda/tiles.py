@@ -67,10 +67,10 @@ def default(case: Case, gpu: Machine) -> Tile | None:
         tile = Tile(case.tokens, 64, 128)
     elif case.tokens <= 64 and case.kind == "logits":
         tile = Tile(64, 64, 128, stages=3, weights_first=False)
-    elif (case.tokens <= 64 and (small or case.kind != "gated")) or (
-        case.tokens <= 128 and small and case.kind == "sum"
-    ):
+    elif case.tokens <= 64 and (small or case.kind != "gated"):
         tile = Tile(64, 32, 128, weights_first=False)
+    elif case.tokens <= 128 and small and case.kind in ("linear", "sum"):
+        tile = Tile(64, 32 if case.kind == "sum" else 64, 128, weights_first=False)
     fitted = None if tile is None else _fitted(tile, case, gpu)
     return None if fitted is None else _ahead(_deep(fitted, case, gpu), case)
 
@@ -114,9 +114,10 @@ def _deep(tile: Tile, case: Case, gpu: Machine) -> Tile:
     if tile.tokens == 1 or case.tokens > 64 or case.kind == "logits":
         return tile
     if case.kind == "gated":
-        return _roomy(replace(tile, stages=5), case, gpu) if small else tile
-    fits = small if tile.tokens > 32 else programs <= gpu.processors
-    return _roomy(replace(tile, stages=6), case, gpu) if fits else tile
+        deeper = replace(tile, stages=5) if small else tile
+    else:
+        deeper = replace(tile, stages=6) if (small if tile.tokens > 32 else programs <= gpu.processors) else tile
+    return _roomy(deeper, case, gpu) or tile
 
 
 def _vector(case: Case) -> Tile:
@@ -159,12 +160,13 @@ def _fitted(tile: Tile, case: Case, gpu: Machine) -> Tile | None:
     if inputs < LEAST_INPUTS:
         return None
     fitted = replace(tile, inputs=inputs, warps=min(tile.warps, 4) if inputs < tile.inputs else tile.warps)
-    fitted = _roomy(fitted, case, gpu)
-    return _split(fitted, case, gpu) if case.kind == "sum" else fitted
+    roomy = _roomy(fitted, case, gpu)
+    return _split(roomy, case, gpu) if roomy is not None and case.kind == "sum" else roomy
 
 
-def _roomy(tile: Tile, case: Case, gpu: Machine) -> Tile:
-    """``tile`` with no more stages than shared memory has room for."""
+def _roomy(tile: Tile, case: Case, gpu: Machine) -> Tile | None:
+    """``tile`` with no more stages than shared memory has room for; None if it has not for one."""
     outputs = 2 * tile.outputs if case.kind == "gated" else tile.outputs
     stage = (tile.tokens + outputs) * tile.inputs * 2
-    return replace(tile, stages=max(min(tile.stages, gpu.shared_bytes // stage), 1))
+    room = gpu.shared_bytes // stage
+    return replace(tile, stages=min(tile.stages, room)) if room else None

@@ -81,9 +81,7 @@ class Engine:
             self._pace.launched(now, now - begin, decode=batch.decode_only, behind=before is not None)
         if not self.scheduler.config.overlap:
             before, self._in_flight = self._in_flight, None
-        outputs = self._commit(before) if before is not None else []
-        self._last_step_ms = (time.perf_counter() - begin) * 1e3
-        return outputs
+        return self._commit(before) if before is not None else []
 
     def flush_cache(self) -> bool:
         """Forget cached prefixes; False while requests run."""
@@ -107,8 +105,10 @@ class Engine:
         }
 
     def _commit(self, launched: InFlight) -> list[EngineOutput]:
+        begin = time.perf_counter()
         result = self.runner.collect(launched)
-        self._pace.ended(time.perf_counter(), decode=launched.batch.decode_only)
+        now = time.perf_counter()
+        self._last_step_ms = self._pace.ended(now, now - begin, decode=launched.batch.decode_only) * 1e3
         for request, first, scores in result.prompt_logprobs(launched.batch):
             if request.id in self._scored:  # not aborted meanwhile
                 self._scored[request.id][first : first + len(scores)] = scores

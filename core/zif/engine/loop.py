@@ -21,6 +21,8 @@ Build = Callable[[Callable[[str], None]], Engine]
 logger = logging.getLogger(__name__)
 ABANDON_SECONDS = 2.0
 """How long the last words of an engine that is abandoned wait for what it is just saying."""
+SELECTABLE = 1024
+"""File descriptors below it can be waited for with select(2)."""
 BEAT_SECONDS = 1.0
 """How long steps may go on without news before their client is told that they do."""
 
@@ -78,13 +80,17 @@ class PipePort:
 
     def receive(self, seconds: float | None) -> Command | None:
         try:
-            # the pipe's own poll() rounds up to milliseconds
-            if seconds is not None and not select.select([self._pipe], [], [], seconds)[0]:
+            if seconds is not None and not self._ready(seconds):
                 return None
             command: Command = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             return Stop()
         return command
+
+    def _ready(self, seconds: float) -> bool:
+        if seconds and self._pipe.fileno() < SELECTABLE:  # poll() would round up to milliseconds
+            return bool(select.select([self._pipe], [], [], seconds)[0])
+        return self._pipe.poll(seconds)
 
     def send(self, message: Message) -> None:
         with self._sending:

@@ -14,6 +14,8 @@ RECENT = 4
 """Steps that the next is judged by."""
 SPARE = 0.5e-3
 """Seconds by which a launch is earlier than it would have to be: for what wakes up late, and steps that are shorter."""
+NOTICED = 50e-6
+"""Seconds that a host which waits takes at the least."""
 WORTH = 0.5e-3
 """Seconds that are worth waiting for."""
 
@@ -34,11 +36,20 @@ class Pace:
         if not behind:
             self._begun = at
 
-    def ended(self, at: float, *, decode: bool) -> None:
-        """The results of a step arrived; what was launched behind it runs from now on."""
-        if decode:
-            self._steps.append(at - self._begun)
+    def ended(self, at: float, waited: float, *, decode: bool) -> float:
+        """The results of a step are there, for which the host ``waited``; what was launched behind it runs from now on.
+
+        Returns the seconds that the step took. One that nobody had to wait for ended before, at a time that is not
+        known: the launch behind it was late. Steps are then measured anew, launched at once, so that what one launch
+        was late is not taken for the length of a step by the next.
+        """
+        took = at - self._begun
+        if waited < NOTICED:
+            self._steps.clear()
+        elif decode:
+            self._steps.append(took)
         self._begun = at
+        return took
 
     def room(self, now: float) -> float:
         """Seconds for which the next launch can wait while what was launched last runs; 0 where that is not known."""

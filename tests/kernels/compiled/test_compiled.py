@@ -10,8 +10,8 @@ import pytest
 from kernels.compiled.catalogue import CALLS, TARGETS, Compiled, compiled
 
 MULTIPLIES = ("decode", "ragged", "skinny")
-SPILLS = 96
-"""Bytes or registers that a kernel may spill before it is worth a look: what is kept over its loop, not in it."""
+SPILLS = {"decode": 96}
+"""Bytes or registers that a kernel may spill, where it is more than 64: what is kept over its loop, not in it."""
 
 
 COMMON = ("layers", "linears", "attention", "sampling", "table")
@@ -33,7 +33,7 @@ def test_compiles(name: str, calls: str, tmp_path: Path, monkeypatch: pytest.Mon
     assert kernels
     for kernel in kernels:
         assert kernel.shared <= target.machine.shared_bytes, kernel.name
-        assert kernel.spilled <= SPILLS, f"{kernel.name} spills {kernel.spilled}"
+        assert kernel.spilled <= SPILLS.get(kernel.name, 64), f"{kernel.name} spills {kernel.spilled}"
         assert target.overlap == ("griddepcontrol.wait" in kernel.assembly), kernel.name
         # sixteen rows of a decode step are too few for a whole group of warps: mma.sync serves them
         unit = ("mma.sync", target.matrix) if target.gpu.backend == "cuda" else (target.matrix,)
@@ -49,7 +49,7 @@ def copied(kernel: Compiled) -> int:
 
 
 def test_a_cache_of_eight_bits_is_read_in_half_the_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compared in tiles of the same extent, which they are not launched with."""
+    """Compared in tiles of the same extent."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     found = {calls: list(compiled(TARGETS["sm_90"], calls)) for calls in ("attention", "attention, eight bits")}
     for name in ("decode", "ragged"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.kernel import Kernel
 from zif.contract.ops import OpCase, OpRequest, op_specs
 from zif.contract.optable import Ops
-from zif.ops.attention import attention_request
 from zif.ops.draw import numpy_dtype
 from zif.portable.triton import Machine, TritonKernels
 from zif.reference.torch.runtime import TorchRuntime, to_numpy
@@ -41,17 +39,8 @@ def call(op: str, request: OpRequest, **arguments: Any) -> Any:
     """The kernel's result for tensors."""
     kernel = kernel_of(op)
     assert kernel.supports(request) is None, f"{kernel} refuses {request}: {kernel.supports(request)}"
-    ops = _parts(request, arguments) if op == "attention" else Ops()
     with torch.inference_mode(), np.errstate(all="ignore"):  # a device says nothing of infinities
-        return kernel.make(request, ops)(**arguments)
-
-
-def _parts(request: OpRequest, arguments: Mapping[str, Any]) -> Any:
-    """The ops that ``attention`` leaves to others where it is not done in one kernel."""
-    spec = arguments["spec"]
-    facts = (request.dtype, spec, arguments["cache"][spec.group]["k"].shape[2], request["cache_dtype"])
-    names = ("rope_and_cache", "paged_attention")
-    return SimpleNamespace(**{name: kernel_of(name).make(attention_request(name, *facts), Ops()) for name in names})
+        return kernel.make(request, Ops())(**arguments)
 
 
 def tensors(arguments: Mapping[str, Any], dtype: str) -> dict[str, Any]:

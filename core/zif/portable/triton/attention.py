@@ -33,7 +33,7 @@ Two to each of its four schedulers, whose registers have room for no more: a thi
 DECODE_STAGES = 3
 """Of the tiles of a decode step: two are on their way while one is worked on."""
 PIECES, LEAST = 24, 16
-"""Pieces that a history is cut into at most, unless each has more than so many tiles."""
+"""Most pieces of a history, or one more where it begins within a share; more where each has more than LEAST tiles."""
 SEQUENCES = (64, 256)
 """Sequences that a decode step is compiled for; for more, the next power of two."""
 WARP, HELD, JOINED = 32, 96, 128
@@ -58,9 +58,8 @@ def attention_fits(kernels: Any, request: OpRequest) -> str | None:
         return f"takes heads of up to {MAX_HEAD}, not {request['head_dim']} and {request['v_head_dim']}"
     if request["q_heads"] > MAX_GROUP * request["kv_heads"]:
         return f"takes up to {MAX_GROUP} query heads a kv head, not {request['q_heads'] // request['kv_heads']}"
-    smallest = _Tiles(request, MIN_DOT, 1)
-    if smallest.nbytes > kernels.machine.shared_bytes:
-        return f"needs tiles of {smallest.nbytes} bytes, more than {kernels.machine.shared_bytes} that the device has"
+    if not _Decode.of(request, kernels.machine.shared_bytes).programs:
+        return f"needs more than the {kernels.machine.shared_bytes} bytes of shared memory that the device has"
     return None
 
 
@@ -84,7 +83,7 @@ def _tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
 
 
 class _Decode(NamedTuple):
-    """How decode steps are run: ``programs`` to a processor, of so many ``warps``."""
+    """How decode steps are run: ``programs`` to a processor, of so many ``warps``; none if nothing fits."""
 
     tiles: _Tiles
     warps: int
@@ -94,15 +93,18 @@ class _Decode(NamedTuple):
     def of(cls, request: OpRequest, budget: int) -> _Decode:
         """With as few warps as have registers for the queries of a kv head, and as many programs as there is room for.
 
-        ``budget``: bytes of shared memory of a processor.
+        ``budget``: bytes of shared memory of a processor. Where not even one fits, fewer tiles are on their way.
         """
-        tiles = _Tiles(request, MIN_DOT, DECODE_STAGES)
         rows, size = max(power_of_two(request["q_heads"] // request["kv_heads"]), MIN_DOT), dtype_bytes(request.dtype)
+        tiles = _Tiles(request, MIN_DOT, DECODE_STAGES)
         held = rows * (tiles.block_v + tiles.block_d * size // 4)
         warps = 4 if request.dtype == "float32" else power_of_two(ceil_div(held, WARP * HELD))
-        waiting = tiles.nbytes * (DECODE_STAGES - 1) // DECODE_STAGES
-        room = budget // (waiting + rows * tiles.block_d * size + RESERVED)
-        return cls(tiles, warps, max(min(DECODE_PROGRAMS // warps, room), 1))
+        for stages in range(DECODE_STAGES, 0, -1):
+            waiting = _Tiles(request, MIN_DOT, stages - 1).nbytes
+            room = budget // (waiting + rows * tiles.block_d * size + RESERVED)
+            if room:
+                break
+        return cls(_Tiles(request, MIN_DOT, stages), warps, min(DECODE_PROGRAMS // warps, room))
 
 
 @dataclass(frozen=True, slots=True)

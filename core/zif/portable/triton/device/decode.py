@@ -72,16 +72,16 @@ def decode(
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
     ``k_cache`` [pages, PAGE_SIZE, kv_heads, HEAD_DIM], ``v_cache`` likewise; ``pages`` [seqs, .] int32;
-    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0: these two are older than the last kernel before this
-    one that waits before it lets others start (see ``overlap.enter_ahead``).
+    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0. Lengths are older than the last kernel before this one
+    that waits before it lets others start (see ``overlap.enter_ahead``): that is one which writes this step's keys.
 
     Histories, one behind another, are cut into equal shares of tiles of BLOCK_N positions, one for each program of a
-    head: it works through the pieces of histories that are in its own. A share is no less than what cuts the longest
-    history into PIECES, or than LEAST tiles, so that little is left to join where there is little to do. What a piece
-    came to, unless it is all of a history, is left in ``partial`` [programs + seqs, kv_heads, GROUP, V_HEAD_DIM]
-    float32, normalised, and the base-2 logarithm of its weight in ``partial_top`` [programs + seqs, kv_heads, GROUP]
-    (-inf: nothing), in the line that its program's and its sequence's numbers add up to. Whoever finishes the last
-    piece of a history joins all of them in order, so that the same histories give the same bits.
+    head: it works through the pieces of histories that are in its own. A share is no less than LEAST tiles, or than
+    what cuts the longest history into PIECES if that is less: little is left to join where there is little to do.
+    What a piece came to, unless it is all of a history, is left in ``partial`` [programs + seqs, kv_heads, GROUP,
+    V_HEAD_DIM] float32, normalised, and the base-2 logarithm of its weight in ``partial_top`` [programs + seqs,
+    kv_heads, GROUP] (-inf: nothing), in the line that its program's and its sequence's numbers add up to. Whoever
+    finishes the last piece of a history joins all of them in order, so that the same histories give the same bits.
     ``arrived`` [seqs, kv_heads] int32 counts the pieces: it is 0 before and after.
 
     Grid (kv_heads, programs). Powers of two: BLOCK_B >= seqs, BLOCK_G >= max(GROUP, 16), BLOCK_M >= GROUP,

@@ -2,8 +2,9 @@
 
 A kernel that was launched so (``OVERLAP``) may run while earlier ones are still at work, up to its
 :func:`enter`: there it waits until all that they wrote can be read. What comes before that touches
-nothing but constants, such as weights. Every program of every such kernel enters: a kernel that did not
-wait would let the one behind it start before its own predecessor has ended.
+nothing but constants, such as weights, and what is older than the kernel before, such as a step's
+lengths. Every program of every such kernel enters: a kernel that did not wait would let the one behind
+it start before its own predecessor has ended.
 
 Triton files the two instructions under the name of the vendor that has them; elsewhere OVERLAP is off, and
 nothing of it is compiled.
