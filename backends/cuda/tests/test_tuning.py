@@ -19,7 +19,7 @@ from zif.contract.weights import PackedWeight, Split
 from zif.portable.triton import Machine
 from zif.portable.triton.linear import Tile
 from zif_cuda.linears import CudaLinears
-from zif_cuda.tiles import BUCKETS, Case, bucket, candidates, default
+from zif_cuda.tiles import BUCKETS, Case, Kind, bucket, candidates, default
 from zif_cuda.tuning import Choices, Measured, TuningFile
 
 H200, A100, SMALL = Machine(132, 232448), Machine(108, 166912), Machine(84, 101376)
@@ -58,9 +58,15 @@ def test_what_is_hardly_faster_is_not_taken() -> None:
     assert choices.tile(QKV) == default(QKV, H200)
 
 
-def test_beyond_64_tokens_cublas_is_left_where_the_rule_has_it() -> None:
-    assert list(candidates(Case("gated", 28672, 4096, "bfloat16", 128), H200)) == [None]
-    assert len(list(candidates(Case("sum", 1024, 3072, "bfloat16", 128), H200))) > 2
+@pytest.mark.parametrize(("kind", "rows", "inner"), [("gated", 28672, 4096), ("sum", 1024, 3072)])
+def test_what_the_rule_knows_from_whole_steps_is_not_measured(kind: Kind, rows: int, inner: int) -> None:
+    few, many = (Case(kind, rows, inner, "bfloat16", tokens) for tokens in (32, 128))
+    assert list(candidates(many, H200)) == [default(many, H200)]
+    assert len(list(candidates(few, H200))) > 2
+
+
+def test_cublas_is_left_where_the_rule_has_it() -> None:
+    assert list(candidates(Case("gated", 28672, 4096, "bfloat16", 64), H200)) == [None]
 
 
 def test_nothing_is_measured_unasked_but_what_was_is_taken(tmp_path: Path) -> None:
