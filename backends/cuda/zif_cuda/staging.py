@@ -7,7 +7,6 @@ transfer out of it has completed: the device may be steps behind the host.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -45,12 +44,15 @@ class Layout:
             self.offsets[name] = end
             end = -(-(end + spec.nbytes) // ALIGNMENT) * ALIGNMENT
         self.nbytes = end
-        self._views = {
-            name: (dtype, spec.shape, _dense(spec.shape), self.offsets[name] // dtype.itemsize)
+        likes = {
+            name: torch.empty(spec.shape, dtype=torch_dtype(spec.dtype), device="meta")
             for name, spec in self.specs.items()
-            for dtype in (torch_dtype(spec.dtype),)
         }
-        self._dtypes = {dtype for dtype, *_ in self._views.values()}
+        self._views = {
+            name: (like.dtype, like.shape, like.stride(), self.offsets[name] // like.itemsize)
+            for name, like in likes.items()
+        }
+        self._dtypes = {like.dtype for like in likes.values()}
 
     def tensors(self, block: torch.Tensor) -> dict[str, torch.Tensor]:
         """The inputs as views of ``block`` [nbytes] uint8."""
@@ -69,11 +71,6 @@ class Layout:
             .reshape(spec.shape)
             for name, spec in self.specs.items()
         }
-
-
-def _dense(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Strides of a contiguous array."""
-    return tuple(math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
 class Chunk:

@@ -106,15 +106,14 @@ def _deep(tile: Tile, case: Case, gpu: Machine) -> Tile:
 
     Those of gated products take twice the room, which of large weights keeps what comes behind from starting early.
     """
-    programs = -(-case.outputs // tile.outputs) * tile.splits
-    small = case.weight_bytes <= FEW_BYTES
     if tile.tokens == 1 or case.tokens > 64 or case.kind == "logits":
         return tile
-    if case.kind == "gated":
-        deeper = replace(tile, stages=5) if small else tile
+    if case.kind == "gated" or tile.tokens > 32:
+        fits = case.weight_bytes <= FEW_BYTES
     else:
-        deeper = replace(tile, stages=6) if (small if tile.tokens > 32 else programs <= gpu.processors) else tile
-    return _roomy(deeper, case, gpu) or tile
+        fits = -(-case.outputs // tile.outputs) * tile.splits <= gpu.processors
+    stages = 5 if case.kind == "gated" else 6
+    return replace(tile, stages=min(stages, _room(tile, case, gpu))) if fits else tile
 
 
 def _vector(case: Case) -> Tile:
@@ -157,13 +156,14 @@ def _fitted(tile: Tile, case: Case, gpu: Machine) -> Tile | None:
     if inputs < LEAST_INPUTS:
         return None
     fitted = replace(tile, inputs=inputs, warps=min(tile.warps, 4) if inputs < tile.inputs else tile.warps)
-    roomy = _roomy(fitted, case, gpu)
-    return _split(roomy, case, gpu) if roomy is not None and case.kind == "sum" else roomy
+    room = _room(fitted, case, gpu)
+    if not room:
+        return None
+    fitted = replace(fitted, stages=min(fitted.stages, room))
+    return _split(fitted, case, gpu) if case.kind == "sum" else fitted
 
 
-def _roomy(tile: Tile, case: Case, gpu: Machine) -> Tile | None:
-    """``tile`` with no more stages than shared memory has room for; None if it has not for one."""
+def _room(tile: Tile, case: Case, gpu: Machine) -> int:
+    """How many stages of ``tile`` shared memory has room for."""
     outputs = 2 * tile.outputs if case.kind == "gated" else tile.outputs
-    stage = (tile.tokens + outputs) * tile.inputs * 2
-    room = gpu.shared_bytes // stage
-    return replace(tile, stages=min(tile.stages, room)) if room else None
+    return gpu.shared_bytes // ((tile.tokens + outputs) * tile.inputs * 2)
