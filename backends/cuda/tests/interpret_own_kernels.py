@@ -64,7 +64,7 @@ def linears_agree(tokens: int, *, bias: bool) -> None:
     assert made.dtype == torch.float32
     torch.testing.assert_close(made.double(), exact(narrow, head), rtol=1e-5, atol=1e-5)
     parts = ops.linear(x, summed)
-    assert isinstance(parts, SplitSum) == (1 < tokens <= 128), "few outputs: the inputs are split"
+    assert isinstance(parts, SplitSum) == (1 < tokens <= 256), "few outputs: the inputs are split"
     total = exact(x, summed)
     scaled = total / (total.square().mean(-1, keepdim=True) + 1e-6).sqrt() * norm.double()
     torch.testing.assert_close(ops.rms_norm(parts, norm, 1e-6).double(), scaled, **tight)
@@ -157,7 +157,7 @@ for count in (1, 5, 70):
 for with_bias in (False, True):
     torch.manual_seed(7)
     norm_of_one_token_is_left_to_its_readers(bias=with_bias, parts=with_bias)
-for count, with_bias in ((1, True), (1, False), (5, True), (29, False), (40, True), (100, False), (130, True)):
+for count, with_bias in ((1, True), (1, False), (5, True), (29, False), (40, True), (100, False), (130, True), (260, False)):
     torch.manual_seed(count)
     linears_agree(count, bias=with_bias)
 print("agrees")

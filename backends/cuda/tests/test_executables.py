@@ -38,9 +38,10 @@ def compiled(device: FakeDevice, *, graphs: bool = True, static: Any = None) -> 
     return made, resident
 
 
-def test_a_decode_program_is_captured_at_its_second_run_and_each_run_happens_once() -> None:
+@pytest.mark.parametrize("static", [STATIC, {"rows": 4, "repeated": True}], ids=["decode", "repeated"])
+def test_a_program_is_captured_at_its_second_run_and_each_run_happens_once(static: Any) -> None:
     device = FakeDevice()
-    program, resident = compiled(device)
+    program, resident = compiled(device, static=static)
     assert isinstance(program, GraphExecutable)
     for number in range(1, 6):
         outputs, resident = program.run(program.stage(floats(number)), resident)

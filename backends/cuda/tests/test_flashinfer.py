@@ -105,12 +105,28 @@ def test_a_wrapper_is_planned_again_only_when_its_copies_are_done(flashinfer: Fl
     made = bound(flashinfer, spec)
     device: Any = flashinfer._device
     device.slow = True
-    _, _, _, host = drawn(0, [3], [4], spec)
-    for _ in range(DEPTH):
+    q, cache, step, host = drawn(0, [3], [4], spec)
+
+    def run() -> None:
         made.plans[0](host)
+        made.ops.paged_attention(q, cache, 0, step, spec)
+
+    for _ in range(DEPTH):
+        run()
     assert device.waits == 0
-    made.plans[0](host)
+    run()
     assert device.waits == 1
+
+
+def test_a_step_that_is_launched_op_by_op_is_planned_when_it_has_begun(flashinfer: FlashinferAttention) -> None:
+    spec = attention_spec()
+    made = bound(flashinfer, spec)
+    q, cache, step, host = drawn(0, [3], [4], spec)
+    made.plans[0](host)
+    assert not any(wrapper.plans for wrapper in Wrapper.made)
+    for layer in (0, 1):
+        made.ops.paged_attention(q, cache, layer, step, spec)
+        assert sum(wrapper.plans for wrapper in Wrapper.made) == 1
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,8 @@ def test_large_steps_are_warmed_up_and_planned_before_each_replay(
         begin = len(events)
         replay(graph)
         shapes = {shape for kind, shape in events[begin:] if kind == "run"}
+        if not shapes:
+            return  # what admits requests
         assert len(events[begin:]) == LAYERS, "a plan within a graph"
         events[begin:] = [("replay", *shapes)]
 
@@ -240,5 +242,6 @@ def test_conformance_s_engines_run_steps_in_each_way() -> None:
     assert [result.status for result in recorder.results] == ["pass"] * 4
     replayed = [one.name.split("-") for one in made.made if getattr(one, "_graph", None)]
     # of mixed steps the name ends in how many logits there are
-    assert {(name[0], len(name)) for name in replayed} == {("forward", 2), ("forward", 3), ("decode", 2), ("mixed", 3)}
+    kinds = {("admit", 2), ("forward", 2), ("forward", 3), ("decode", 2), ("mixed", 3)}
+    assert {(name[0], len(name)) for name in replayed} == kinds
     assert any(one.name.startswith("forward") and not isinstance(one, GraphExecutable) for one in made.made)

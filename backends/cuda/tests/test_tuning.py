@@ -66,7 +66,13 @@ def test_what_the_rule_knows_from_whole_steps_is_not_measured(kind: Kind, rows: 
 
 
 def test_cublas_is_left_where_the_rule_has_it() -> None:
-    assert list(candidates(Case("gated", 28672, 4096, "bfloat16", 64), H200)) == [None]
+    assert list(candidates(Case("gated", 28672, 4096, "bfloat16", 128), H200)) == [None]
+
+
+def test_large_gated_weights_are_ours_where_few_processors_are_idle_in_the_end() -> None:
+    for tokens in (64, 96):
+        assert default(Case("gated", 28672, 4096, "bfloat16", tokens), H200) is not None  # 224 programs
+        assert default(Case("gated", 19456, 2560, "bfloat16", tokens), H200) is None  # 152, of which 20 come last
 
 
 def test_nothing_is_measured_unasked_but_what_was_is_taken(tmp_path: Path) -> None:

@@ -114,6 +114,7 @@ class PlannedAttention:
         self._pages: dict[int, Tensor] = {}
         self._captured: dict[StepShape, PaddedPlan] = {}
         self._current: Plan | None = None
+        self._due: HostStep | None = None
         self._step: Step | None = None
 
     def capturable(self, shape: StepShape) -> bool:
@@ -121,12 +122,15 @@ class PlannedAttention:
         return shape.decode or self._captures(shape)
 
     def plan(self, step: HostStep) -> None:
-        """Plan a prefill or mixed step, unless it is left to the kernel that needs none."""
+        """Plan a prefill or mixed step, unless it is left to the kernel that needs none.
+
+        One that is launched op by op is planned at its first call, when the device has something to do already.
+        """
         if self._left(step.shape):
             return
-        plan = self._plan_of(step.shape)
-        plan.make(step)
-        self._current, self._step = plan, None
+        self._current, self._due, self._step = self._plan_of(step.shape), step, None
+        if self._captures(step.shape):
+            self._make()
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         if self._left(step.shape):
@@ -158,6 +162,13 @@ class PlannedAttention:
             self._captured[shape] = plan
         return plan
 
+    def _make(self) -> None:
+        """Make the plan that is due."""
+        assert self._current is not None
+        assert self._due is not None
+        self._current.make(self._due)
+        self._due = None
+
     def _of(self, step: Step) -> Plan:
         """The plan of ``step``, its page ids filled in. A step that nobody planned is planned here, which waits."""
         if self._current is None or (self._step is not step and self._step is not None):
@@ -165,6 +176,8 @@ class PlannedAttention:
             starts = step.query_starts.cpu().numpy()
             real = int(np.count_nonzero(starts[1:] > starts[:-1]))
             self.plan(HostStep(step.shape, starts[: real + 1].copy(), lens[:real].copy()))
+        if self._due is not None:
+            self._make()
         plan = self._current
         assert plan is not None
         if self._step is None:

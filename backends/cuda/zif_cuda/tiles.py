@@ -57,7 +57,8 @@ def default(case: Case, gpu: Machine) -> Tile | None:
 
     A tile of 64 outputs by 128 inputs is within 4 % of the best, as long as there is one for every processor: where
     there is not, the inputs are split, and what each has on its way is more (:func:`_deep`). Beyond 64 tokens cuBLAS is
-    ahead, but for small weights without an activation up to 128.
+    ahead, but for small weights without an activation, up to 128 or, in parts, 256; and large ones with one up to 96.
+    Tiles grow with the tokens, which every tile of outputs reads again: what comes through the L2 cache is the limit.
     """
     tile: Tile | None = None
     small = case.weight_bytes <= FEW_BYTES
@@ -69,8 +70,12 @@ def default(case: Case, gpu: Machine) -> Tile | None:
         tile = Tile(64, 64, 128, stages=3, weights_first=False)
     elif case.tokens <= 64 and (small or case.kind != "gated"):
         tile = Tile(64, 32, 128, weights_first=False)
+    elif case.tokens <= 96 and case.kind == "gated" and not small and _busy_to_the_end(case.outputs, 64, gpu):
+        tile = Tile(64, 64, 64, stages=6) if case.tokens <= 64 else Tile(128, 64, 64, stages=6, warps=8)
     elif case.tokens <= 128 and small and case.kind in ("linear", "sum"):
         tile = Tile(64, 32 if case.kind == "sum" else 64, 128, weights_first=False)
+    elif case.tokens <= 256 and small and case.kind == "sum":
+        tile = Tile(128, 64, 64, stages=6, weights_first=False)
     fitted = None if tile is None else _fitted(tile, case, gpu)
     return None if fitted is None else _ahead(_deep(fitted, case, gpu), case)
 
@@ -137,12 +142,16 @@ def _ahead(tile: Tile, case: Case) -> Tile:
 
 
 def _split(tile: Tile, case: Case, gpu: Machine) -> Tile:
-    """``tile`` with the inputs in so many shares that most processors have a program, of narrow and long ones two."""
-    programs = -(-case.outputs // tile.outputs)
+    """``tile`` with the inputs in so many shares that most processors have a program.
+
+    Of narrow ones two, where they are long or several of them read the same weights.
+    """
+    turns = -(-case.tokens // tile.tokens)
+    programs = turns * -(-case.outputs // tile.outputs)
     splits = 1
     while splits < 8 and case.inner >= 2 * splits * 2 * tile.inputs:
-        long = tile.tokens > 1 and tile.outputs < 64 and case.inner >= 2 * splits * LONG
-        if 2 * splits * programs > (2 if long else 1) * gpu.processors:
+        long = tile.tokens > 1 and (turns > 1 or case.inner >= 2 * splits * LONG)
+        if 2 * splits * programs > (2 if long and tile.outputs < 64 else 1) * gpu.processors:
             break
         splits *= 2
     return replace(tile, splits=splits)
@@ -161,6 +170,12 @@ def _fitted(tile: Tile, case: Case, gpu: Machine) -> Tile | None:
         return None
     fitted = replace(fitted, stages=min(fitted.stages, room))
     return _split(fitted, case, gpu) if case.kind == "sum" else fitted
+
+
+def _busy_to_the_end(outputs: int, each: int, gpu: Machine) -> bool:
+    """Whether programs of ``each`` outputs, one a processor at a time, keep half of the processors in the last turn."""
+    rest = -(-outputs // each) % gpu.processors
+    return rest == 0 or 2 * rest >= gpu.processors
 
 
 def _room(tile: Tile, case: Case, gpu: Machine) -> int:

@@ -109,5 +109,6 @@ class Executables(Protocol):
     ) -> Executable:
         """``resident`` holds the trees that it will be run with, for their shapes and, where memory is
         captured, their addresses. ``static`` holds hashable facts of the program, for keys and reports: its
-        step shape (``step``), and whether every kernel may run inside a captured graph of it (``capturable``)."""
+        step shape (``step``), and whether every kernel may run inside a captured graph of it (``capturable``). What
+        is no step, but of a few launches that precede many steps, all of its inputs the host's, is ``repeated``."""
         ...

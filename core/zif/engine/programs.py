@@ -55,7 +55,7 @@ def admit(ops: Ops, table: TableShape, rows: int) -> ProgramSpec:
 
     specs = {"rows": ArraySpec((rows,), "int32")}
     specs |= {name: table.field(name, dtype, rows) for name, dtype in ADMITTED.items()}
-    return ProgramSpec(f"admit-{rows}", fn, specs, {}, ("table",), {"rows": rows})
+    return ProgramSpec(f"admit-{rows}", fn, specs, {}, ("table",), {"rows": rows, "repeated": True})
 
 
 def admit_adjusted(ops: Ops, table: TableShape, prompt: int, output: int) -> ProgramSpec:
@@ -89,7 +89,8 @@ def assign(ops: Ops, table: TableShape, count: int) -> ProgramSpec:
         arrays = resident["table"]
         return {}, {"table": {**arrays, "pages": _assigned(ops, table, inputs, arrays["pages"])}}
 
-    return ProgramSpec(f"assign-{count}", fn, _assignment_specs(table, count), {}, ("table",), {"count": count})
+    static = {"count": count, "repeated": True}
+    return ProgramSpec(f"assign-{count}", fn, _assignment_specs(table, count), {}, ("table",), static)
 
 
 def forward(ops: Ops, model: Model, table: TableShape, shape: StepShape, assigned: int = 0) -> ProgramSpec:
