@@ -1,4 +1,4 @@
-"""Qwen3 written out by hand: the kernels that zif's cuda backend chooses, called one after the other.
+"""Qwen3 and Llama written out by hand: the kernels that zif's cuda backend chooses, called one after the other.
 
 No table of ops, no model file, no executable: what somebody would write who needed this one model on this one GPU. The
 kernels, the weights and the cache are the same: Triton's through their launchers, the others by the callables that the
@@ -53,7 +53,7 @@ class Staging:
         return {name: block[low:high].view(shape) for name, (low, high, shape) in self.at.items()}
 
 
-class DirectQwen3:
+class DirectModel:
     """A model of an engine whose backend has the portable Triton kernels."""
 
     def __init__(self, engine: Any) -> None:
@@ -71,8 +71,8 @@ class DirectQwen3:
         self.turns = torch.tensor(rotary.turns_of(self.spec.rope), dtype=torch.int64, device="cuda")
         self.head = self._logits(weights["lm_head"])
         self.layers = [
-            (w["input_norm"], self._linear(w["qkv"]), w["q_norm"], w["k_norm"], self._linear(w["o"]), w["mlp_norm"],
-             self._gated(w["gate_up"]), self._linear(w["down"]))
+            (w["input_norm"], self._linear(w["qkv"]), w.get("q_norm"), w.get("k_norm"), self._linear(w["o"]),
+             w["mlp_norm"], self._gated(w["gate_up"]), self._linear(w["down"]))
             for (w,) in weights["body"][0].layers
         ]  # fmt: skip
         self.stagings: dict[StepShape, Staging] = {}

@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from gpu.direct import FIELDS, DirectQwen3
+from gpu.direct import FIELDS, DirectModel
 from gpu.measuring import open_engine
 from gpu.workloads import say
 from zif.contract.arrays import ArraySpec
 from zif.contract.step import HostStep, Step, StepShape
 from zif.engine.engine import Engine
 
-SHAPE = "qwen3-0.6b"
 CASES = {"decode": (32, 1, 512), "prefill": (8, 512, 512)}
 """Sequences, new tokens of each, and cached tokens with those."""
 TURNS = 40
@@ -33,12 +32,12 @@ class Times(NamedTuple):
     device: float
 
 
-def seam() -> None:
-    """Eager decode of 32 and eager prefill of 8 × 512 tokens, Qwen3-0.6B: through zif, and the same kernels by hand"""
-    engine = open_engine(SHAPE, device_opt=("cuda.graphs=off",), max_total_tokens=1 << 16)
+def seam(shape: str = "qwen3-0.6b") -> None:
+    """Eager decode of 32 and eager prefill of 8 × 512 tokens: through zif, and the same kernels by hand: seam:SHAPE"""
+    engine = open_engine(shape, device_opt=("cuda.graphs=off",), max_total_tokens=1 << 16)
     for name, (seqs, new, cached) in CASES.items():
-        inputs, shape, host = _step(seqs, new, cached, engine.runner.cache)
-        through, by_hand = _through(engine, inputs, shape, host), _by_hand(engine, inputs, shape, host)
+        inputs, padded, host = _step(seqs, new, cached, engine.runner.cache)
+        through, by_hand = _through(engine, inputs, padded, host), _by_hand(engine, inputs, padded, host)
         for _ in range(3):
             equal = torch.equal(through(), by_hand())
         measured: dict[str, list[Times]] = {"through": [], "by hand": []}
@@ -57,7 +56,7 @@ def seam() -> None:
             ratios[f"{field}_paired_ratio"] = statistics.median(x / y for x, y in zip(a, b, strict=True))
         served = {str(choice.kernel) for choice in engine.runner.bound.choices if choice.request.op in
                   ("linear", "gated_linear", "logits", "attention", "paged_attention", "add_norm")}  # fmt: skip
-        say("seam", case=name, shape=SHAPE, equal_bits=equal, turns=TURNS, steps=STEPS[name], **ratios,
+        say("seam", case=name, shape=shape, equal_bits=equal, turns=TURNS, steps=STEPS[name], **ratios,
             kernels=sorted(served))  # fmt: skip
 
 
@@ -128,5 +127,5 @@ def _through(engine: Engine, inputs: Any, shape: StepShape, host: HostStep) -> C
 
 def _by_hand(engine: Engine, inputs: Any, shape: StepShape, host: HostStep) -> Callable[[], torch.Tensor]:
     """The same, written out, with callables and plans of its own."""
-    direct = DirectQwen3(engine)
+    direct = DirectModel(engine)
     return lambda: direct.run(inputs, shape, host)
