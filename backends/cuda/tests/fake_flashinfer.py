@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
@@ -17,6 +17,8 @@ from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
 from zif.contract.bind import bind
 from zif.contract.kernel import KernelSet, kernel
+from zif.contract.ops import OpRequest
+from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
 from zif.ops.attention import attention_request
 from zif.reference.torch.kernels import attend
@@ -148,12 +150,44 @@ class Unplanned(KernelSet):
         return torch.full((*q.shape[:2], spec.v_head_dim), 7.0)
 
 
+class Fronted(KernelSet):
+    """As :class:`Unplanned`, and it takes sequences at the front of other kernels' steps."""
+
+    provider = "fronted"
+
+    @kernel("paged_attention", makes=True)
+    def paged_attention(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
+        return FrontedAttention()
+
+
+class FrontedAttention:
+    least_front = 2
+
+    def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
+        return torch.full((*q.shape[:2], spec.v_head_dim), 7.0)
+
+    def front(self, *given: Any) -> None:
+        if Tape.now is None:
+            self._kernel(given)
+        else:
+            Tape.now.kernel(self._kernel, given)
+            with Tape.now.inside_a_kernel():
+                self._kernel(given)
+
+    def _kernel(self, given: Any) -> None:
+        out, q, cache, layer, step, spec = given
+        ends = step.query_starts[1:].tolist()
+        count = next((at for at, end in enumerate(ends) if end != at + 1), len(ends))
+        if count >= self.least_front:
+            out[:count] = reference(q, cache, layer, step, spec)[:count]
+
+
 def captured(shape: StepShape) -> bool:
     """As the executables'; the other steps here are launched op by op."""
     return shape.tokens == CAPTURED or shape == LARGE
 
 
-def kernels_of(monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
+def kernels_of(monkeypatch: pytest.MonkeyPatch, unplanned: KernelSet | None = None) -> FlashinferAttention:
     """The kernel set, with the wrapper above for flashinfer's."""
     module: Any = ModuleType("flashinfer")
     module.BatchPrefillWithPagedKVCacheWrapper = Wrapper
@@ -164,7 +198,7 @@ def kernels_of(monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
     monkeypatch.setattr(flashinfer_attention, "PLANS", 512)
     monkeypatch.setattr(flashinfer_attention, "CAPTURED_TOKENS", (CAPTURED,))
     Wrapper.made = []
-    return FlashinferAttention(FakeDevice(), None, (Unplanned(),), captured)  # type: ignore[arg-type]
+    return FlashinferAttention(FakeDevice(), None, (unplanned or Unplanned(),), captured)  # type: ignore[arg-type]
 
 
 def attention_spec(**changes: Any) -> AttentionSpec:

@@ -14,7 +14,18 @@ import pytest
 import torch
 
 import flashinfer_signatures
-from fake_flashinfer import CAPTURED, SIGNATURES, Wrapper, attention_spec, bound, captured, kernels_of, reference
+from fake_flashinfer import (
+    CAPTURED,
+    SIGNATURES,
+    Fronted,
+    Unplanned,
+    Wrapper,
+    attention_spec,
+    bound,
+    captured,
+    kernels_of,
+    reference,
+)
 from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
 from zif.contract.step import HostStep, Step
@@ -24,9 +35,9 @@ from zif_cuda.flashinfer_attention import DEPTH, FlashinferAttention
 from zif_cuda.flashinfer_modules import missing
 
 
-@pytest.fixture
-def flashinfer(monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
-    return kernels_of(monkeypatch)
+@pytest.fixture(params=[Unplanned, Fronted])
+def flashinfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
+    return kernels_of(monkeypatch, request.param())
 
 
 def drawn(seed: int, before: list[int], new: list[int], spec: AttentionSpec, page_size: int = 4, pad: int = 0) -> Any:
@@ -52,14 +63,18 @@ def test_planned_steps_give_what_the_reference_gives(flashinfer: FlashinferAtten
     spec = attention_spec(**changes)
     made = bound(flashinfer, spec)
     (plan,) = made.plans
-    for seed, (before, new, pad) in enumerate([([20, 9, 0], [16, 1, 3], 4), ([0], [5], 0), ([7, 8], [1, 9], 2)]):
+    steps = [
+        ([20, 9, 0], [16, 1, 3], 4), ([0], [5], 0), ([7, 8], [1, 9], 2), ([7, 30, 0, 2], [1, 1, 1, 9], 2),
+        ([7, 30, 5], [1, 1, 1], 2),
+    ]  # fmt: skip
+    for seed, (before, new, pad) in enumerate(steps):
         q, cache, step, host = drawn(seed, before, new, spec, pad=pad)
         plan(host)
         for layer in (0, 1):
             got = made.ops.paged_attention(q, cache, layer, step, spec)
             real = sum(new)
             torch.testing.assert_close(got[:real], reference(q, cache, layer, step, spec)[:real])
-    assert sum(wrapper.plans for wrapper in Wrapper.made) == 3
+    assert sum(wrapper.plans for wrapper in Wrapper.made) == len(steps)
 
 
 def test_a_step_that_nobody_planned_plans_itself_once(flashinfer: FlashinferAttention) -> None:

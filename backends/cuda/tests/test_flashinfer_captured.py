@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from fake_flashinfer import LARGE, Tape, Wrapper, attention_spec, bound, kernels_of, reference
+from fake_flashinfer import (
+    LARGE,
+    Fronted,
+    Tape,
+    Unplanned,
+    Wrapper,
+    attention_spec,
+    bound,
+    kernels_of,
+    reference,
+)
 from zif.contract.attention import AttentionSpec
 from zif.contract.step import HostStep, Step
 from zif.ops.attention import draw_step
@@ -18,9 +28,9 @@ from zif_cuda.flashinfer_attention import FlashinferAttention
 Tensor = torch.Tensor
 
 
-@pytest.fixture
-def flashinfer(monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
-    return kernels_of(monkeypatch)
+@pytest.fixture(params=[Unplanned, Fronted])
+def flashinfer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> FlashinferAttention:
+    return kernels_of(monkeypatch, request.param())
 
 
 class LargeStep:
@@ -69,7 +79,11 @@ class LargeStep:
             assert (got[real:] == 0).all(), "padding"
 
 
-STEPS = [([20, 9, 0], [16, 1, 3]), ([0], [5]), ([7, 8, 1, 2], [1, 9, 20, 10]), ([0, 0], [20, 20])]
+STEPS = [
+    ([20, 9, 0], [16, 1, 3]), ([0], [5]), ([7, 8, 1, 2], [1, 9, 20, 10]), ([0, 0], [20, 20]),
+    ([7, 30, 0, 2], [1, 1, 1, 30]), ([7, 30, 4], [1, 1, 1]),
+]  # fmt: skip
+"""The last two begin with sequences that another kernel may take."""
 
 
 @pytest.mark.parametrize("changes", [{}, {"window": 3}, {"softcap": 5.0}])
@@ -105,10 +119,18 @@ def test_padding_sequences_are_planned_without_queries_and_padding_tokens_withou
     made = bound(flashinfer, attention_spec())
     made.plans[0](LargeStep(attention_spec()).draw(0, [20, 9], [16, 1]))
     (wrapper,) = [wrapper for wrapper in Wrapper.made if wrapper.plans]
-    assert wrapper.planned["qo_indptr"].tolist() == [0, 16, 17, 17, 17, LARGE.tokens]
-    assert wrapper.planned["seq_lens"].tolist() == [36, 10, 0, 0, 0]
-    assert wrapper.planned["paged_kv_indptr"].tolist() == [0, 12, 24, 36, 48, 60]
+    assert wrapper.planned["qo_indptr"].tolist() == [0, 0, 16, 17, 17, 17, LARGE.tokens]
+    assert wrapper.planned["seq_lens"].tolist() == [0, 36, 10, 0, 0, 0]
+    assert wrapper.planned["paged_kv_indptr"].tolist() == [0, 0, 12, 24, 36, 48, 60]
     assert len(wrapper.given["paged_kv_indices_buf"]) == 48
+
+
+def test_sequences_at_the_front_are_left_out_where_another_kernel_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = bound(kernels_of(monkeypatch, Fronted()), attention_spec())
+    made.plans[0](LargeStep(attention_spec()).draw(0, [7, 30, 2], [1, 1, 20]))
+    (wrapper,) = [wrapper for wrapper in Wrapper.made if wrapper.plans]
+    assert wrapper.planned["qo_indptr"].tolist() == [0, 2, 2, 2, 22, 22, LARGE.tokens]
+    assert wrapper.planned["seq_lens"].tolist() == [0, 0, 0, 22, 0, 0]
 
 
 def test_a_large_step_that_nobody_planned_plans_itself_once(flashinfer: FlashinferAttention) -> None:

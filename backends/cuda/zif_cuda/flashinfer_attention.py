@@ -3,7 +3,8 @@
 Wrappers of steps that are launched op by op form a ring. Large steps that are captured have a wrapper for each shape,
 whose kernel is in the graph: the plan before a replay says what it does.
 
-Decode steps, and small mixed ones that are captured, are left to a kernel that needs no plan.
+Decode steps, and small mixed ones that are captured, are left to a kernel that needs no plan; and of others, where that
+kernel can, the sequences at the front with one token each: fa3 takes a tile of 128 queries for each.
 """
 
 from __future__ import annotations
@@ -109,7 +110,8 @@ class PlannedAttention:
         self._request = request
         self._unplanned = unplanned
         self._captures = captures
-        self._ring = deque(RaggedPlan(device, request, workspace, backend) for _ in range(DEPTH))
+        self._least: int | None = getattr(unplanned, "least_front", None)
+        self._ring = deque(RaggedPlan(device, request, workspace, backend, self._least) for _ in range(DEPTH))
         self._plans: Tensor | None = None
         self._pages: dict[int, Tensor] = {}
         self._captured: dict[StepShape, PaddedPlan] = {}
@@ -139,7 +141,9 @@ class PlannedAttention:
         group = cache[spec.group]
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         rows = plan.rows
-        plan.wrapper.run(q[:rows].contiguous(), (group["k"][layer], group["v"][layer]), out=out[:rows])
+        plan.wrapper.run(q[rows].contiguous(), (group["k"][layer], group["v"][layer]), out=out[rows])
+        if self._least is not None and step.shape.seqs >= self._least and (rows.start or self._captures(step.shape)):
+            self._unplanned.front(out, q, cache, layer, step, spec)  # type: ignore[attr-defined]
         return out
 
     def _left(self, shape: StepShape) -> bool:
@@ -158,7 +162,9 @@ class PlannedAttention:
             size = shape.seqs * shape.pages
             if size not in self._pages:
                 self._pages[size] = torch.zeros(size, dtype=torch.int32, device=self._device.torch)
-            plan = PaddedPlan(self._device, self._request, self._workspace, self._plans, self._pages[size], shape)
+            plan = PaddedPlan(
+                self._device, self._request, self._workspace, self._plans, self._pages[size], shape, self._least
+            )
             self._captured[shape] = plan
         return plan
 

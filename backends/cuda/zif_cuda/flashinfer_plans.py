@@ -1,5 +1,7 @@
 """Plans of flashinfer's attention: which thread block works on which piece of which sequence.
 
+Sequences at the front that have one token each, where they are many, are another kernel's: a plan leaves them out.
+
 A plan is made on the host and copied to the device, out of a pinned buffer of the wrapper's own. The device may be a
 step behind, so a wrapper is planned again only after the copies of its last plan are done.
 """
@@ -21,14 +23,24 @@ Tensor = torch.Tensor
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 
 
+def front(step: HostStep) -> int:
+    """How many sequences at the front have one token each."""
+    others = np.flatnonzero(step.query_starts[1:] != np.arange(1, len(step.query_starts)))
+    return int(others[0]) if len(others) else len(step.kv_lens)
+
+
 class Plan:
-    """A wrapper, and the step that it is planned for: ``rows`` queries."""
+    """A wrapper, and the step that it is planned for: the queries of ``rows``.
+
+    ``least``: how many sequences at the front are enough to be left out; None for no number of them.
+    """
 
     host: HostStep | None = None
-    rows = 0
+    rows = slice(0)
 
-    def __init__(self, device: CudaDevice, request: OpRequest, wrapper: Any) -> None:
+    def __init__(self, device: CudaDevice, request: OpRequest, wrapper: Any, least: int | None) -> None:
         self.wrapper = wrapper
+        self._least = least
         self._device = device
         self._copied = device.event()
         self._spec: AttentionSpec = request["key"]
@@ -42,6 +54,11 @@ class Plan:
     def fill(self, pages: Tensor) -> None:
         """Tell the ids of the step's pages, from the tables on the device ``pages`` [B, P]."""
         raise NotImplementedError
+
+    def _left_out(self, step: HostStep) -> int:
+        """Sequences of ``step`` that are not planned."""
+        count = front(step)
+        return count if self._least is not None and count >= self._least else 0
 
     def _plan(
         self, step: HostStep, starts: Ints, first_pages: Ints, pages: Tensor, last_pages: Ints, lens: Ints
@@ -69,32 +86,41 @@ class Plan:
             max_token_per_sequence=int(np.diff(starts).max()),  # it would look for it tensor by tensor
         )
         self._copied.record()
-        self.host, self.rows = step, int(starts[-1])
+        self.host = step
 
 
 class RaggedPlan(Plan):
     """Of the real tokens of a step that is launched op by op; page ids of all sequences lie behind one another."""
 
     _pages: Tensor
+    _counts: Ints
+    _first: int
 
-    def __init__(self, device: CudaDevice, request: OpRequest, workspace: Tensor, backend: str) -> None:
+    def __init__(
+        self, device: CudaDevice, request: OpRequest, workspace: Tensor, backend: str, least: int | None
+    ) -> None:
         from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
-        super().__init__(device, request, BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend=backend))
+        wrapper = BatchPrefillWithPagedKVCacheWrapper(workspace, "NHD", backend=backend)
+        super().__init__(device, request, wrapper, least)
 
     def make(self, step: HostStep) -> None:
-        counts = -(-step.kv_lens // self._page_size)
+        out = min(self._left_out(step), len(step.kv_lens) - 1)  # flashinfer is to have something to do
+        lens = step.kv_lens[out:]
+        counts = -(-lens // self._page_size)
         bounds = np.zeros(len(counts) + 1, np.int32)
         np.cumsum(counts, out=bounds[1:])
+        self._counts, self._first = counts, out
         self._pages = torch.empty(int(bounds[-1]), dtype=torch.int32, device=self._device.torch)
-        last = step.kv_lens - (counts - 1) * self._page_size
-        self._plan(step, step.query_starts, bounds, self._pages, last, step.kv_lens)
+        last = lens - (counts - 1) * self._page_size
+        self.rows = slice(out, int(step.query_starts[-1]))
+        self._plan(step, step.query_starts[out:] - np.int32(out), bounds, self._pages, last, lens)
 
     def fill(self, pages: Tensor) -> None:
-        assert self.host is not None
-        counts = -(-self.host.kv_lens.astype(np.int64) // self._page_size)
+        counts = self._counts.astype(np.int64)
         firsts = np.cumsum(counts) - counts
-        where = np.repeat(np.arange(len(counts)) * pages.shape[1] - firsts, counts) + np.arange(int(counts.sum()))
+        rows = np.arange(self._first, self._first + len(counts))
+        where = np.repeat(rows * pages.shape[1] - firsts, counts) + np.arange(int(counts.sum()))
         torch.take(pages, self._device.upload(where), out=self._pages)
 
 
@@ -102,22 +128,24 @@ class PaddedPlan(Plan):
     """Of steps of one shape that are captured: everything is at an address of its own, and as large as it gets.
 
     That is enough for fa3, which takes its work from the plan alone. It goes by where the pages of a sequence begin and
-    by its length, so page tables are read as they are. One more sequence, without keys, has the padding tokens, whose
-    outputs are zeros: thus every plan has all the shape's queries, which flashinfer lays its buffers out by.
+    by its length, so page tables are read as they are. Two more sequences, without keys, have the tokens of those at the
+    front that are left out, and the padding tokens: their outputs are zeros. Thus every plan has all the shape's
+    queries, which flashinfer lays its buffers out by.
 
     ``plans`` is the device's memory for a plan, ``pages`` [seqs * pages] int32 that for page tables: shapes share them,
     since steps run one after the other.
     """
 
     def __init__(
-        self, device: CudaDevice, request: OpRequest, workspace: Tensor, plans: Tensor, pages: Tensor, shape: StepShape
-    ) -> None:
+        self, device: CudaDevice, request: OpRequest, workspace: Tensor, plans: Tensor, pages: Tensor, shape: StepShape,
+        least: int | None,
+    ) -> None:  # fmt: skip
         from flashinfer import BatchPrefillWithPagedKVCacheWrapper
 
         def zeros(size: int) -> Tensor:
             return torch.zeros(size, dtype=torch.int32, device=device.torch)
 
-        count = shape.seqs + 1
+        count = shape.seqs + 2
         assert len(pages) == shape.seqs * shape.pages
         self._pages = pages
         wrapper = BatchPrefillWithPagedKVCacheWrapper(
@@ -131,18 +159,18 @@ class PaddedPlan(Plan):
             backend="fa3",
         )
         wrapper.reset_workspace_buffer(workspace, plans)
-        super().__init__(device, request, wrapper)
-        self._tokens = shape.tokens
-        self._first_pages = np.arange(count + 1, dtype=np.int32) * np.int32(shape.pages)
+        super().__init__(device, request, wrapper, least)
+        self.rows = slice(shape.tokens)
+        self._first_pages = np.maximum(np.arange(-1, count, dtype=np.int32), 0) * np.int32(shape.pages)
         self._last_pages = np.zeros(count, np.int32)  # fa3 does not ask
 
     def make(self, step: HostStep) -> None:
-        real, count = len(step.kv_lens), len(self._last_pages)
+        real, count, out = len(step.kv_lens), len(self._last_pages), self._left_out(step)
         starts = np.full(count + 1, step.query_starts[-1], np.int32)
-        starts[: real + 1] = step.query_starts
-        starts[-1] = self._tokens
+        starts[0], starts[1 : real + 2] = 0, np.maximum(step.query_starts, out)
+        starts[-1] = self.rows.stop
         lens = np.zeros(count, np.int32)
-        lens[:real] = step.kv_lens
+        lens[1 + out : 1 + real] = step.kv_lens[out:]
         self._plan(step, starts, self._first_pages, self._pages[:0], self._last_pages, lens)
 
     def fill(self, pages: Tensor) -> None:

@@ -145,6 +145,7 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         ("decode, long, page 1", {}, [300], [1], 1, 0),
         ("prefill", {}, [0, 0], [5, 37], 16, 0),
         ("chunked prefill + decode, padded", {}, [20, 9, 0], [16, 1, 3], 4, 4),
+        ("decode of many + prefill, padded", {}, [40, 70, 3, *range(30), 9, 12], [1] * 33 + [6, 1], 16, 3),
         ("window", {"window": 8}, [3, 30, 0], [1, 6, 20], 4, 0),
         ("softcap", {"softcap": 5.0}, [12, 0], [1, 7], 16, 0),
         ("multi-head", {"q_heads": 4, "kv_heads": 4}, [33, 2], [1, 1], 16, 0),

@@ -23,13 +23,19 @@ DTYPES = ("float32", "bfloat16")
 
 
 def attention_case(
-    before: list[int], new: list[int], page_size: int, dtype: str, cache_dtype: str | None = None, **facts: Any
+    before: list[int],
+    new: list[int],
+    page_size: int,
+    dtype: str,
+    cache_dtype: str | None = None,
+    pad: int = 0,
+    **facts: Any,
 ) -> OpCase:
     rng = np.random.default_rng(7)
     cache_dtype = cache_dtype or dtype
     facts = {"q_heads": 4, "kv_heads": 2, "head_dim": 64, "v_head_dim": facts.get("head_dim", 64), **facts}
     spec = AttentionSpec(group="g", scale=facts["head_dim"] ** -0.5, **facts)
-    step, pages = draw_step(rng, before, new, page_size, "g")
+    step, pages = draw_step(rng, before, new, page_size, "g", pad)
     shape = (2, pages, page_size, spec.kv_heads)
     cache = {
         "k": normal(rng, (*shape, spec.head_dim), cache_dtype),
@@ -41,7 +47,7 @@ def attention_case(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(9))
 def test_every_case_of_paged_attention(number: int, dtype: str) -> None:
     case = list(cases("paged_attention", dtype))[number]
     page_size = case.arguments["cache"]["g"]["k"].shape[2]
@@ -75,6 +81,26 @@ def test_other_shapes(facts: dict[str, Any], decode: bool) -> None:
 @pytest.mark.parametrize("facts", [{}, {"window": 100}, {"q_heads": 6, "kv_heads": 3}, {"q_heads": 2}])
 def test_histories_are_cut_into_pieces_and_joined(before: list[int], facts: dict[str, Any]) -> None:
     case = attention_case(before, [1] * len(before), 16, "float32", **facts)
+    assert not attention_faults(case, "float32", 16, padded=True)
+
+
+@pytest.mark.parametrize("behind", [[5], [70, 1], [1], [1, 4]], ids=["prefill", "and one token", "one token", "both"])
+@pytest.mark.parametrize("front", [1, 4, 5, 24])
+def test_sequences_at_the_front_of_a_mixed_step_are_cut_into_pieces(
+    behind: list[int], front: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with one token each are decode's if they are enough, the first token of a prompt among them."""
+    monkeypatch.setattr(attention, "FRONT", front)
+    before = [3, 900, 0, 64] + [30] * len(behind)
+    case = attention_case(before, [1] * 4 + behind, 16, "float32", pad=2)
+    assert not case.arguments["step"].shape.decode
+    assert not attention_faults(case, "float32", 16, padded=True)
+
+
+def test_a_front_is_not_taken_for_longer_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty sequences of padding begin at the number of tokens, as a sequence of one token behind so many would."""
+    monkeypatch.setattr(attention, "FRONT", 5)
+    case = attention_case([3, 40, 0, 30], [1, 1, 1, 2], 16, "float32", pad=2)
     assert not attention_faults(case, "float32", 16, padded=True)
 
 

@@ -36,6 +36,8 @@ PIECES, LEAST = 24, 16
 """Most pieces of a history, or one more where it begins within a share; more where each has more than LEAST tiles."""
 SEQUENCES = (64, 256)
 """Sequences that a decode step is compiled for; for more, the next power of two."""
+FRONT = 24
+"""Least sequences of one token, at the front of a step of any tokens, that are worth the launch of decode's kernel."""
 WARP, HELD, JOINED = 32, 96, 128
 """Lanes of a warp, registers of a lane that queries and sums of a decode step may take, and that joined pieces do."""
 RESERVED = 1024
@@ -140,15 +142,27 @@ class PagedAttention:
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
-        run = self.decode if step.shape.decode else self.ragged
-        return run(q, cache, layer, step, spec)
-
-    def decode(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        """Attention of a decode step."""
-        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
-        keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
+        q = dense_rows(q)
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        seqs, run = q.shape[0], self.decoding
+        if not step.shape.decode:
+            self._ragged(out, q, cache, layer, step, spec)
+        if step.shape.decode or step.shape.seqs >= FRONT:
+            self.front(out, q, cache, layer, step, spec)
+        return out
+
+    @property
+    def least_front(self) -> int:
+        """How many sequences :meth:`front` takes, at least, of a step that is not a decode step."""
+        return FRONT
+
+    def front(self, out: Tensor, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> None:
+        """Into the first rows of ``out``, of the sequences at the front that have one token each.
+
+        In a decode step these are all. In another they are none, unless they are :attr:`least_front` or more.
+        """
+        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
+        seqs, run = step.kv_lens.shape[0], self.decoding
+        keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         programs = max(self.machine.processors * run.programs // spec.kv_heads, 1)
         lines = (programs + seqs, spec.kv_heads, self.group)
         partial = torch.empty((*lines, spec.v_head_dim), dtype=torch.float32, device=q.device)
@@ -157,8 +171,9 @@ class PagedAttention:
         self.launch(
             device_decode.decode,
             (spec.kv_heads, programs),
-            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.kv_lens),
-            *(seqs, *_strides(q, keys, values, pages), spec.scale),
+            *(out, partial, top, self._counters(seqs, q.device), q, keys, values, pages, step.query_starts),
+            *(step.kv_lens, seqs, *_strides(q, keys, values, pages), spec.scale),
+            FRONT=0 if step.shape.decode else FRONT,
             BLOCK_B=next((size for size in SEQUENCES if seqs <= size), power_of_two(seqs)),
             BLOCK_G=max(members, MIN_DOT),
             BLOCK_M=members,
@@ -168,7 +183,6 @@ class PagedAttention:
             num_warps=run.warps,
             **self._constants(spec, keys.shape[1], run.tiles),
         )
-        return out
 
     def _counters(self, seqs: int, device: torch.device) -> Tensor:
         """Zeros, [seqs or more, kv_heads], that every call leaves as it found them.
@@ -183,12 +197,10 @@ class PagedAttention:
             kept = self.counters[device] = torch.zeros(shape, dtype=torch.int32, device=device)
         return kept
 
-    def ragged(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        """Attention of a step of any tokens."""
-        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
+    def _ragged(self, out: Tensor, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> None:
+        """Into ``out``, of those sequences of a step of any tokens that :meth:`front` leaves."""
+        pages, tokens, seqs = dense_rows(step.pages[spec.group]), q.shape[0], step.kv_lens.shape[0]
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
-        out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
-        tokens, seqs = q.shape[0], step.kv_lens.shape[0]
         rows = min(self.ragged_rows, max(power_of_two(tokens * self.group), MAX_GROUP))
         queries = rows // self.group
         self.launch(
@@ -198,10 +210,10 @@ class PagedAttention:
             *(*_strides(q, keys, values, pages), spec.scale),
             BLOCK_Q=queries,
             BLOCK_M=rows,
+            FRONT=FRONT,
             num_warps=8 if rows * self.ragged_tiles.block_v > 64 * 128 else 4,  # 64 sums a lane at the most
             **self._constants(spec, keys.shape[1], self.ragged_tiles),
         )
-        return out
 
     def _constants(self, spec: AttentionSpec, page_size: int, tiles: _Tiles) -> Mapping[str, Any]:
         return {

@@ -91,19 +91,28 @@ def _sequence_of(query_starts, seqs, block, BLOCK_Q: tl.constexpr):
     return left - 1
 
 
+@triton.jit
+def _front(query_starts, seqs, FRONT: tl.constexpr):
+    """Whether the first FRONT sequences, of which none is empty then, have one token each."""
+    last = tl.minimum(FRONT, seqs)
+    before = tl.load(query_starts + last - 1)
+    return (seqs >= FRONT) & (before == FRONT - 1) & (tl.load(query_starts + last) == FRONT)
+
+
 @triton.jit(do_not_specialize=["seqs", "pages_row"])
 def ragged(
     out, q, k_cache, v_cache, pages, query_starts, kv_lens, seqs, q_row, q_head,
     k_page, k_slot, k_head, v_page, v_slot, v_head, pages_row, scale,
     GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
     HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_Q: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, FRONT: tl.constexpr,
     OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """Causal attention of new tokens of several sequences: ``q`` [tokens, kv_heads * GROUP, HEAD_DIM] -> ``out``.
 
     ``query_starts`` [seqs + 1] int32 bounds each sequence's tokens, the last of ``kv_lens`` [seqs] positions;
-    the cache as in ``decode.decode``. Rows beyond the last sequence are not written.
+    the cache as in ``decode.decode``. Rows beyond the last sequence are not written, nor those of the sequences at the
+    front that have one token each, if they are FRONT or more: they are ``decode.decode``'s.
 
     Grid (tokens // BLOCK_Q + seqs, kv_heads). A tile has BLOCK_Q queries of GROUP heads: BLOCK_M is a
     power of two >= BLOCK_Q * GROUP.
@@ -115,7 +124,7 @@ def ragged(
     start = tl.load(query_starts + sequence)
     queries = tl.load(query_starts + sequence + 1) - start
     first = (block - start // BLOCK_Q - sequence) * BLOCK_Q
-    if first < queries:
+    if (first < queries) & ((start > sequence) | (queries > 1) | (_front(query_starts, seqs, FRONT) == 0)):
         length = tl.load(kv_lens + sequence)
         m = tl.arange(0, BLOCK_M)
         d = tl.arange(0, BLOCK_D)

@@ -1,4 +1,4 @@
-"""Attention over pages of decode steps: one token a sequence, and histories in equal shares.
+"""Attention over pages of sequences with one token each, as in decode steps, and histories in equal shares.
 
 Flash-Decoding (Dao et al. 2023), with the shares chosen on the device, from the lengths that a step has. Programs
 are small and many, so that they hide each other's waiting: a tile is no longer than a page, whose address is then one.
@@ -63,17 +63,21 @@ def _join(
 
 @triton.jit(do_not_specialize=["seqs", "pages_row"])
 def decode(
-    out, partial, partial_top, arrived, q, k_cache, v_cache, pages, kv_lens, seqs, q_row, q_head, k_page, k_slot,
-    k_head, v_page, v_slot, v_head, pages_row, scale, GROUP: tl.constexpr, CAP: tl.constexpr, WINDOW: tl.constexpr,
-    HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr, PAGE_SIZE: tl.constexpr, BLOCK_B: tl.constexpr,
-    BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr,
-    BLOCK_S: tl.constexpr, PIECES: tl.constexpr, LEAST: tl.constexpr, OVERLAP: tl.constexpr = False,
+    out, partial, partial_top, arrived, q, k_cache, v_cache, pages, query_starts, kv_lens, seqs, q_row, q_head, k_page,
+    k_slot, k_head, v_page, v_slot, v_head, pages_row, scale, FRONT: tl.constexpr, GROUP: tl.constexpr,
+    CAP: tl.constexpr, WINDOW: tl.constexpr, HEAD_DIM: tl.constexpr, V_HEAD_DIM: tl.constexpr,
+    PAGE_SIZE: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_S: tl.constexpr, PIECES: tl.constexpr,
+    LEAST: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
     ``k_cache`` [pages, PAGE_SIZE, kv_heads, HEAD_DIM], ``v_cache`` likewise; ``pages`` [seqs, .] int32;
     ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0. Lengths are older than the last kernel before this one
     that waits before it lets others start (see ``overlap.enter_ahead``): that is one which writes this step's keys.
+    FRONT: of a step of any tokens, bounded by ``query_starts`` [seqs + 1] int32, those sequences at its front that have
+    one token each, if they are as many as that; other rows of ``out`` are not written. 0: ``query_starts`` is any
+    pointer.
 
     Histories, one behind another, are cut into equal shares of tiles of BLOCK_N positions, one for each program of a
     head: it works through the pieces of histories that are in its own. A share is no less than LEAST tiles, or than
@@ -91,6 +95,10 @@ def decode(
     kv_head, item = tl.program_id(0), tl.program_id(1)
     kv_heads, programs = tl.num_programs(0), tl.num_programs(1)
     every = tl.arange(0, BLOCK_B)
+    if FRONT:
+        ends = tl.load(query_starts + 1 + every, mask=every < seqs, other=0)
+        seqs = tl.min(tl.where(ends == every + 1, BLOCK_B, every), 0)
+        seqs = tl.where(seqs < FRONT, 0, seqs)
     _, tiles = _tiles_of(tl.load(kv_lens + every, mask=every < seqs, other=0), WINDOW, BLOCK_N)
     tiles = tl.where(every < seqs, tiles, 0)
     whole = tl.sum(tiles, 0)
