@@ -13,13 +13,13 @@ from zif.engine.messages import EngineRequest
 from zif.sampling.params import SamplingParams
 
 SIZES = (16, 60, 128, 256, 500, 1000, 1500)
-BESIDE = 32
+BESIDE = (32, 128)
 """Requests that decode meanwhile, in the second half."""
 REPEATS = 9
 
 
 def joining(shape: str) -> None:
-    """Time to the first token by prompt length, alone and beside 32 requests that decode; graphs on and off"""
+    """Time to the first token by prompt length, alone and beside 32 and 128 that decode; graphs on and off"""
     tokens = {}
     for graphs in ("on", "off"):
         begin = time.perf_counter()
@@ -30,7 +30,8 @@ def joining(shape: str) -> None:
         opened = time.perf_counter() - begin
         say("joining start", shape=shape, graphs=graphs, seconds=opened, programs=len(programs), mixed=mixed, mib=mib)
         tokens[graphs] = _alone(engine, shape, graphs)
-        _beside(engine, shape, graphs)
+        for beside in BESIDE:
+            _beside(engine, shape, graphs, beside)
         del engine
         let_go()
     alike = sum(one == other for one, other in zip(tokens["on"], tokens["off"], strict=True))
@@ -51,18 +52,18 @@ def _alone(engine: Engine, shape: str, graphs: str) -> list[int]:
     return firsts
 
 
-def _beside(engine: Engine, shape: str, graphs: str) -> None:
+def _beside(engine: Engine, shape: str, graphs: str, beside: int) -> None:
     for size in SIZES:
-        for number in range(BESIDE):
-            _add(engine, f"beside-{size}-{number}", 64, 400, seed=number)
+        for number in range(beside):
+            _add(engine, f"beside-{beside}-{size}-{number}", 64, 400, seed=number)
         for _ in range(20):
             engine.step()
         times = []
         for number in range(REPEATS + 2):
-            times.append(_first_token(engine, f"late-{size}-{number}", size)[0])
+            times.append(_first_token(engine, f"late-{beside}-{size}-{number}", size)[0])
             for _ in range(3):
                 engine.step()
-        say("joining beside", shape=shape, graphs=graphs, prompt=size, first_token_ms=_median_ms(times))
+        say("joining beside", shape=shape, graphs=graphs, beside=beside, prompt=size, first_token_ms=_median_ms(times))
         engine.abort()
         _drain(engine)
 

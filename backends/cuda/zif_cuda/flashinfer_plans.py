@@ -128,9 +128,9 @@ class PaddedPlan(Plan):
     """Of steps of one shape that are captured: everything is at an address of its own, and as large as it gets.
 
     That is enough for fa3, which takes its work from the plan alone. It goes by where the pages of a sequence begin and
-    by its length, so page tables are read as they are. Two more sequences, without keys, have the tokens of those at the
-    front that are left out, and the padding tokens: their outputs are zeros. Thus every plan has all the shape's
-    queries, which flashinfer lays its buffers out by.
+    by its length, so page tables are read as they are. Two more sequences, without keys, have the tokens that are left
+    out and the padding tokens: their outputs are zeros. Thus every plan has all the shape's queries, which flashinfer
+    lays its buffers out by.
 
     ``plans`` is the device's memory for a plan, ``pages`` [seqs * pages] int32 that for page tables: shapes share them,
     since steps run one after the other.
