@@ -98,9 +98,9 @@ def attention(*only: str) -> None:
             def call(layer: int) -> None:
                 k, v = keys[layer], values[layer]
                 launch_overlapping(
-                    decode, (8, slots), out, partial, top, arrived, q, k, v, table, lens, seqs, *q.stride()[:2],
-                    *k.stride()[:3], *v.stride()[:3], table.stride(0), 128**-0.5, GROUP=group, CAP=0.0, WINDOW=0,
-                    HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16, BLOCK_B=64 if seqs <= 64 else 256, BLOCK_G=16,
+                    decode, (8, slots), out, partial, top, arrived, q, k, v, table, lens, lens, seqs, *q.stride()[:2],
+                    *k.stride()[:3], *v.stride()[:3], table.stride(0), 128**-0.5, FRONT=0, GROUP=group, CAP=0.0,
+                    WINDOW=0, HEAD_DIM=128, V_HEAD_DIM=128, PAGE_SIZE=16, BLOCK_B=64 if seqs <= 64 else 256, BLOCK_G=16,
                     BLOCK_M=group, BLOCK_S=32 * warps // group, BLOCK_N=block, BLOCK_D=128, BLOCK_V=128, PIECES=pieces,
                     LEAST=LEAST, num_warps=warps, num_stages=stages,
                 )  # fmt: skip

@@ -53,7 +53,8 @@ def test_a_program_is_captured_at_its_second_run_and_each_run_happens_once(stati
 
 @pytest.mark.parametrize(
     ("graphs", "static"),
-    [(False, STATIC), (True, {**STATIC, "capturable": False}), (True, {"rows": 4}),
+    [(False, STATIC), (True, {**STATIC, "capturable": False}), (True, {"rows": 4}), (False, {"repeated": True}),
+     (True, {"repeated": True, "capturable": False}),
      (True, {"step": StepShape(4, 2, 1, 4, decode=False)}), (True, {"step": StepShape(1088, 2, 1, 2, decode=False)})],
 )  # fmt: skip
 def test_what_is_not_captured_gives_the_same(graphs: bool, static: Any) -> None:

@@ -77,6 +77,23 @@ def test_planned_steps_give_what_the_reference_gives(flashinfer: FlashinferAtten
     assert sum(wrapper.plans for wrapper in Wrapper.made) == len(steps)
 
 
+def test_sequences_at_the_front_of_an_eager_step_are_left_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = attention_spec()
+    made = bound(kernels_of(monkeypatch, Fronted()), spec)
+    q, cache, step, host = drawn(0, [7, 30, 2], [1, 1, 9], spec, pad=3)
+    made.plans[0](host)
+    made.ops.paged_attention(q, cache, 0, step, spec)
+    (wrapper,) = [wrapper for wrapper in Wrapper.made if wrapper.plans]
+    assert wrapper.planned["qo_indptr"].tolist() == [0, 9]
+    assert wrapper.planned["seq_lens"].tolist() == [11]
+
+
+def test_triton_s_kernel_takes_sequences_at_the_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    triton = pytest.importorskip("zif.portable.triton")
+    made = bound(kernels_of(monkeypatch, triton.TritonKernels(triton.Machine(), triton.launch)), attention_spec(), 16)
+    assert made.ops.paged_attention._least == triton.attention.FRONT
+
+
 def test_a_step_that_nobody_planned_plans_itself_once(flashinfer: FlashinferAttention) -> None:
     spec = attention_spec()
     made = bound(flashinfer, spec)

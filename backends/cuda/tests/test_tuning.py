@@ -84,6 +84,13 @@ def test_nothing_is_measured_unasked_but_what_was_is_taken(tmp_path: Path) -> No
     assert timer.asked == 0
 
 
+def test_what_was_kept_gives_way_to_the_rule_where_nothing_else_is_tried(tmp_path: Path) -> None:
+    file, case = TuningFile(tmp_path, MACHINE), Case("gated", 28672, 4096, "bfloat16", 96)
+    assert list(candidates(case, H200)) == [default(case, H200)]
+    file.write({case: Measured(None, 4.2)})
+    assert Choices(H200, file, Timer(None)).tile(case) == default(case, H200) is not None
+
+
 def test_a_choice_is_final_for_a_process(tmp_path: Path) -> None:
     choices = Choices(H200, TuningFile(tmp_path, MACHINE), Timer(None))
     before = choices.tile(QKV)

@@ -204,7 +204,8 @@ class Shared:
 
 
 class CudaExecutables:
-    """Programs of decode steps become graphs, and of mixed ones whose launches do not hide behind the device.
+    """Programs of decode steps become graphs, of mixed ones whose launches do not hide behind the device, and repeated
+    ones.
 
     Unless ``graphs`` is False or one of their kernels cannot be captured.
     """
@@ -266,9 +267,7 @@ class CudaExecutables:
     ) -> CudaExecutable:
         facts = static or {}
         step = facts.get("step")
-        if step is None:
-            captured = facts.get("repeated", False)
-        else:
-            captured = (step.decode or self.captures(step)) and facts.get("capturable", True)
-        kind = GraphExecutable if captured and self._graphs else CudaExecutable
+        wanted = facts.get("repeated", False) if step is None else step.decode or self.captures(step)
+        captured = self._graphs and wanted and facts.get("capturable", True)
+        kind = GraphExecutable if captured else CudaExecutable
         return kind(name, fn, inputs, self._shared)

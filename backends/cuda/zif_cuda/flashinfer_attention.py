@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -37,11 +37,22 @@ PLANS = 8 << 20
 """Bytes of a plan on the device, as flashinfer itself has it."""
 
 
+class Fronting(Protocol):
+    """A kernel that also takes, of a step that is another's, the sequences at the front with one token each.
+
+    Where they are ``least_front`` or more: it finds out on the device.
+    """
+
+    least_front: int
+
+    def front(self, out: Tensor, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> None: ...
+
+
 class FlashinferAttention(KernelSet):
     """``refusal`` says why there is none.
 
-    ``unplanned`` are the providers, best first, of the kernel for decode steps and for small ones that ``captures``
-    says are captured.
+    ``unplanned`` are the providers, best first, of the kernel for decode steps, for small ones that ``captures``
+    says are captured, and, if it is :class:`Fronting`, for what of other steps decodes.
     """
 
     provider = "flashinfer"
@@ -110,7 +121,8 @@ class PlannedAttention:
         self._request = request
         self._unplanned = unplanned
         self._captures = captures
-        self._least: int | None = getattr(unplanned, "least_front", None)
+        self._fronting = cast(Fronting, unplanned) if hasattr(unplanned, "front") else None
+        self._least = self._fronting.least_front if self._fronting is not None else None
         self._ring = deque(RaggedPlan(device, request, workspace, backend, self._least) for _ in range(DEPTH))
         self._plans: Tensor | None = None
         self._pages: dict[int, Tensor] = {}
@@ -142,8 +154,8 @@ class PlannedAttention:
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         rows = plan.rows
         plan.wrapper.run(q[rows].contiguous(), (group["k"][layer], group["v"][layer]), out=out[rows])
-        if self._least is not None and step.shape.seqs >= self._least and (rows.start or self._captures(step.shape)):
-            self._unplanned.front(out, q, cache, layer, step, spec)  # type: ignore[attr-defined]
+        if plan.fronted and self._fronting is not None:
+            self._fronting.front(out, q, cache, layer, step, spec)
         return out
 
     def _left(self, shape: StepShape) -> bool:
@@ -176,7 +188,10 @@ class PlannedAttention:
         self._due = None
 
     def _of(self, step: Step) -> Plan:
-        """The plan of ``step``, its page ids filled in. A step that nobody planned is planned here, which waits."""
+        """The plan of ``step``, made if it is due, its page ids filled in.
+
+        A step that nobody planned is planned here, which waits.
+        """
         if self._current is None or (self._step is not step and self._step is not None):
             lens = step.kv_lens.cpu().numpy()
             starts = step.query_starts.cpu().numpy()

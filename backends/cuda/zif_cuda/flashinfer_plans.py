@@ -32,11 +32,13 @@ def front(step: HostStep) -> int:
 class Plan:
     """A wrapper, and the step that it is planned for: the queries of ``rows``.
 
-    ``least``: how many sequences at the front are enough to be left out; None for no number of them.
+    ``least``: how many sequences at the front are enough to be left out; None for no number of them. ``fronted``:
+    some are, or may be in another step that the same graph is replayed for.
     """
 
     host: HostStep | None = None
     rows = slice(0)
+    fronted = False
 
     def __init__(self, device: CudaDevice, request: OpRequest, wrapper: Any, least: int | None) -> None:
         self.wrapper = wrapper
@@ -113,7 +115,7 @@ class RaggedPlan(Plan):
         self._counts, self._first = counts, out
         self._pages = torch.empty(int(bounds[-1]), dtype=torch.int32, device=self._device.torch)
         last = lens - (counts - 1) * self._page_size
-        self.rows = slice(out, int(step.query_starts[-1]))
+        self.rows, self.fronted = slice(out, int(step.query_starts[-1])), out > 0
         self._plan(step, step.query_starts[out:] - np.int32(out), bounds, self._pages, last, lens)
 
     def fill(self, pages: Tensor) -> None:
@@ -161,6 +163,7 @@ class PaddedPlan(Plan):
         wrapper.reset_workspace_buffer(workspace, plans)
         super().__init__(device, request, wrapper, least)
         self.rows = slice(shape.tokens)
+        self.fronted = least is not None and shape.seqs >= least
         self._first_pages = np.maximum(np.arange(-1, count, dtype=np.int32), 0) * np.int32(shape.pages)
         self._last_pages = np.zeros(count, np.int32)  # fa3 does not ask
 

@@ -29,7 +29,7 @@ from zif.portable.triton.linear import Tile
 from zif_cuda.tiles import Case, candidates, default
 
 logger = logging.getLogger(__name__)
-SCHEMA = 2
+SCHEMA = 3
 """Of the file. It rises when the kernels change so that what was measured says nothing any more."""
 WORTH = 0.97
 """What is faster than the default takes no more than this share of its time: less is noise."""
@@ -126,6 +126,8 @@ class Choices:
         return default(case, self._gpu)
 
     def _choose(self, case: Case) -> Tile | None:
+        if len(list(candidates(case, self._gpu))) == 1:
+            return self.rule(case)  # whatever it was when something was kept
         if self._kept is None:
             self._kept = self._file.read() if self._file is not None else {}
         kept = self._kept.get(case)

@@ -25,7 +25,9 @@ from zif.contract.backend import Backend
 from zif.engine.build import build_engine
 from zif.engine.engine import Engine
 from zif.engine.messages import EngineRequest, TokenLogprob
+from zif.engine.runner import InFlight
 from zif.sampling.params import SamplingParams
+from zif.scheduler.batch import Batch
 from zif.settings import Settings
 
 SECTION = "engine"
@@ -46,6 +48,8 @@ MODELS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 LENGTHS = (3, 70, 18, 41, 1, 64)
+CROWD = 40
+"""Requests of the check with many: kernels may differ for so many."""
 GREEDY = SamplingParams(temperature=0, max_tokens=14, ignore_eos=True, logprobs=2, prompt_logprobs=0)
 CLOSE = {"float32": 2e-3}
 """Log-probabilities closer than this may be ordered either way; 0.2 for narrower dtypes."""
@@ -73,6 +77,7 @@ def check_engine(backend: Backend, profiles: tuple[str, ...], recorder: Recorder
             bench = Bench(backend, path, dtype)
             checks: dict[str, Callable[[], str | None]] = {
                 "chunked prefill = whole": bench.chunked,
+                "joining a crowd = whole": bench.crowded,
                 "cache hit = cold": bench.cached,
                 "compiled = eager": bench.eager,
                 "other pages": bench.other_pages,
@@ -122,6 +127,29 @@ class Bench:
         if steps < pieces:
             return f"{sum(LENGTHS)} prompt tokens took {steps} steps of 16: they were not cut"
         return self._same(answers)
+
+    def crowded(self) -> str | None:
+        """Prompts in pieces, beside many sequences that decode."""
+        rng = np.random.default_rng(11)
+        short = [rng.integers(3, VOCAB, 1 + number % 4).tolist() for number in range(CROWD)]
+        prompts = [*short, *(prompt for prompt in self.prompts if len(prompt) > 16)]
+        params = [replace(GREEDY, prompt_logprobs=None, max_tokens=30)] * CROWD
+        params += [replace(GREEDY, prompt_logprobs=None)] * (len(prompts) - CROWD)
+        room = {"max_total_tokens": 4096, "max_running_requests": CROWD + len(self.prompts)}
+        whole = generate(self.engine(**room), prompts, params)
+        engine = self.engine(chunked_prefill_size=16, **room)
+        most, launch = 0, engine.runner.launch
+
+        def watched(batch: Batch) -> InFlight:
+            nonlocal most
+            most = most if batch.decode_only else max(most, batch.num_decodes)
+            return launch(batch)
+
+        engine.runner.launch = watched  # type: ignore[method-assign]
+        pieces = generate(engine, prompts, params)
+        if most < CROWD:
+            return f"no prompt joined more than {most} that decode"
+        return compare(whole, pieces, self._close)
 
     def cached(self) -> str | None:
         """The second time, most of each prompt is in the prefix cache."""

@@ -59,6 +59,7 @@ class Step:
     ``inputs``        {name: ...}   further inputs that the model declares
     ================  ============  =======================================================
 
+    Sequences that decode, of one token each, come before those that bring a prompt, and padding last.
     Padding tokens have position 0 and sequence B-1; what they compute is never read, and their
     keys and values go to page 0. In a decode step, where token i is sequence i's, a padding sequence
     has a padding token and a length of 0 instead of being empty. Fields are Arrays of the framework at

@@ -162,7 +162,8 @@ class Runner:
         return InFlight(batch, plan, self.backend.runtime.fetch(outputs))
 
     def warm_up(self) -> int:
-        """Compile the programs of decode steps and captured mixed ones, and run each twice; returns how many there are.
+        """Compile the programs of decode steps and captured mixed ones, and of what precedes steps, and run each twice;
+        returns how many there are.
 
         They run over the scratch row alone: nothing that a request will see changes. Large steps come first, so
         that what a graph leaves free has room for the next.
@@ -178,6 +179,11 @@ class Runner:
                     self._drawn(shape, SamplerShape(shape.logits, random), _NO_ROWS, inputs)
                 else:
                     self._forward(shape, inputs)
+        for _ in range(2):
+            for rows in self._extents("rows", self._limits.rows):
+                self._run(("admit", rows), self._no_requests(rows))
+            for count in self._assignment_extents():
+                self._run(("assign", count), self._no_pages(count))
         self.backend.runtime.synchronize()
         return len(self._compiled)
 
@@ -247,6 +253,21 @@ class Runner:
         """Page assignments that there is room for in a step's own program; none where it is launched op by op."""
         return shape.tokens if shape.decode or self._captures(shape) else 0
 
+    def _assignment_extents(self) -> list[int]:
+        """What numbers of page assignments are padded to, up to those of the largest step."""
+        most = self._limits.tokens // self._limits.page_size + self._limits.rows
+        return sorted({self._assignment_extent(count) for count in range(1, most + 1)})
+
+    def _assignment_extent(self, count: int) -> int:
+        return self.backend.executables.bucket("assignments", count, 1 << 30)
+
+    def _no_requests(self, rows: int) -> dict[str, HostArray]:
+        """Inputs of ``admit`` of that many rows, all of them the scratch row."""
+        fields = {name: self.table.shape.field(name, dtype, rows).shape for name, dtype in ADMITTED.items()}
+        return {"rows": np.full(rows, SCRATCH, np.int32)} | {
+            name: np.zeros(shape, ADMITTED[name]) for name, shape in fields.items()
+        }
+
     def _no_pages(self, room: int) -> dict[str, Any]:
         groups = self.table.shape.groups
         return dict(assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, room))
@@ -281,9 +302,7 @@ class Runner:
         """Set up the rows of newly admitted requests."""
         size = self.backend.executables.bucket("rows", len(batch.new_requests), self._limits.rows)
         start_of = dict(zip((id(request) for request in batch.requests), batch.starts.tolist(), strict=True))
-        inputs = {"rows": np.zeros(size, np.int32)}
-        for name, dtype in ADMITTED.items():
-            inputs[name] = np.zeros(self.table.shape.field(name, dtype, size).shape, dtype)
+        inputs = self._no_requests(size)
         for place, request in enumerate(batch.new_requests):
             inputs["rows"][place] = request.row
             for name, value in admitted_row(request.params, self._seed_of(request), start_of[id(request)]).items():
@@ -313,7 +332,7 @@ class Runner:
 
     def _assign(self, batch: Batch) -> None:
         count = len(batch.page_rows)
-        size = self.backend.executables.bucket("assignments", count, 1 << 30)
+        size = self._assignment_extent(count)
         groups = self.table.shape.groups
         inputs = assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, groups, size)
         self._run(("assign", size), inputs)

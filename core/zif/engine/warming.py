@@ -15,6 +15,8 @@ TOKENS = 4
 """Made for each request: the first by a prefill step, the others by decode steps."""
 LENGTHS = (1, 12, 24, 48, 80, 120, 180, 250, 1500)
 """Of prompts, where they fit; and one of as many tokens as a step takes."""
+CROWD = 32
+"""Requests that decode while prompts join them: kernels may differ for so many."""
 SAMPLERS = {
     "greedy": SamplingParams(temperature=0.0),
     "random": SamplingParams(seed=0),
@@ -61,30 +63,33 @@ def warm_everything(engine: Engine) -> Iterator[Phase]:
     fits = sorted({length for length in (*LENGTHS, engine.scheduler.config.chunked_prefill_size) if length <= longest})
     begin = time.monotonic()
     for length in fits:
-        _run(engine, [length], SAMPLERS["greedy"])
+        _run(engine, [[length]], SAMPLERS["greedy"])
     yield Phase("prefill steps", time.monotonic() - begin)
     begin = time.monotonic()
     for length in fits:
-        _run(engine, [fits[0], length, length], SAMPLERS["greedy"], apart=True)
+        _run(engine, [[fits[0]], [length], [length]], SAMPLERS["greedy"])
+    crowd = min(CROWD, engine.scheduler.config.max_running_requests - 1)
+    for length in (fits[len(fits) // 2], fits[-1]):
+        _run(engine, [[fits[0]] * crowd, [length]], SAMPLERS["greedy"])
     yield Phase("mixed steps", time.monotonic() - begin)
     begin = time.monotonic()
     for params in SAMPLERS.values():
-        _run(engine, [fits[min(1, len(fits) - 1)]], params)
+        _run(engine, [[fits[min(1, len(fits) - 1)]]], params)
     yield Phase("samplers", time.monotonic() - begin)
 
 
-def _run(engine: Engine, lengths: Sequence[int], params: SamplingParams, *, apart: bool = False) -> None:
-    """Prompts of ``lengths`` to their end, all at once, or each added a step after the one before."""
+def _run(engine: Engine, waves: Sequence[Sequence[int]], params: SamplingParams) -> None:
+    """Prompts of these lengths to their end, each wave of them added a step after the one before."""
     vocab = engine.runner.model.vocab_size
     made = replace(params, max_tokens=TOKENS, ignore_eos=True)
-    waiting = [
-        EngineRequest(f"warm-up-{i}", [(i + at) % vocab for at in range(length)], made)
-        for i, length in enumerate(lengths)
-    ]
+    waiting, number = list(waves), 0
     while waiting or engine.has_work:
-        now = waiting[:1] if apart else list(waiting)
-        del waiting[: len(now)]
-        outputs = [engine.add(request) for request in now] + engine.step()
+        outputs = []
+        for length in waiting.pop(0) if waiting else ():
+            prompt = [(number + at) % vocab for at in range(length)]
+            outputs.append(engine.add(EngineRequest(f"warm-up-{number}", prompt, made)))
+            number += 1
+        outputs += engine.step()
         failed = [output.error for output in outputs if output is not None and output.finish_reason == "error"]
         if failed:
             raise WarmUpFailed(f"a request of the warm-up ended with an error: {failed[0]}")

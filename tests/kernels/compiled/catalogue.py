@@ -163,6 +163,9 @@ def linear_calls(kernels: TritonKernels) -> None:
         product(launch, replace(tile, early=256), x, w, meta(6144), None, torch.float32)
         if tile.weights_first and tile.tokens != 16:
             product(launch, tile, x, w, None, "silu", torch.bfloat16)
+    many = replace(few, tokens=128)
+    product(launch, replace(many, weights_first=False), meta(200, 4096), meta(6144, 4096), None, None, torch.bfloat16)
+    product(launch, replace(many, warps=8), meta(90, 4096), meta(6144, 4096), None, "silu", torch.bfloat16)
     product(launch, replace(few, splits=4), meta(40, 4096), meta(6144, 4096), None, None, torch.bfloat16)
     parts: Any = SplitSum(reals(4, 40, 4096), torch.bfloat16)
     kernels.rms_norm(parts, meta(4096), 1e-6)
@@ -183,12 +186,12 @@ def cache(head_dim: int, dtype: torch.dtype = torch.bfloat16) -> dict[str, dict[
 
 
 def attention_calls(head_dim: int, **facts: Any) -> Callable[[TritonKernels], None]:
-    """Decode of many and of one, which is split, and a ragged step."""
+    """Decode of many and of one, which is split, a ragged step, and one that may begin with many that decode."""
 
     def calls(kernels: TritonKernels) -> None:
         spec = attention_spec(head_dim, **facts)
         attend = kernels.paged_attention(attention_request("paged_attention", "bfloat16", spec, 16, "bfloat16"), Ops())
-        for tokens, seqs, decode in ((256, 256, True), (1, 1, True), (2048, 8, False)):
+        for tokens, seqs, decode in ((256, 256, True), (1, 1, True), (2048, 8, False), (2048, 64, False)):
             shape = step(tokens, seqs, 128, decode=decode)
             attend(meta(tokens, 32, head_dim), cache(head_dim), 0, shape, spec)
 

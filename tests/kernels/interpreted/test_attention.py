@@ -97,6 +97,23 @@ def test_sequences_at_the_front_of_a_mixed_step_are_cut_into_pieces(
     assert not attention_faults(case, "float32", 16, padded=True)
 
 
+@pytest.mark.parametrize(("front", "taken"), [(1, 4), (4, 4), (5, 0)])
+def test_a_front_is_taken_by_one_kernel_and_left_by_the_other(
+    front: int, taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "FRONT", front)
+    case = attention_case([3, 90, 0, 64, 9], [1, 1, 1, 1, 6], 16, "float32", pad=2)
+    laid = paging.lay_out(case.arguments, 16, np.random.default_rng(5), writes=False, padded=False)
+    arguments = calling.tensors({**case.arguments, "cache": laid.plain(), "step": laid.step}, "float32")
+    kernel: Any = kernel_of("paged_attention").make(case.request, Ops())
+    by_front, by_others = (torch.full_like(arguments["q"], torch.nan) for _ in range(2))
+    kernel.front(by_front, **arguments)
+    kernel._ragged(by_others, **arguments)
+    tokens = int(laid.step.num_tokens[0])
+    assert by_front[:taken].isfinite().all() and by_front[taken:].isnan().all()
+    assert by_others[taken:tokens].isfinite().all() and by_others[:taken].isnan().all()
+
+
 def test_a_front_is_not_taken_for_longer_than_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     """Empty sequences of padding begin at the number of tokens, as a sequence of one token behind so many would."""
     monkeypatch.setattr(attention, "FRONT", 5)

@@ -73,8 +73,9 @@ def decode(
     """The last position of each sequence: ``q`` [seqs, kv_heads * GROUP, HEAD_DIM] -> ``out`` [., ., V_HEAD_DIM].
 
     ``k_cache`` [pages, PAGE_SIZE, kv_heads, HEAD_DIM], ``v_cache`` likewise; ``pages`` [seqs, .] int32;
-    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0. Lengths are older than the last kernel before this one
-    that waits before it lets others start (see ``overlap.enter_ahead``): that is one which writes this step's keys.
+    ``kv_lens`` [seqs] int32, 0 for padding, whose output is 0. Lengths, and ``query_starts``, are older than the last
+    kernel before this one that waits before it lets others start (see ``overlap.enter_ahead``): in a decode step one
+    that writes this step's keys, in another that of the other sequences.
     FRONT: of a step of any tokens, bounded by ``query_starts`` [seqs + 1] int32, those sequences at its front that have
     one token each, if they are as many as that; other rows of ``out`` are not written. 0: ``query_starts`` is any
     pointer.
