@@ -73,6 +73,16 @@ class Tape(TorchDispatchMode):
                 result.copy_(again)
 
 
+def launched(fn: Callable[[Any], None], given: Any) -> None:
+    """Run a kernel, and take it down where a graph is recorded."""
+    if Tape.now is None:
+        fn(given)
+    else:
+        Tape.now.kernel(fn, given)
+        with Tape.now.inside_a_kernel():
+            fn(given)
+
+
 class Wrapper:
     """flashinfer's, of which it has the signatures, and the meaning of the arguments that are given here."""
 
@@ -111,12 +121,7 @@ class Wrapper:
     def run(self, *args: Any, **kwargs: Any) -> Tensor:
         given = SIGNATURES["run"].bind(self, *args, **kwargs).arguments
         assert given["q"].shape[0] == self.planned["qo_indptr"][-1]
-        if Tape.now is None:
-            self._kernel(given)
-        else:
-            Tape.now.kernel(self._kernel, given)
-            with Tape.now.inside_a_kernel():
-                self._kernel(given)
+        launched(self._kernel, given)
         out: Tensor = given["out"]
         return out
 
@@ -167,12 +172,7 @@ class FrontedAttention:
         return torch.full((*q.shape[:2], spec.v_head_dim), 7.0)
 
     def front(self, *given: Any) -> None:
-        if Tape.now is None:
-            self._kernel(given)
-        else:
-            Tape.now.kernel(self._kernel, given)
-            with Tape.now.inside_a_kernel():
-                self._kernel(given)
+        launched(self._kernel, given)
 
     def _kernel(self, given: Any) -> None:
         out, q, cache, layer, step, spec = given
