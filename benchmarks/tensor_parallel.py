@@ -170,15 +170,17 @@ def _first_difference(one: Any, other: Any) -> int | None:
 
 
 def _in_a_process(part: str) -> None:
-    """Run a part, and end it and its ranks where it does not end by itself."""
+    """Run a part, and end it and its ranks where it does not end by itself, or this process is ended."""
     begin = time.monotonic()
     process = subprocess.Popen([sys.executable, __file__, "--here", part], start_new_session=True)
     try:
         code: Any = process.wait(LIMIT_SECONDS)
     except subprocess.TimeoutExpired:
         code = f"still running after {LIMIT_SECONDS} s"
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     say("took", which=part, seconds=time.monotonic() - begin, ended=code)
 
 
@@ -193,6 +195,8 @@ def main() -> None:
     if given.rank is not None:
         _time_collectives(given.rank, given.of, given.store)
         return
+    if not given.here:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for part in given.parts:
         kind, *arguments = part.split(":")
         if given.here:
