@@ -158,15 +158,8 @@ for with_bias in (False, True):
     torch.manual_seed(7)
     norm_of_one_token_is_left_to_its_readers(bias=with_bias, parts=with_bias)
 for count, with_bias in (
-    (1, True),
-    (1, False),
-    (5, True),
-    (29, False),
-    (40, True),
-    (100, False),
-    (130, True),
-    (260, False),
-):
+    (1, True), (1, False), (5, True), (29, False), (40, True), (100, False), (130, True), (260, False),
+):  # fmt: skip
     torch.manual_seed(count)
     linears_agree(count, bias=with_bias)
 print("agrees")

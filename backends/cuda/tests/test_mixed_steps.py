@@ -121,10 +121,10 @@ def engine_of(path: Path, backend: Backend) -> Engine:
     return build_engine(settings, progress=False, backend=backend)
 
 
-def tokens_of(engine: Engine, **facts: Any) -> dict[str, list[int]]:
+def tokens_of(engine: Engine, prompts: list[list[int]] = PROMPTS * 3, **facts: Any) -> dict[str, list[int]]:
     """Of requests that join one after the other, greedy and drawn."""
     given: dict[str, list[int]] = {}
-    waiting = list(enumerate(PROMPTS * 3))
+    waiting = list(enumerate(prompts))
     while waiting or engine.has_work:
         if waiting:
             number, prompt = waiting.pop(0)
@@ -250,17 +250,8 @@ def test_admissions_and_page_assignments_are_replayed_before_steps(
     backend.executables = Watched(backend.device)
     captured, plain = engine_of(path, backend), engine_of(path, Backend(graphs=False))
     assert len(captured.runner.model.cache_groups) == 2
-    found = []
-    for engine in (captured, plain):
-        tokens: dict[str, list[int]] = {}
-        for number in range(4):
-            prompt = [(7 * number + 3 * at) % 200 for at in range(40)]
-            assert engine.add(EngineRequest(f"{number}", prompt, SamplingParams(temperature=0, max_tokens=5))) is None
-            while engine.has_work:
-                for output in engine.step():
-                    tokens.setdefault(output.request_id, []).extend(output.token_ids)
-        found.append(tokens)
-    assert found[0] == found[1]
+    prompts = [[(7 * number + 3 * at) % 200 for at in range(40)] for number in range(4)]
+    assert tokens_of(captured, prompts) == tokens_of(plain, prompts)
     replays = {one.name: one._graph.replays for one in captured.runner.programs if getattr(one, "_graph", None)}
     assert replays["admit-1"] >= 3
     assert max(count for name, count in replays.items() if name.startswith("assign")) >= 3

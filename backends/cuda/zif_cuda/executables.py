@@ -204,8 +204,7 @@ class Shared:
 
 
 class CudaExecutables:
-    """Programs of decode steps become graphs, of mixed ones whose launches do not hide behind the device, and repeated
-    ones.
+    """Graphs: of decode steps, of mixed ones whose launches do not hide behind the device, of what is repeated.
 
     Unless ``graphs`` is False or one of their kernels cannot be captured.
     """

@@ -154,7 +154,8 @@ class PlannedAttention:
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         rows = plan.rows
         plan.wrapper.run(q[rows].contiguous(), (group["k"][layer], group["v"][layer]), out=out[rows])
-        if plan.fronted and self._fronting is not None:
+        if plan.fronted:
+            assert self._fronting is not None
             self._fronting.front(out, q, cache, layer, step, spec)
         return out
 

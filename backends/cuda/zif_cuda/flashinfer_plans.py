@@ -23,12 +23,6 @@ Tensor = torch.Tensor
 Ints = np.ndarray[Any, np.dtype[np.int32]]
 
 
-def front(step: HostStep) -> int:
-    """How many sequences at the front have one token each."""
-    others = np.flatnonzero(step.query_starts[1:] != np.arange(1, len(step.query_starts)))
-    return int(others[0]) if len(others) else len(step.kv_lens)
-
-
 class Plan:
     """A wrapper, and the step that it is planned for: the queries of ``rows``.
 
@@ -58,9 +52,12 @@ class Plan:
         raise NotImplementedError
 
     def _left_out(self, step: HostStep) -> int:
-        """Sequences of ``step`` that are not planned."""
-        count = front(step)
-        return count if self._least is not None and count >= self._least else 0
+        """How many sequences at the front of ``step`` are not planned."""
+        if self._least is None:
+            return 0
+        others = np.flatnonzero(step.query_starts[1:] != np.arange(1, len(step.query_starts)))
+        count = int(others[0]) if len(others) else len(step.kv_lens)
+        return count if count >= self._least else 0
 
     def _plan(
         self, step: HostStep, starts: Ints, first_pages: Ints, pages: Tensor, last_pages: Ints, lens: Ints
@@ -96,7 +93,6 @@ class RaggedPlan(Plan):
 
     _pages: Tensor
     _counts: Ints
-    _first: int
 
     def __init__(
         self, device: CudaDevice, request: OpRequest, workspace: Tensor, backend: str, least: int | None
@@ -112,7 +108,7 @@ class RaggedPlan(Plan):
         counts = -(-lens // self._page_size)
         bounds = np.zeros(len(counts) + 1, np.int32)
         np.cumsum(counts, out=bounds[1:])
-        self._counts, self._first = counts, out
+        self._counts = counts
         self._pages = torch.empty(int(bounds[-1]), dtype=torch.int32, device=self._device.torch)
         last = lens - (counts - 1) * self._page_size
         self.rows, self.fronted = slice(out, int(step.query_starts[-1])), out > 0
@@ -121,7 +117,7 @@ class RaggedPlan(Plan):
     def fill(self, pages: Tensor) -> None:
         counts = self._counts.astype(np.int64)
         firsts = np.cumsum(counts) - counts
-        rows = np.arange(self._first, self._first + len(counts))
+        rows = self.rows.start + np.arange(len(counts))  # as many sequences are left out as tokens
         where = np.repeat(rows * pages.shape[1] - firsts, counts) + np.arange(int(counts.sum()))
         torch.take(pages, self._device.upload(where), out=self._pages)
 

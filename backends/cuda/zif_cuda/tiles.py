@@ -150,8 +150,8 @@ def _split(tile: Tile, case: Case, gpu: Machine) -> Tile:
     programs = turns * -(-case.outputs // tile.outputs)
     splits = 1
     while splits < 8 and case.inner >= 2 * splits * 2 * tile.inputs:
-        long = tile.tokens > 1 and (turns > 1 or case.inner >= 2 * splits * LONG)
-        if 2 * splits * programs > (2 if long and tile.outputs < 64 else 1) * gpu.processors:
+        two = tile.tokens > 1 and tile.outputs < 64 and (turns > 1 or case.inner >= 2 * splits * LONG)
+        if 2 * splits * programs > (2 if two else 1) * gpu.processors:
             break
         splits *= 2
     return replace(tile, splits=splits)

@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -126,23 +126,24 @@ class Choices:
         return default(case, self._gpu)
 
     def _choose(self, case: Case) -> Tile | None:
-        if len(list(candidates(case, self._gpu))) == 1:
-            return self.rule(case)  # whatever it was when something was kept
+        tried = list(candidates(case, self._gpu))
+        if len(tried) == 1:
+            return tried[0]  # the rule, whatever it was when something was kept
         if self._kept is None:
             self._kept = self._file.read() if self._file is not None else {}
         kept = self._kept.get(case)
         if kept is None and self._measuring:
-            kept = self._fastest(case)
+            kept = self._fastest(case, tried)
             if kept is not None and self._file is not None:
                 self._file.write({case: kept})
         if kept is None or (kept.tile is not None and not kept.tile.fits(case.inner)):
             return self.rule(case)
         return kept.tile
 
-    def _fastest(self, case: Case) -> Measured | None:
-        """None where nothing could be run."""
+    def _fastest(self, case: Case, tried: Sequence[Tile | None]) -> Measured | None:
+        """Of those ``tried``, the rule's among them; None where nothing could be run."""
         assert self._timer is not None
-        times = {tile: self._timer(case, tile) for tile in candidates(case, self._gpu)}
+        times = {tile: self._timer(case, tile) for tile in tried}
         best, usual = min(times, key=times.__getitem__), self.rule(case)
         if times[best] > WORTH * times[usual]:
             best = usual

@@ -133,22 +133,22 @@ class Bench:
         rng = np.random.default_rng(11)
         short = [rng.integers(3, VOCAB, 1 + number % 4).tolist() for number in range(CROWD)]
         prompts = [*short, *(prompt for prompt in self.prompts if len(prompt) > 16)]
-        params = [replace(GREEDY, prompt_logprobs=None, max_tokens=30)] * CROWD
-        params += [replace(GREEDY, prompt_logprobs=None)] * (len(prompts) - CROWD)
+        plain = replace(GREEDY, prompt_logprobs=None)
+        params = [replace(plain, max_tokens=30)] * CROWD + [plain] * (len(prompts) - CROWD)
         room = {"max_total_tokens": 4096, "max_running_requests": CROWD + len(self.prompts)}
         whole = generate(self.engine(**room), prompts, params)
         engine = self.engine(chunked_prefill_size=16, **room)
-        most, launch = 0, engine.runner.launch
+        joined, launch = [0], engine.runner.launch
 
         def watched(batch: Batch) -> InFlight:
-            nonlocal most
-            most = most if batch.decode_only else max(most, batch.num_decodes)
+            if not batch.decode_only:
+                joined.append(batch.num_decodes)
             return launch(batch)
 
         engine.runner.launch = watched  # type: ignore[method-assign]
         pieces = generate(engine, prompts, params)
-        if most < CROWD:
-            return f"no prompt joined more than {most} that decode"
+        if max(joined) < CROWD:
+            return f"no prompt joined more than {max(joined)} that decode"
         return compare(whole, pieces, self._close)
 
     def cached(self) -> str | None:

@@ -45,6 +45,8 @@ from zif.weights import parameters_per_token
 HostArray = np.ndarray[Any, Any]
 Key = tuple[Any, ...]
 """A program: which of :data:`zif.engine.programs.MAKERS` makes it, and the shapes that it is made for."""
+UNBOUNDED = 1 << 30
+"""The limit of an axis that has none."""
 _NO_PAGES = _NO_ROWS = np.zeros(0, np.int32)
 
 
@@ -162,11 +164,10 @@ class Runner:
         return InFlight(batch, plan, self.backend.runtime.fetch(outputs))
 
     def warm_up(self) -> int:
-        """Compile the programs of decode steps and captured mixed ones, and of what precedes steps, and run each twice;
-        returns how many there are.
+        """Compile the programs of decode steps, of captured mixed ones and of what precedes steps; run each twice.
 
-        They run over the scratch row alone: nothing that a request will see changes. Large steps come first, so
-        that what a graph leaves free has room for the next.
+        Returns how many there are. They run over the scratch row alone: nothing that a request will see changes. Large
+        steps come first, so that what a graph leaves free has room for the next.
         """
         shapes = sorted(self.warm_shapes(), key=lambda shape: (shape.tokens, shape.seqs), reverse=True)
         for shape, random in itertools.product(shapes, (False, True)):
@@ -179,10 +180,11 @@ class Runner:
                     self._drawn(shape, SamplerShape(shape.logits, random), _NO_ROWS, inputs)
                 else:
                     self._forward(shape, inputs)
+        pages = self._limits.tokens // self._limits.page_size + self._limits.rows  # of a step that finds none cached
         for _ in range(2):
             for rows in self._extents("rows", self._limits.rows):
                 self._run(("admit", rows), self._no_requests(rows))
-            for count in self._assignment_extents():
+            for count in self._extents("assignments", pages, UNBOUNDED):
                 self._run(("assign", count), self._no_pages(count))
         self.backend.runtime.synchronize()
         return len(self._compiled)
@@ -241,9 +243,10 @@ class Runner:
         for prepare in self.bound.plans:
             prepare(step)
 
-    def _extents(self, axis: str, limit: int) -> list[int]:
-        """What sizes of an axis are padded to."""
-        return sorted({self.backend.executables.bucket(axis, size, limit) for size in range(1, limit + 1)})
+    def _extents(self, axis: str, most: int, limit: int | None = None) -> list[int]:
+        """What sizes of an axis up to ``most`` are padded to; ``limit`` is the axis's, if it is another."""
+        limit = most if limit is None else limit
+        return sorted({self.backend.executables.bucket(axis, size, limit) for size in range(1, most + 1)})
 
     def _captures(self, shape: StepShape) -> bool:
         """Whether the program of a mixed step is captured."""
@@ -252,14 +255,6 @@ class Runner:
     def _assigned(self, shape: StepShape) -> int:
         """Page assignments that there is room for in a step's own program; none where it is launched op by op."""
         return shape.tokens if shape.decode or self._captures(shape) else 0
-
-    def _assignment_extents(self) -> list[int]:
-        """What numbers of page assignments are padded to, up to those of the largest step."""
-        most = self._limits.tokens // self._limits.page_size + self._limits.rows
-        return sorted({self._assignment_extent(count) for count in range(1, most + 1)})
-
-    def _assignment_extent(self, count: int) -> int:
-        return self.backend.executables.bucket("assignments", count, 1 << 30)
 
     def _no_requests(self, rows: int) -> dict[str, HostArray]:
         """Inputs of ``admit`` of that many rows, all of them the scratch row."""
@@ -316,8 +311,8 @@ class Runner:
         self.table.adjustments.ensure()
         bucket = self.backend.executables.bucket
         prompt, output = request.prompt, request.output_ids
-        prompt_size = bucket("history", len(prompt), 1 << 30)
-        output_size = bucket("history", max(len(output), 1), 1 << 30)
+        prompt_size = bucket("history", len(prompt), UNBOUNDED)
+        output_size = bucket("history", max(len(output), 1), UNBOUNDED)
         row = adjusted_row(request.params, len(prompt), sorted(request.stop_ids))
         inputs = {name: np.asarray(value)[None] for name, value in row.items()}
         inputs = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float32) for name, v in inputs.items()}
@@ -332,7 +327,7 @@ class Runner:
 
     def _assign(self, batch: Batch) -> None:
         count = len(batch.page_rows)
-        size = self._assignment_extent(count)
+        size = self.backend.executables.bucket("assignments", count, UNBOUNDED)
         groups = self.table.shape.groups
         inputs = assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, groups, size)
         self._run(("assign", size), inputs)

@@ -85,7 +85,8 @@ def _run(engine: Engine, waves: Sequence[Sequence[int]], params: SamplingParams)
     waiting, number = list(waves), 0
     while waiting or engine.has_work:
         outputs = []
-        for length in waiting.pop(0) if waiting else ():
+        wave = waiting.pop(0) if waiting else ()
+        for length in wave:
             prompt = [(number + at) % vocab for at in range(length)]
             outputs.append(engine.add(EngineRequest(f"warm-up-{number}", prompt, made)))
             number += 1

@@ -142,7 +142,6 @@ class PagedAttention:
 
     def __call__(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
         """As the op ``paged_attention``."""
-        q = dense_rows(q)
         out = torch.empty((q.shape[0], spec.q_heads, spec.v_head_dim), dtype=q.dtype, device=q.device)
         if not step.shape.decode:
             self._ragged(out, q, cache, layer, step, spec)
@@ -199,7 +198,8 @@ class PagedAttention:
 
     def _ragged(self, out: Tensor, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> None:
         """Into ``out``, of those sequences of a step of any tokens that :meth:`front` leaves."""
-        pages, tokens, seqs = dense_rows(step.pages[spec.group]), q.shape[0], step.kv_lens.shape[0]
+        q, pages = dense_rows(q), dense_rows(step.pages[spec.group])
+        tokens, seqs = q.shape[0], step.kv_lens.shape[0]
         keys, values = cache[spec.group]["k"][layer], cache[spec.group]["v"][layer]
         rows = min(self.ragged_rows, max(power_of_two(tokens * self.group), MAX_GROUP))
         queries = rows // self.group
