@@ -83,13 +83,14 @@ def collectives(ranks: str) -> None:
 
 def _time_collectives(rank: int, size: int, store: str) -> None:
     import torch
-    from zif_cuda.communicator import nccl
+    from zif_cuda.communicator import NcclCommunicator
     from zif_cuda.device import CudaDevice
 
     from zif.contract.comm import Group
     from zif.contract.info import Device
 
-    comm = nccl(CudaDevice(rank), Group(rank, tuple(Device(name="gpu", index=index) for index in range(size)), store))
+    devices = tuple(Device(name="gpu", index=index) for index in range(size))
+    comm = NcclCommunicator(CudaDevice(rank), Group(rank, devices, store))
     times = 50
     cases: list[tuple[str, tuple[int, int], torch.dtype, Callable[[Any], Any]]] = [
         ("all_reduce", (tokens, hidden), torch.bfloat16, comm.all_reduce)

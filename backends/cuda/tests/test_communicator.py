@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +14,7 @@ import torch
 import zif_cuda.communicator
 from zif.contract.comm import Group
 from zif.contract.info import Device
+from zif_cuda.communicator import NcclCommunicator
 
 
 class FakeNccl:
@@ -42,13 +45,45 @@ class FakeNccl:
         self.calls.append(name)
 
 
+class Stuck(FakeNccl):
+    """Waits for what never comes."""
+
+    def abort(self) -> None:
+        threading.Event().wait()
+
+
+class FakeGpu:
+    """What a communicator asks of its device."""
+
+    def __init__(self) -> None:
+        self.graphs = ["graph"]
+
+    def empty(self, nbytes: int) -> torch.Tensor:
+        return torch.empty(nbytes, dtype=torch.uint8)
+
+    def release_graphs(self) -> None:
+        self.graphs.clear()
+
+
+@pytest.fixture
+def gpu() -> FakeGpu:
+    return FakeGpu()
+
+
+@pytest.fixture
+def connect(tmp_path: Path, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Callable[[type], NcclCommunicator]:
+    def connected(nccl: type) -> NcclCommunicator:
+        monkeypatch.setattr(zif_cuda.communicator, "c10d", SimpleNamespace(ProcessGroupNCCL=nccl))
+        devices = tuple(Device(name="gpu", index=index) for index in range(2))
+        return NcclCommunicator(gpu, Group(1, devices, str(tmp_path)))  # type: ignore[arg-type]
+
+    return connected
+
+
 def test_collectives_are_on_the_current_stream_and_the_first_connects(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    connect: Callable[[type], NcclCommunicator],
 ) -> None:
-    monkeypatch.setattr(zif_cuda.communicator, "c10d", SimpleNamespace(ProcessGroupNCCL=FakeNccl))
-    device: Any = SimpleNamespace(empty=lambda nbytes: torch.empty(nbytes, dtype=torch.uint8))
-    devices = tuple(Device(name="gpu", index=index) for index in range(2))
-    communicator = zif_cuda.communicator.nccl(device, Group(1, devices, str(tmp_path)))
+    communicator = connect(FakeNccl)
     group: Any = communicator._group
     assert group.made[:2] == (1, 2)
     assert group.calls == ["allreduce"], "a capture could not connect"
@@ -58,3 +93,24 @@ def test_collectives_are_on_the_current_stream_and_the_first_connects(
     communicator.close()
     communicator.close()
     assert group.aborted == 1
+
+
+def test_graphs_go_before_the_connections_that_they_hold(
+    connect: Callable[[type], NcclCommunicator], gpu: FakeGpu
+) -> None:
+    held: list[int] = []
+
+    class Waiting(FakeNccl):
+        def abort(self) -> None:
+            held.append(len(gpu.graphs))
+
+    connect(Waiting).close()
+    assert held == [0], "NCCL would wait for the graphs"
+
+
+def test_closing_ends_though_nccl_does_not(
+    connect: Callable[[type], NcclCommunicator], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(zif_cuda.communicator, "CLOSING_SECONDS", 0.05)
+    connect(Stuck).close()
+    assert "NCCL has not cut its connections" in caplog.text

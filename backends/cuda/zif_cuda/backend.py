@@ -16,7 +16,7 @@ from zif.contract.kernel import KernelSet
 from zif.reference.host import user_cache
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.reference import TorchReference
-from zif_cuda.communicator import nccl
+from zif_cuda.communicator import NcclCommunicator
 from zif_cuda.device import CudaDevice
 from zif_cuda.executables import CudaExecutables
 from zif_cuda.flashinfer_attention import FlashinferAttention
@@ -95,7 +95,7 @@ def create(options: Mapping[str, str], device: Device, group: Group | None = Non
     refusal = "flashinfer is switched off (cuda.flashinfer=off)" if off else missing()
     tune: Any = options.get("tune", "auto")
     graphs = options.get("graphs") != "off"
-    communicator = nccl(gpu, group) if group is not None else ONE_DEVICE
+    communicator = NcclCommunicator(gpu, group) if group is not None else ONE_DEVICE
     return CudaBackend(gpu, graphs=graphs, flashinfer=refusal, tune=tune, communicator=communicator)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from typing import Any
 
 import torch.distributed
@@ -10,17 +12,36 @@ from zif.contract.comm import Group
 from zif.reference.torch.communicator import PATIENCE, TorchCommunicator
 from zif_cuda.device import CudaDevice
 
+logger = logging.getLogger(__name__)
 c10d: Any = torch.distributed.distributed_c10d  # which exports its names to no type checker
+CLOSING_SECONDS = 10.0
+"""How long NCCL gets to cut its connections."""
 
 
-def nccl(device: CudaDevice, group: Group) -> TorchCommunicator:
-    """The communicator of ``device``'s rank, connected: the first collective does that, which a capture could not."""
+class NcclCommunicator(TorchCommunicator):
+    """``device``'s rank of ``group``, connected: the first collective does that, which a capture could not."""
 
-    def make(store: Any, rank: int, size: int) -> Any:
-        options = c10d.ProcessGroupNCCL.Options()
-        options._timeout = PATIENCE
-        return c10d.ProcessGroupNCCL(store, rank, size, options)
+    def __init__(self, device: CudaDevice, group: Group) -> None:
+        self._device = device
+        super().__init__(group, _connect)
+        self.all_reduce(device.empty(1).zero_())
 
-    communicator = TorchCommunicator(group, make)
-    communicator.all_reduce(device.empty(1).zero_())
-    return communicator
+    def close(self) -> None:
+        """Cut the connections, and the device's graphs first: NCCL (2.26) waits for the last that launches its kernels.
+
+        Whatever else it waits for, it is left to it.
+        """
+        self._device.release_graphs()
+        closing = threading.Thread(target=super().close, name="zif-nccl-close", daemon=True)
+        closing.start()
+        closing.join(CLOSING_SECONDS)
+        if closing.is_alive():
+            logger.warning(
+                "NCCL has not cut its connections within %g s; left to end with the process", CLOSING_SECONDS
+            )
+
+
+def _connect(store: Any, rank: int, size: int) -> Any:
+    options = c10d.ProcessGroupNCCL.Options()
+    options._timeout = PATIENCE
+    return c10d.ProcessGroupNCCL(store, rank, size, options)

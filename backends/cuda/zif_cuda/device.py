@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,6 +50,7 @@ class CudaDevice:
         self._pool: Any = None
         self._capturing: Any = None
         self._keeper: Any = None
+        self._graphs: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def facts(self) -> Facts:
         """Of this GPU."""
@@ -121,7 +123,14 @@ class CudaDevice:
             finally:
                 graph.capture_end()
         current.wait_stream(self._capturing)
+        self._graphs.add(graph)
         return graph, result
+
+    def release_graphs(self) -> None:
+        """Destroy what was captured and is still there; none of it is replayed any more."""
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs.clear()
 
 
 class _Mapped:
