@@ -38,12 +38,16 @@ BUGS = {
     "TorchCommunicator.all_reduce = lambda self, x: sum_of(self, x) * 0.5": ["all_reduce"],
     "TorchCommunicator.all_gather = lambda self, x: join(self, x).flip(-1)": ["all_gather"],
     "TorchCommunicator.all_gather = lambda self, x: join(self, x.T).T": ["all_gather"],
+    "TorchCommunicator.close = lambda self: __import__('threading').Event().wait()": ["close"],
     "raise RuntimeError('no link')": ["all"],
     "return TorchBackend(TorchRuntime())": ["size"],
 }
 
 
-QUICK = ("TorchCommunicator.all_reduce = lambda self, x: x", "return TorchBackend(TorchRuntime())")
+QUICK = (
+    "", "TorchCommunicator.all_reduce = lambda self, x: x", "return TorchBackend(TorchRuntime())",
+    "TorchCommunicator.close = lambda self: __import__('threading').Event().wait()",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("bug", [bug if bug in QUICK else pytest.param(bug, marks=pytest.mark.slow) for bug in BUGS])

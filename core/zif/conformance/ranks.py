@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +27,9 @@ from zif.plugins import select
 SHAPES = ((1, 64), (7, 48), (64, 1024))
 RUNS = 4
 """Enough that a backend that captures programs has captured it."""
+LEAVING_SECONDS, GONE_SECONDS = 0.5, 2.0
+"""When the other ranks' processes end, by which time the first has read all that it needs of them; and have ended."""
+CLOSING_SECONDS = 5.0
 
 
 def main(device: str, options: list[str], rank: int, size: int, store: str) -> None:
@@ -37,21 +43,42 @@ def main(device: str, options: list[str], rank: int, size: int, store: str) -> N
     if comm.size != size:
         report["size"] = [f"a group of {size} was asked for, its size is {comm.size}", ""]
     else:
+        programs: list[Any] = []
         for dtype in backend.capabilities.dtypes:
-            report[f"all_reduce/{dtype}"] = _check(backend, dtype, comm.all_reduce, _summed)
-            report[f"all_gather/{dtype}"] = _check(backend, dtype, comm.all_gather, _joined)
-    comm.close()
+            report[f"all_reduce/{dtype}"] = _check(backend, dtype, comm.all_reduce, _summed, programs)
+            report[f"all_gather/{dtype}"] = _check(backend, dtype, comm.all_gather, _joined, programs)
+        report["close"] = [_closed(comm) if rank == 0 else None, ""]
     print()  # a library may have left a line open
     print(json.dumps(report), flush=True)
+    if rank:
+        time.sleep(LEAVING_SECONDS)
+    os._exit(0)  # as an engine's ranks do, and whatever is left to end by itself
+
+
+def _closed(comm: Communicator) -> str | None:
+    """What is wrong with closing the first rank as an engine does: with its programs there, and no other rank."""
+    time.sleep(GONE_SECONDS)
+    closing = threading.Thread(target=comm.close, daemon=True)
+    closing.start()
+    closing.join(CLOSING_SECONDS)
+    return f"has not come back after {CLOSING_SECONDS:g} s, with the other ranks gone" if closing.is_alive() else None
 
 
 def _check(
-    backend: Backend, dtype: str, collective: Callable[[Any], Any], expected: Callable[[Any, int], Any]
+    backend: Backend,
+    dtype: str,
+    collective: Callable[[Any], Any],
+    expected: Callable[[Any, int], Any],
+    programs: list[Any],
 ) -> list[str | None]:
-    """Small whole numbers, whose sums every dtype has, so that results are to be exact."""
+    """Small whole numbers, whose sums every dtype has, so that results are to be exact.
+
+    What was compiled is added to ``programs``.
+    """
     comm, digest, rng = backend.communicator, hashlib.sha256(), np.random.default_rng(0)
     for shape in SHAPES:
         program = _program(backend, comm, collective, dtype, shape)
+        programs.append(program)
         for run in range(RUNS):
             host = rng.integers(-8, 9, shape).astype(numpy_dtype(dtype))
             outputs, _ = program.run(program.stage({"x": host}), {})

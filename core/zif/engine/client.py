@@ -242,12 +242,15 @@ class ThreadClient(Client):
     def _main(self) -> None:
         from zif.engine.loop import QueuePort, serve
 
+        port = QueuePort(self._commands, self._deliver_soon)
         try:
-            serve(self._build, QueuePort(self._commands, self._deliver_soon))
+            serve(self._build, port)
         except BaseException:
             logger.debug("engine thread ended", exc_info=True)  # Failed has told the client
         else:
             self._deliver_soon(Failed("", "the engine was shut down"))
+        finally:
+            port.thaw()
 
     def _post(self, command: Command) -> None:
         self._commands.put(command)
