@@ -234,6 +234,7 @@ class ThreadClient(Client):
         self._build = build
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._thaw: Callable[[], None] = lambda: None
 
     def _launch(self) -> None:
         self._thread = threading.Thread(target=self._main, name="zif-engine", daemon=True)
@@ -243,6 +244,7 @@ class ThreadClient(Client):
         from zif.engine.loop import QueuePort, serve
 
         port = QueuePort(self._commands, self._deliver_soon)
+        self._thaw = port.thaw
         try:
             serve(self._build, port)
         except BaseException:
@@ -250,7 +252,7 @@ class ThreadClient(Client):
         else:
             self._deliver_soon(Failed("", "the engine was shut down"))
         finally:
-            port.thaw()
+            self._thaw()
 
     def _post(self, command: Command) -> None:
         self._commands.put(command)
@@ -259,6 +261,7 @@ class ThreadClient(Client):
         return self._thread is not None and self._thread.is_alive()
 
     def _end(self, patience: float) -> None:
+        self._thaw()
         logger.debug("the engine's thread is still busy; as a daemon, it ends with the process")
 
 
