@@ -57,7 +57,7 @@ def uniform(seed: A, position: A, vocab: int) -> A:
 
 
 def block_uniform(seed: A, position: A, blocks: int) -> A:
-    """[R, blocks] float64: as :func:`uniform`, for blocks of ids; of the first word of counter (position, 2³¹ + block)."""
+    """[R, blocks] float64: as :func:`uniform` for ids, so for blocks; of word 0 of counter (position, 2³¹ + block)."""
     key = seed.view(np.uint32)
     counters = np.uint32(BLOCKS) + np.arange(blocks, dtype=np.uint32)[None, :]
     return _between(threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], counters)[0])

@@ -39,7 +39,7 @@ class TorchSampling(KernelSet):
         greedy = temperature == 0
         scaled = logits / torch.where(greedy, 1.0, temperature)[:, None]
         behind = -logits.shape[-1] % BLOCK
-        z = torch.nn.functional.pad(scaled, (0, behind), value=float("-inf")).unflatten(-1, (-1, BLOCK))
+        z = torch.nn.functional.pad(scaled, (0, behind), value=float("-inf")).reshape(len(logits), -1, BLOCK)
         scores = z.logsumexp(-1) + _gumbel(block_uniform(seed, position, z.shape[1]))
         block = torch.where(greedy[:, None], z.amax(-1), scores).argmax(-1)
         noise = torch.where(greedy[:, None], 0.0, _gumbel(uniform(seed, position, block)))
@@ -83,7 +83,7 @@ def uniform(seed: Tensor, position: Tensor, block: Tensor) -> Tensor:
 
 def block_uniform(seed: Tensor, position: Tensor, blocks: int) -> Tensor:
     """[R, blocks] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.block_uniform`."""
-    counters = torch.arange(blocks, dtype=torch.int32, device=seed.device)[None, :] ^ (BLOCKS - 2 * BLOCKS)
+    counters = torch.arange(blocks, dtype=torch.int32, device=seed.device)[None, :] - BLOCKS
     return _between(_words(seed, position, counters)[0])
 
 

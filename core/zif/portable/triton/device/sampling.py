@@ -59,8 +59,8 @@ def score_blocks(
     temperature is not 0, log2 of the sum of exp(logit / temperature).
 
     ``temperature`` [rows] float32; if TABLE it is a table's, of which ``rows`` [rows] int32 tells the rows. Without
-    RANDOM these are any pointers. Grid (rows, ceil(blocks / COUNT)). A warp takes whole blocks, so that none waits
-    for another.
+    RANDOM these are any pointers. Grid (rows, ceil(blocks / COUNT)). A block is read as two halves, of which a warp
+    loads a line at once: so it sums up whole blocks, and no warp waits for another.
     """
     enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
@@ -88,8 +88,9 @@ def choose_token(
     """``out`` [rows] int32: of the block with the highest score the id with the highest logit, both perturbed if RANDOM
     and the row's temperature is not 0; the lowest among equals. If TABLE it goes to row ``rows`` of ``last`` int32 too.
 
-    ``seed`` [rows, 2], ``position`` [rows] int32; these and the rest as :func:`score_blocks` has them, behind which this
-    is launched: what that may read, this reads ahead of :func:`enter`. Grid (rows); BLOCKS >= blocks.
+    ``seed`` [rows, 2] and ``position`` [rows] int32; they and the others as :func:`score_blocks` has them. It is
+    launched behind that, which waits first: what is older, such as a row's settings, is read ahead of :func:`enter`,
+    and the noise of blocks made there. Grid (rows); BLOCKS is a power of two >= blocks.
     """
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCKS)
@@ -107,9 +108,9 @@ def choose_token(
     lower = tl.minimum(index, blocks - 1) * _BLOCK + tl.arange(0, _HALF)
     x, y = _halves(logits + row * logits_row, lower, vocab)
     if RANDOM:
+        word0, word1 = words(key0, key1, place, lower)
         if t != 0:
             rate = LOG2_E / t
-            word0, word1 = words(key0, key1, place, lower)
             x = x * rate + noise(word0)
             y = y * rate + noise(word1)
     value = tl.max(tl.maximum(x, y), 0)
