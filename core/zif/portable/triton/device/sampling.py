@@ -1,4 +1,7 @@
-"""Choosing tokens from logits [rows, vocab] float32: in two stages, so that few rows keep a whole device busy."""
+"""Choosing tokens from logits [rows, vocab] float32: in two stages, so that few rows keep a whole device busy.
+
+The stages of a draw are those of :func:`zif.ops.sampling.sample`, in units of log 2.
+"""
 
 import triton
 import triton.language as tl
@@ -51,6 +54,35 @@ def noise(word):
 
 
 @triton.jit
+def _halves(line, lower, vocab):
+    """Logits of ids ``lower`` and of those a half behind them; -inf behind the vocabulary."""
+    upper = lower + _HALF
+    x = tl.load(line + lower, mask=lower < vocab, other=float("-inf"))
+    return x, tl.load(line + upper, mask=upper < vocab, other=float("-inf"))
+
+
+@triton.jit
+def _first_of_highest(x, x_id, y, y_id):
+    """The larger and its id; of equals the lower id."""
+    other = (y > x) | ((y == x) & (y_id < x_id))
+    return tl.where(other, y, x), tl.where(other, y_id, x_id)
+
+
+@triton.jit
+def _log2_mass(x, y, t):
+    """log2 of the sum of exp(x / t) and exp(y / t) along axis 1; of t = 0 the largest x or y."""
+    score = tl.max(tl.maximum(x, y), 1)
+    if t != 0:
+        rate = LOG2_E / t
+        score *= rate
+        finite = tl.abs(score) < float("inf")
+        base = tl.where(finite, score, 0.0)[:, None]
+        mass = tl.sum(tl.exp2(x * rate - base) + tl.exp2(y * rate - base), 1)
+        score = tl.where(finite, score + log2(mass), score)
+    return score
+
+
+@triton.jit
 def score_blocks(
     scores, logits, rows, temperature, vocab, blocks, logits_row,
     RANDOM: tl.constexpr, TABLE: tl.constexpr, COUNT: tl.constexpr, OVERLAP: tl.constexpr = False,
@@ -66,17 +98,10 @@ def score_blocks(
     row = tl.program_id(0).to(tl.int64)
     block = tl.program_id(1) * COUNT + tl.arange(0, COUNT)
     lower = block[:, None] * _BLOCK + tl.arange(0, _HALF)[None, :]
+    at = tl.load(rows + row) if TABLE else row
     x, y = _halves(logits + row * logits_row, lower, vocab)
-    score = tl.max(tl.maximum(x, y), 1)
-    if RANDOM:
-        t = tl.load(temperature + (tl.load(rows + row) if TABLE else row))
-        if t != 0:
-            rate = LOG2_E / t
-            score *= rate
-            finite = tl.abs(score) < float("inf")
-            base = tl.where(finite, score, 0.0)[:, None]
-            mass = tl.sum(tl.exp2(x * rate - base) + tl.exp2(y * rate - base), 1)
-            score = tl.where(finite, score + log2(mass), score)
+    # the temperature is asked for before anything waits for the logits
+    score = _log2_mass(x, y, tl.load(temperature + at)) if RANDOM else tl.max(tl.maximum(x, y), 1)
     tl.store(scores + row * blocks + block, score, mask=block < blocks)
 
 
@@ -113,20 +138,11 @@ def choose_token(
             rate = LOG2_E / t
             x = x * rate + noise(word0)
             y = y * rate + noise(word1)
-    value = tl.max(tl.maximum(x, y), 0)
-    held = tl.minimum(tl.where(x == value, lower, vocab), tl.where(y == value, lower + _HALF, vocab))
-    token = tl.minimum(tl.min(held, 0), vocab - 1)
+    _, token = tl.reduce(_first_of_highest(x, lower, y, lower + _HALF), 0, _first_of_highest)
+    token = tl.minimum(token, vocab - 1)
     tl.store(out + row, token)
     if TABLE:
         tl.store(last + at, token)
-
-
-@triton.jit
-def _halves(line, lower, vocab):
-    """Logits of ids ``lower`` and of those a half behind them; -inf behind the vocabulary."""
-    upper = lower + _HALF
-    x = tl.load(line + lower, mask=lower < vocab, other=float("-inf"))
-    return x, tl.load(line + upper, mask=upper < vocab, other=float("-inf"))
 
 
 @triton.jit
