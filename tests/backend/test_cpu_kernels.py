@@ -27,8 +27,10 @@ from zif.contract.step import Step
 from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight
 from zif.ops.attention import attention_request, draw_step, rope_angles
 from zif.ops.draw import normal, numpy_dtype
+from zif.ops.sampling import clear_seeds
 from zif.ops.tolerances import REDUCTION
 from zif.reference.torch.runtime import to_numpy, torch_dtype
+from zif.sampling.threefry import BLOCK, block_uniform, uniform
 from zif_cpu.backend import CpuBackend, create
 from zif_cpu.build import BuildFailed, cache_directory, library
 from zif_cpu.kernels import NativeKernels
@@ -274,32 +276,38 @@ def test_attention_is_the_same_on_any_number_of_threads() -> None:
 def test_a_draw_is_the_references_wherever_the_vocabulary_ends(backend: CpuBackend, vocab: int) -> None:
     rng = np.random.default_rng(8)
     rows = 6
+    logits = (rng.standard_normal((rows, vocab)) * 3).astype(np.float32).astype(np.float64)
+    logits[5, vocab // 3 : vocab // 2] = -np.inf
+    temperature, position = np.array([0.0, 1.0, 0.7, 2.0, 1e-2, 1.5]), rng.integers(0, 5000, rows).astype(np.int32)
     arguments = {
-        "logits": (rng.standard_normal((rows, vocab)) * 3).astype(np.float32).astype(np.float64),
-        "temperature": np.array([0.0, 1.0, 0.7, 2.0, 1.0, 1.5]),
-        "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
-        "position": rng.integers(0, 5000, rows).astype(np.int32),
+        "logits": logits,
+        "temperature": temperature,
+        "seed": clear_seeds(rng, logits, temperature, position),
+        "position": position,
     }
     check(backend, OpCase("", OpRequest.of("sample", "float32", vocab=vocab), arguments))
 
 
-def test_noise_next_to_one_is_finite_and_exact(backend: CpuBackend) -> None:
-    """Where u is within 2⁻²⁴ of 1, float32 has no such number, and a careless -log(-log u) is infinite."""
-    from zif.sampling.threefry import uniform
+@pytest.mark.parametrize(("bits", "apart"), [(uniform, 1), (block_uniform, BLOCK)])
+def test_noise_next_to_one_is_finite_and_exact(backend: CpuBackend, bits: Any, apart: int) -> None:
+    """Where u is within 2⁻²⁴ of 1, float32 has no such number, and a careless -log(-log u) is infinite.
 
-    seed, position = np.array([[5, 9]], np.int32), np.array([77], np.int32)
-    vocab = 1 << 20
-    u = uniform(seed, position, vocab)
-    highest = int(np.argmax(u))
-    noise = -np.log(-np.log(u))
-    logits = np.zeros((1, vocab))
-    second = np.partition(noise[0], -2)[-2]
-    logits[0, highest] = second - noise[0, highest] + 0.01  # wins by a hundredth if its noise is right
-    arguments = {"logits": logits, "temperature": np.ones(1), "seed": seed, "position": position}
-    sample = kernels_of(backend, "sample")[0].make(OpRequest.of("sample", "float32", vocab=vocab), Ops())
-    assert int(sample(**on_device(backend, arguments, "float32"))[0]) == highest
-    logits[0, highest] -= 0.02
-    assert int(sample(**on_device(backend, arguments, "float32"))[0]) != highest
+    Candidates are the ids of one block, or those that are alone in a block.
+    """
+    count = 1 << 12
+    seed, position = np.array([[5, 9]], np.int32), np.arange(count, dtype=np.int32)
+    u = bits(seed.repeat(count, 0), position, BLOCK)
+    row, highest = np.unravel_index(np.argmax(u), u.shape)
+    noise = -np.log(-np.log(u[row]))
+    logits = np.full((1, apart * BLOCK), -np.inf)
+    logits[0, ::apart] = 0
+    at = int(highest) * apart
+    logits[0, at] = np.partition(noise, -2)[-2] - noise[highest] + 0.01  # wins by a hundredth if its noise is right
+    arguments = {"logits": logits, "temperature": np.ones(1), "seed": seed, "position": position[row : row + 1]}
+    sample = kernels_of(backend, "sample")[0].make(OpRequest.of("sample", "float32", vocab=logits.size), Ops())
+    assert int(sample(**on_device(backend, arguments, "float32"))[0]) == at
+    logits[0, at] -= 0.02
+    assert int(sample(**on_device(backend, arguments, "float32"))[0]) != at
 
 
 def test_refusals_say_what_is_wrong(backend: CpuBackend) -> None:

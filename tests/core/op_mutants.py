@@ -14,8 +14,9 @@ import torch
 
 from core.mutants import ORIGINAL, expect, result, spec
 from zif.contract.ops import op_specs
+from zif.ops.sampling import scores
 from zif.reference.torch.kernels import write_slots
-from zif.sampling.threefry import threefry2x32
+from zif.sampling.threefry import BLOCK, BLOCKS, HALF, threefry2x32
 
 # --- attention -----------------------------------------------------------------------------------------
 
@@ -200,17 +201,30 @@ def assigned_in_the_step_alone(rows: Any, tokens: Any, last: Any, kv_len: Any, p
     return *results, {group: ORIGINAL["put"](pages[group], (rows,), updated[group][rows]) for group in pages}
 
 
-def draws_from(source: Callable[[Any], tuple[Any, Any]]) -> Callable[..., Any]:
-    """Draws that take for each token id the word and the counter of ``source``."""
+def words_of_ids(ids: Any) -> tuple[Any, Any]:
+    return ids & ~np.uint32(HALF), ids & HALF
+
+
+def words_of_blocks(blocks: Any) -> tuple[Any, Any]:
+    return blocks | np.uint32(BLOCKS), 0
+
+
+def draws(ids: Any = words_of_ids, blocks: Any = words_of_blocks, scored: Any = scores) -> Callable[..., Any]:
+    """Draws that take for each id and each block the counter and the word that these tell, and scores by ``scored``."""
 
     def sample(logits: Any, temperature: Any, seed: Any, position: Any) -> Any:
-        counter, second = source(np.arange(logits.shape[-1], dtype=np.uint32))
         key = seed.numpy().view(np.uint32)
-        words = threefry2x32(key[:, :1], key[:, 1:], position.numpy().astype(np.uint32)[:, None], counter[None, :])
-        u = ((np.where(second, *words[::-1]) >> 9) + 0.5) / 2**23
-        greedy = temperature[:, None] == 0
-        noise = torch.from_numpy(-np.log(-np.log(u))).where(~greedy, 0.0)
-        return (logits / temperature[:, None].where(~greedy, 1.0) + noise).argmax(-1).int()
+
+        def u(words: Any, count: int) -> Any:
+            counter, second = words(np.arange(count, dtype=np.uint32))
+            both = threefry2x32(key[:, :1], key[:, 1:], position.numpy().astype(np.uint32)[:, None], counter[None, :])
+            return ((np.where(second, *both[::-1]) >> 9) + 0.5) / 2**23
+
+        vocab = logits.shape[-1]
+        given = logits.double().numpy(), temperature.double().numpy(), u(blocks, -(-vocab // BLOCK)), u(ids, vocab)
+        of_blocks, of_ids = scored(*given)
+        block = of_blocks.argmax(-1)
+        return torch.from_numpy(block * BLOCK + of_ids[np.arange(len(of_ids)), block].argmax(-1)).int()
 
     return sample
 
@@ -218,6 +232,25 @@ def draws_from(source: Callable[[Any], tuple[Any, Any]]) -> Callable[..., Any]:
 def halves(ids: Any) -> tuple[Any, Any]:
     second, counter = np.divmod(ids, len(ids) // 2)
     return counter, second
+
+
+def largest(logits: Any, temperature: Any, block_u: Any, u: Any) -> tuple[Any, Any]:
+    """Blocks in proportion to their largest exp(z), not to the sum."""
+    of_blocks, of_ids = scores(logits, temperature, block_u, u)
+    z = logits / np.where(temperature == 0, 1.0, temperature)[:, None]
+    highest, _ = scores(z, 0 * temperature, block_u, u)
+    return np.where(temperature[:, None] == 0, of_blocks, highest - np.log(-np.log(block_u))), of_ids
+
+
+def careless(logits: Any, temperature: Any, block_u: Any, u: Any) -> tuple[Any, Any]:
+    """A block of -inf alone has a score of -inf less -inf."""
+    of_blocks, of_ids = scores(logits, temperature, block_u, u)
+    return np.where(np.isneginf(of_blocks), np.nan, of_blocks), of_ids
+
+
+def blocks_for_certain(logits: Any, temperature: Any, block_u: Any, u: Any) -> tuple[Any, Any]:
+    """No noise of blocks."""
+    return scores(logits, temperature, 0 * block_u + np.exp(-1), u)
 
 
 def last_of_equals(logits: Any) -> Any:
@@ -277,9 +310,14 @@ OPS: dict[str, dict[str, Any]] = {
         "seed's second word ignored": expect("sample", seed=lambda s: s * torch.tensor([1, 0], dtype=s.dtype)),
         "temperature ignored": expect("sample", temperature=lambda t: (t > 0).float()),
         "never greedy": expect("sample", temperature=lambda t: t.clamp(min=1.0)),
-        "a block for each token": draws_from(lambda ids: (ids, 0)),
-        "neighbours share a block": draws_from(lambda ids: (ids // 2, ids % 2)),
-        "halves of the vocabulary share a block": draws_from(halves),
+        "a counter for each token": draws(lambda ids: (ids, 0)),
+        "neighbours share a counter": draws(lambda ids: (ids // 2, ids % 2)),
+        "halves of the vocabulary share a counter": draws(halves),
+        "blocks have the counters of ids": draws(blocks=lambda blocks: (blocks, 0)),
+        "blocks have second words": draws(blocks=lambda blocks: (blocks | np.uint32(BLOCKS), 1)),
+        "blocks by their largest": draws(scored=largest),
+        "blocks without noise": draws(scored=blocks_for_certain),
+        "a block of -inf alone": draws(scored=careless),
     },
     "sample_rows": {
         "settings in order": lambda lo, rows, t, seed, kv, last, random: (

@@ -1,11 +1,11 @@
-"""Threefry's bits: the published vectors, and which of them a token id gets."""
+"""Threefry's bits: the published vectors, and which of them a token id gets, and a block of ids."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from zif.sampling.threefry import seed_words, threefry2x32, uniform
+from zif.sampling.threefry import block_uniform, seed_words, threefry2x32, uniform
 
 RANDOM123 = [
     ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
@@ -22,7 +22,7 @@ def test_known_answers(counter: tuple[int, int], key: tuple[int, int], words: tu
 
 
 @pytest.mark.parametrize("vocab", [1, 128, 129, 256, 700])
-def test_ids_that_differ_in_bit_seven_share_a_block(vocab: int) -> None:
+def test_ids_that_differ_in_bit_seven_share_a_counter(vocab: int) -> None:
     seed = np.array([[1, 2], [-3, 4]], np.int32)
     position = np.array([0, 70000], np.int32)
     got = uniform(seed, position, vocab)
@@ -36,8 +36,20 @@ def test_ids_that_differ_in_bit_seven_share_a_block(vocab: int) -> None:
             assert got[row, token] == ((word >> 9) + 0.5) / 2**23
 
 
+def test_blocks_have_counters_beyond_those_of_ids() -> None:
+    seed, position = np.array([[-3, 4]], np.int32), np.array([70000], np.int32)
+    got = block_uniform(seed, position, 3)
+    assert got.shape == (1, 3)
+    key0, key1 = seed[0].view(np.uint32)
+    for block in range(3):
+        word = int(threefry2x32(key0, key1, np.uint32(70000), np.array([2**31 + block], np.uint32))[0][0])
+        assert got[0, block] == ((word >> 9) + 0.5) / 2**23
+
+
 def test_what_seeds_draw_is_pinned() -> None:
     """The bits are part of what backends share: a change of these numbers is a change of every seeded answer."""
     got = uniform(np.array([seed_words(1234)], np.int32), np.array([5], np.int32), 512)[0]
     words = (got[[0, 1, 127, 128, 255, 256, 511]] * 2**23 - 0.5).astype(int)
     assert words.tolist() == [3824765, 3120244, 6524580, 5329874, 4290045, 6063200, 579751]
+    got = block_uniform(np.array([seed_words(1234)], np.int32), np.array([5], np.int32), 600)[0]
+    assert (got[[0, 1, 599]] * 2**23 - 0.5).astype(int).tolist() == [2536370, 2271694, 2998939]

@@ -1,4 +1,4 @@
-"""Draws are the same bits as the reference's, for large vocabularies too."""
+"""Draws are the reference's, for large vocabularies too."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from zif.contract.ops import OpRequest
+from zif.ops.sampling import margins, sample
 from zif.reference.jax import JaxReference
 from zif.reference.torch import TorchReference
-from zif.sampling.threefry import uniform
 
 
 def sampler(kernels: Any) -> Any:
@@ -32,25 +32,8 @@ def test_tokens_are_identical_where_the_best_two_differ(vocab: int) -> None:
     arguments = (logits, temperature, seed, position)
     ours = np.asarray(sampler(JaxReference())(*map(jnp.asarray, arguments)))
     theirs = sampler(TorchReference())(*map(torch.from_numpy, arguments)).numpy()
-    noise = -np.log(-np.log(uniform(seed, position, vocab)))
-    greedy = temperature[:, None] == 0
-    perturbed = np.where(greedy, logits, logits / np.where(greedy, 1, temperature[:, None]) + noise)
-    second, first = np.sort(perturbed, axis=-1)[:, -2:].T
-    clear = first - second > 1e-3
+    exact = tuple(a.astype(np.float64) if a.dtype == np.float32 else a for a in arguments)
+    clear = margins(*exact) > 1e-3
     assert clear.sum() > rows // 2
     np.testing.assert_array_equal(ours[clear], theirs[clear])
-    np.testing.assert_array_equal(ours[clear], perturbed.argmax(-1)[clear])
-
-
-def test_random_bits_are_the_references() -> None:
-    import jax.numpy as jnp
-
-    from zif.reference.jax.sampling import uniform as on_jax
-
-    rng = np.random.default_rng(1)
-    seed = rng.integers(-(2**31), 2**31, (5, 2)).astype(np.int32)
-    position = np.array([0, 1, 77, 2**20, 2**31 - 1], np.int32)
-    drawn = np.asarray(on_jax(jnp.asarray(seed), jnp.asarray(position), 4099))
-    wanted = uniform(seed, position, 4099)
-    assert ((drawn > 0) & (drawn < 1)).all()
-    np.testing.assert_array_equal(drawn.astype(np.float64), wanted)  # every bit: the reference is wider
+    np.testing.assert_array_equal(ours[clear], sample(*exact)[clear])

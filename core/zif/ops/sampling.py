@@ -9,7 +9,7 @@ import numpy as np
 
 from zif.contract.ops import OpCase, OpRequest, op
 from zif.ops.tolerances import EXACT, REDUCTION
-from zif.sampling.threefry import uniform
+from zif.sampling.threefry import BLOCK, block_uniform, uniform
 
 A = np.ndarray[Any, Any]
 _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
@@ -58,39 +58,102 @@ def argmax(logits: A) -> A:
 
 
 def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
-    rows, vocab = 6, 211
-    logits = _logits(rng, rows, vocab)
-    logits[2, 5:] = -np.inf
-    arguments = {
-        "logits": logits,
-        "temperature": np.array([0.0, 1.0, 0.7, 2.0, 1e-2, 1.0]),
-        "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
-        "position": rng.integers(0, 5000, rows).astype(np.int32),
-    }
-    yield OpCase(f"{rows}x{vocab}", OpRequest.of("sample", dtype, vocab=vocab), arguments)
-    rows, vocab = 5, 1000  # several of Threefry's pairs of lines, the last cut short
-    several = {
-        "logits": _logits(rng, rows, vocab),
-        "temperature": np.array([1.0, 1.5, 2.0, 3.0, 0.7]),
-        "seed": rng.integers(-(2**31), 2**31, (rows, 2)).astype(np.int32),
-        "position": rng.integers(0, 5000, rows).astype(np.int32),
-    }
-    yield OpCase(f"{rows}x{vocab}", OpRequest.of("sample", dtype, vocab=vocab), several)
+    one_block = _logits(rng, 6, 211)
+    one_block[2, 5:] = -np.inf
+    several = _logits(rng, 6, 1000)  # the last of four is cut short
+    several[1, 256:512] = several[2, :256] = several[3, 768:] = -np.inf
+    several[4, BLOCK:] = -np.inf
+    flat = _logits(rng, 9, 1300) * 0.1  # what is drawn depends on the sums of blocks, not on their largest
+    flat[:, 40] = 4.0
+    for label, logits, temperature in (
+        ("a block", one_block, [0.0, 1.0, 0.7, 2.0, 1e-2, 1.0]),
+        ("several", several, [1.0, 1.5, 2.0, 0.0, 0.7, 1e-2]),
+        ("flat", flat, [1.0, 0.8, 1.2, 1.0, 0.9, 1.0, 0.8, 1.0, 1.1]),
+    ):
+        rows, vocab = logits.shape
+        position = rng.integers(0, 5000, rows).astype(np.int32)
+        arguments = {
+            "logits": logits,
+            "temperature": np.array(temperature),
+            "seed": clear_seeds(rng, logits, np.array(temperature), position),
+            "position": position,
+        }
+        yield OpCase(f"{rows}x{vocab}, {label}", OpRequest.of("sample", dtype, vocab=vocab), arguments)
 
 
 @op(profile="llm", tolerances=EXACT, cases=_sample_cases)
 def sample(logits: A, temperature: A, seed: A, position: A) -> A:
-    """[R] int32: a token of each row drawn from softmax(logits / temperature), by the Gumbel-max
-    trick (Gumbel 1954) on Threefry bits: argmax(logits / temperature - log(-log u)).
+    """[R] int32: a token of each row drawn from softmax(logits / temperature) by the Gumbel-max trick (Gumbel 1954)
+    on Threefry bits: first a block of 256 ids, then one of its ids.
 
-    temperature [R] float32 (0: argmax); seed [R, 2] int32; position [R] int32, that of the token
-    being drawn; u as :func:`zif.sampling.threefry.uniform` has it. Backends agree wherever the two
-    highest perturbed logits differ by more than 1e-3.
+    With z = logits / temperature, the block is that of the highest score, logsumexp(z of the block) - log(-log u'),
+    and the id in it that of the highest z - log(-log u); the lowest among equals. So a block is drawn in proportion
+    to its sum of exp(z), and an id in proportion to its share of that (the trick on sums of groups: Maddison, Tarlow,
+    Minka 2014, "A* Sampling"): the distribution is the softmax's, for one exp a logit and a random number a block and
+    for each id of one block. u' and u are those of :func:`zif.sampling.threefry.block_uniform` and ``uniform``. A
+    block of -inf alone is drawn only where there is nothing else.
+
+    temperature [R] float32 (0: argmax); seed [R, 2] int32; position [R] int32, that of the token being drawn.
+    Backends agree wherever the two highest scores of blocks, and the two highest perturbed logits in the block, each
+    differ by more than 1e-3.
     """
-    u = uniform(seed, position, logits.shape[-1])
+    _, block, ids = _stages(logits, temperature, seed, position)
+    return (block * BLOCK + ids.argmax(-1)).astype(np.int32)
+
+
+def _stages(logits: A, temperature: A, seed: A, position: A) -> tuple[A, A, A]:
+    """Scores of blocks [R, n], the block [R] taken, its perturbed logits [R, 256]."""
+    vocab = logits.shape[-1]
+    u = block_uniform(seed, position, -(-vocab // BLOCK)), uniform(seed, position, vocab)
+    blocks, ids = scores(logits, temperature, *u)
+    block = blocks.argmax(-1)
+    return blocks, block, ids[np.arange(len(ids)), block]
+
+
+def scores(logits: A, temperature: A, block_u: A, u: A) -> tuple[A, A]:
+    """What ``sample`` takes the highest of: scores of blocks [R, n], and z [R, n, 256] with noise, -inf behind the
+    last id. block_u [R, n] and u [R, V] in (0, 1).
+    """
     greedy = temperature[:, None] == 0
     scaled = logits / np.where(greedy, 1.0, temperature[:, None])
-    return np.argmax(np.where(greedy, logits, scaled - np.log(-np.log(u))), axis=-1).astype(np.int32)
+    perturbed = np.where(greedy, scaled, scaled - np.log(-np.log(u)))
+    z, ids = _blocks(scaled), _blocks(perturbed)
+    highest = z.max(-1)
+    base = np.where(np.isfinite(highest), highest, 0.0)
+    with np.errstate(divide="ignore"):  # -inf is the log of a block of -inf alone
+        mass = base + np.log(np.exp(z - base[..., None]).sum(-1))
+    return np.where(greedy, highest, mass - np.log(-np.log(block_u))), ids
+
+
+def _blocks(x: A) -> A:
+    """[R, V] as [R, n, 256]."""
+    return np.pad(x, ((0, 0), (0, -x.shape[-1] % BLOCK)), constant_values=-np.inf).reshape(len(x), -1, BLOCK)
+
+
+def margins(logits: A, temperature: A, seed: A, position: A) -> A:
+    """[R]: by how much the draw of ``sample`` beats the next, of blocks or in the block, whichever is less.
+
+    Infinite where there is no other, and where temperature is 0: an argmax is exact.
+    """
+    blocks, _, ids = _stages(logits, temperature, seed, position)
+
+    def gap(x: A) -> A:
+        if x.shape[-1] == 1:
+            return np.full(len(x), np.inf)
+        second, first = np.sort(x, axis=-1)[:, -2:].T
+        return np.where(second > -np.inf, first - second, np.inf)
+
+    return np.where(temperature == 0, np.inf, np.minimum(gap(blocks), gap(ids)))
+
+
+def clear_seeds(rng: np.random.Generator, logits: A, temperature: A, position: A) -> A:
+    """[R, 2] int32: random seeds whose draws float32 cannot mistake, by a margin of a hundredth."""
+    seed = np.zeros((len(logits), 2), np.int32)
+    unclear = np.ones(len(logits), bool)
+    while unclear.any():
+        seed[unclear] = rng.integers(-(2**31), 2**31, (unclear.sum(), 2))
+        unclear = margins(logits, temperature, seed, position) < 1e-2
+    return seed
 
 
 def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:

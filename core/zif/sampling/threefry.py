@@ -4,9 +4,10 @@ Salmon, Moraes, Dror, Shaw: "Parallel random numbers: as easy as 1, 2, 3" (SC 20
 function of (seed, position in the sequence, token id) alone, so a request's random bits do not
 depend on what else is in its batch, on retraction, on the backend, or on the size of the vocabulary.
 
-A block of Threefry is two words, and two tokens share one: those whose ids differ in the bit ``HALF``
+A call of Threefry gives two words, and two tokens share one: those whose ids differ in the bit ``HALF``
 alone. Neighbours (2i and 2i + 1) would have to be interleaved lane by lane; halves of 256 ids are
 whole registers of a CPU, whole rows of a matrix unit's tiles, and lines that a GPU's warp loads at once.
+The ``BLOCK`` ids of two halves have bits of their own besides, as one: see ``zif.ops.sampling.sample``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ A = np.ndarray[Any, Any]
 ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 HALF = 128
+BLOCK = 2 * HALF
+BLOCKS = 1 << 31
+"""The counter of block 0; those of ids are below."""
 
 
 def threefry2x32(key0: A, key1: A, counter0: A, counter1: A) -> tuple[A, A]:
@@ -44,11 +48,22 @@ def uniform(seed: A, position: A, vocab: int) -> A:
     framework has the same u.
     """
     key = seed.view(np.uint32)
-    starts = np.arange(0, vocab, 2 * HALF, dtype=np.uint32)
+    starts = np.arange(0, vocab, BLOCK, dtype=np.uint32)
     counters = (starts[:, None] + np.arange(HALF, dtype=np.uint32)).reshape(1, -1)
     words = threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], counters)
     halves = [word.reshape(len(seed), len(starts), HALF) for word in words]
-    bits = np.stack(halves, axis=2).reshape(len(seed), 2 * HALF * len(starts))[:, :vocab]
+    bits = np.stack(halves, axis=2).reshape(len(seed), BLOCK * len(starts))[:, :vocab]
+    return _between(bits)
+
+
+def block_uniform(seed: A, position: A, blocks: int) -> A:
+    """[R, blocks] float64: as :func:`uniform` for ids, so for blocks; of word 0 of counter (position, 2³¹ + block)."""
+    key = seed.view(np.uint32)
+    counters = np.uint32(BLOCKS) + np.arange(blocks, dtype=np.uint32)[None, :]
+    return _between(threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], counters)[0])
+
+
+def _between(bits: A) -> A:
     return ((bits >> np.uint32(9)).astype(np.float64) + 0.5) * 2.0**-23
 
 

@@ -12,6 +12,7 @@ import triton.language as tl
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
 from zif.contract.ops import OpCase, OpRequest, op_specs
+from zif.ops.sampling import clear_seeds
 from zif.portable.triton.device.numbers import log2
 from zif.portable.triton.device.sampling import noise, uniform, words
 from zif.sampling import threefry
@@ -100,17 +101,40 @@ def test_of_equals_the_lowest_id_is_chosen_in_whichever_half_it_lies(ids: tuple[
     check("argmax", tied, "float32")
 
 
-def test_argmax_and_sample_over_several_chunks() -> None:
+def test_argmax_over_several_chunks() -> None:
     greedy = case("argmax", 4, 1)
     greedy.arguments["logits"][1, [8999, 5000, 4096]] = 99.0
     greedy.arguments["logits"][2] = -np.inf
     check("argmax", greedy, "float32")
-    settings = {
-        "temperature": np.array([1.0, 0.0, 0.6]),
-        "seed": np.array([[1, 2], [3, 4], [-5, 6]], np.int32),
-        "position": np.array([0, 1, 2], np.int32),
+
+
+@pytest.mark.parametrize("vocab", [3, 256, 300, VOCAB])
+def test_draws_from_one_block_and_from_many(vocab: int) -> None:
+    """The largest vocabulary has three chunks; blocks of -inf alone end it and begin a row."""
+    rng = np.random.default_rng(vocab)
+    temperature, position = np.array([1.0, 0.0, 0.6, 1e-2, 2.0]), np.array([0, 1, 2, 3, 70000], np.int32)
+    logits = (rng.standard_normal((5, vocab)) * 3).astype(np.float32).astype(np.float64)
+    logits[2, 256:] = logits[4, : vocab - 2] = -np.inf
+    arguments = {
+        "logits": logits,
+        "temperature": temperature,
+        "seed": clear_seeds(rng, logits, temperature, position),
+        "position": position,
     }
-    check("sample", case("sample", 3, 2, **settings), "float32")
+    check("sample", OpCase("", OpRequest.of("sample", "float32", vocab=vocab), arguments), "float32")
+
+
+def test_of_nothing_or_of_the_infinite_the_lowest_id_is_drawn() -> None:
+    logits = np.zeros((4, 600))
+    logits[:2] = -np.inf
+    logits[2:, [580, 590]] = np.inf
+    arguments = {
+        "logits": logits,
+        "temperature": np.array([1.0, 0.0, 1.0, 0.0]),
+        "seed": np.ones((4, 2), np.int32),
+        "position": np.arange(4, dtype=np.int32),
+    }
+    check("sample", OpCase("", OpRequest.of("sample", "float32", vocab=600), arguments), "float32")
 
 
 FILTERS = [

@@ -1,4 +1,4 @@
-// Penalties, argmax, and the Gumbel-max draw on Threefry bits, over rows of float32 logits.
+// Penalties, argmax, and the draw in two stages (zif/ops/sampling.py), over rows of float32 logits.
 #include <algorithm>
 
 #include "pool.h"
@@ -9,8 +9,11 @@ namespace {
 
 typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
 
-constexpr int64_t kHalf = 128;              // tokens a block of Threefry apart: zif/sampling/threefry.py
-constexpr int64_t kPiece = 16 * 2 * kHalf;  // tokens of a row that a thread takes at a time
+constexpr int64_t kHalf = 128;                // tokens that share Threefry's words are so far apart: zif/sampling/threefry.py
+constexpr int64_t kBlock = 2 * kHalf;         // tokens that are first drawn as one
+constexpr uint32_t kBlocks = 0x80000000u;     // the counter of block 0
+constexpr int64_t kScored = 16;               // blocks of a row that a thread takes at a time, a multiple of kLanes
+constexpr int64_t kPiece = kScored * kBlock;  // their tokens
 
 struct Best {
     float value = -INFINITY;
@@ -31,6 +34,12 @@ struct Bests {
         const vi better = other > value;
         value = better ? other : value;
         index = better ? at : index;
+    }
+
+    Best best() const {
+        Best best;
+        for (int i = 0; i < kLanes; ++i) best.take(value[i], index[i]);
+        return best;
     }
 };
 
@@ -87,34 +96,68 @@ inline vf gumbel(vu bits) {
     return -log(-log(u));
 }
 
-Best best_of(const float* logits, int64_t begin, int64_t end, float temperature, uint32_t key0, uint32_t key1,
-             uint32_t position) {
+struct Draw {
+    float inverse;  // of the temperature
+    uint32_t key0, key1, position;
+};
+
+inline vi lanes() {
     vi lane;
     for (int i = 0; i < kLanes; ++i) lane[i] = i;
-    const vf inverse = splat(temperature > 0 ? 1.f / temperature : 1.f);
-    const auto take = [&](Bests& bests, int64_t i, vf noise) {
-        const int n = int(std::min<int64_t>(kLanes, end - i));
-        vf x = (n == kLanes ? load(logits + i) : load_part(logits + i, n)) * inverse + noise;
-        if (n < kLanes) x = lane < splat(n) ? x : splat(-INFINITY);
-        bests.take(x, lane + splat(int32_t(i)));
-    };
+    return lane;
+}
+
+// Logits [i, i + kLanes), -inf from end on.
+inline vf load_before(const float* logits, int64_t i, int64_t end) {
+    if (i + kLanes <= end) return load(logits + i);
+    const int n = int(std::max<int64_t>(end - i, 0));
+    return lanes() < splat(n) ? load_part(logits + i, n) : splat(-INFINITY);
+}
+
+Best greatest(const float* logits, int64_t begin, int64_t end) {
+    Bests bests;
+    for (int64_t i = begin; i < end; i += kLanes) bests.take(load_before(logits, i, end), lanes() + splat(int32_t(i)));
+    return bests.best();
+}
+
+// Of the blocks in [begin, end), which begins one: the highest score, and which block's it is.
+Best best_block(const float* logits, int64_t begin, int64_t end, const Draw& draw) {
+    float tops[kScored], masses[kScored];
+    std::fill_n(tops, kScored, -INFINITY);
+    std::fill_n(masses, kScored, 1.f);
+    for (int64_t at = begin; at < end; at += kBlock) {
+        const int64_t to = std::min(at + kBlock, end);
+        vf highest = splat(-INFINITY), mass = vf{};
+        for (int64_t i = at; i < to; i += kLanes) highest = vmax(highest, load_before(logits, i, to));
+        const float top = max(highest);
+        tops[(at - begin) / kBlock] = top * draw.inverse;
+        if (!std::isfinite(top)) continue;
+        for (int64_t i = at; i < to; i += kLanes)
+            mass += exp((load_before(logits, i, to) - splat(top)) * splat(draw.inverse));
+        masses[(at - begin) / kBlock] = sum(mass);
+    }
+    Bests bests;
+    for (int64_t i = 0; i < kScored; i += kLanes) {
+        const vi block = lanes() + splat(int32_t(begin / kBlock + i));
+        const vf noise = gumbel(threefry(draw.key0, draw.key1, draw.position, (vu)block | kBlocks).first);
+        bests.take(load(tops + i) + log(load(masses + i)) + noise, block);
+    }
+    return bests.best();
+}
+
+// Of the ids of a block of the vocabulary: the one drawn.
+Best best_id(const float* logits, int64_t block, int64_t vocab, const Draw& draw) {
+    const vf inverse = splat(draw.inverse);
     Bests lower, upper;
-    if (temperature > 0) {
-        for (int64_t block = begin; block < end; block += 2 * kHalf) {
-            for (int64_t i = block; i < std::min(block + kHalf, end); i += kLanes) {
-                const Words words = threefry(key0, key1, position, (vu)(lane + splat(int32_t(i))));
-                take(lower, i, gumbel(words.first));
-                if (i + kHalf < end) take(upper, i + kHalf, gumbel(words.second));
-            }
-        }
-    } else {
-        for (int64_t i = begin; i < end; i += kLanes) take(lower, i, vf{});
+    for (int64_t i = block * kBlock; i < block * kBlock + kHalf; i += kLanes) {
+        const vi id = lanes() + splat(int32_t(i));
+        const Words words = threefry(draw.key0, draw.key1, draw.position, (vu)id);
+        lower.take(load_before(logits, i, vocab) * inverse + gumbel(words.first), id);
+        upper.take(load_before(logits, i + kHalf, vocab) * inverse + gumbel(words.second), id + splat(int32_t(kHalf)));
     }
-    Best best;
-    for (int i = 0; i < kLanes; ++i) {
-        best.take(lower.value[i], lower.index[i]);
-        best.take(upper.value[i], upper.index[i]);
-    }
+    Best best = lower.best();
+    const Best other = upper.best();
+    best.take(other.value, other.index);
     return best;
 }
 
@@ -147,16 +190,21 @@ extern "C" void zif_sample(int32_t* out, const float* logits, const float* tempe
                            const int32_t* position, int64_t rows, int64_t vocab, int64_t stride, int threads) {
     using namespace zif;
     const int64_t pieces = (vocab + kPiece - 1) / kPiece;
+    const auto drawn = [&](int64_t r) { return temperature && temperature[r] > 0; };
+    const auto draw = [&](int64_t r) {
+        return Draw{1.f / temperature[r], uint32_t(seed[2 * r]), uint32_t(seed[2 * r + 1]), uint32_t(position[r])};
+    };
     Best* found = new Best[rows * pieces];
     parallel(rows * pieces > 4 ? threads : 1, rows * pieces, [&](int64_t i) {
-        const int64_t r = i / pieces, begin = i % pieces * kPiece;
-        found[i] = best_of(logits + r * stride, begin, std::min(begin + kPiece, vocab), temperature ? temperature[r] : 0.f,
-                           seed ? seed[2 * r] : 0, seed ? seed[2 * r + 1] : 0, position ? position[r] : 0);
+        const int64_t r = i / pieces, begin = i % pieces * kPiece, end = std::min(begin + kPiece, vocab);
+        const float* line = logits + r * stride;
+        found[i] = drawn(r) ? best_block(line, begin, end, draw(r)) : greatest(line, begin, end);
     });
-    for (int64_t r = 0; r < rows; ++r) {
+    parallel(rows > 4 ? threads : 1, rows, [&](int64_t r) {
         Best best;
         for (int64_t p = 0; p < pieces; ++p) best.take(found[r * pieces + p].value, found[r * pieces + p].index);
+        if (best.index < INT32_MAX && drawn(r)) best = best_id(logits + r * stride, best.index, vocab, draw(r));
         out[r] = best.index == INT32_MAX ? 0 : best.index;  // a row of NaNs or -inf
-    }
+    });
     delete[] found;
 }

@@ -9,7 +9,7 @@ from zif.portable.triton.device import logprobs as device_logprobs
 from zif.portable.triton.device import sampling as device
 from zif.portable.triton.launching import Launch, ceil_div, power_of_two
 from zif.portable.triton.layers import dense_rows
-from zif.sampling.threefry import HALF
+from zif.sampling.threefry import BLOCK
 
 Tensor = torch.Tensor
 CHUNK = 4096
@@ -33,18 +33,18 @@ def choose(launch: Launch, logits: Tensor, draws: Draws | None = None, keep: Kee
     """
     logits = dense_rows(logits)
     rows, vocab = logits.shape
-    chunk = max(_chunk(vocab), 2 * HALF)
-    chunks = ceil_div(vocab, chunk)
-    best = torch.empty((rows, chunks), dtype=torch.float32, device=logits.device)
-    best_id = torch.empty((rows, chunks), dtype=torch.int32, device=logits.device)
+    blocks = ceil_div(vocab, BLOCK)
+    scores = torch.empty((rows, blocks), dtype=torch.float32, device=logits.device)
     out = torch.empty(rows, dtype=torch.int32, device=logits.device)
-    settings = [one.contiguous() for one in draws] if draws is not None else [logits] * 3
+    temperature, *bits = [one.contiguous() for one in draws] if draws is not None else [logits] * 3
     of_row, last = keep if keep is not None else (out, out)
-    constants = {"RANDOM": draws is not None, "TABLE": keep is not None, "BLOCK": chunk, "num_warps": 8}
-    arguments = (best, best_id, logits, of_row, *settings, vocab, chunks, logits.stride(0))
-    launch(device.best_of_chunk, (rows, chunks), *arguments, **constants)
-    constants = {"TABLE": keep is not None, "BLOCK": power_of_two(chunks), "num_warps": 1}
-    launch(device.best_of_row, (rows,), out, last, of_row, best, best_id, chunks, **constants)
+    kind = {"RANDOM": draws is not None, "TABLE": keep is not None}
+    sizes = (vocab, blocks, logits.stride(0))
+    count = min(power_of_two(blocks), CHUNK // BLOCK)
+    grid = (rows, ceil_div(blocks, count))
+    launch(device.score_blocks, grid, scores, logits, of_row, temperature, *sizes, **kind, COUNT=count, num_warps=8)
+    arguments = (out, last, scores, logits, of_row, temperature, *bits, *sizes)
+    launch(device.choose_token, (rows,), *arguments, **kind, BLOCKS=power_of_two(blocks), num_warps=4)
     return out
 
 

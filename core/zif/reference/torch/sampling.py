@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import HALF, PARITY, ROTATIONS
+from zif.sampling.threefry import BLOCK, BLOCKS, HALF, PARITY, ROTATIONS
 
 Tensor = torch.Tensor
 
@@ -36,11 +36,15 @@ class TorchSampling(KernelSet):
 
     @kernel("sample")
     def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
-        greedy = temperature[:, None] == 0
-        u = uniform(seed, position, logits.shape[-1])
-        noise = torch.where(greedy, 0.0, -torch.log(-torch.log(u)))
-        scaled = logits / torch.where(greedy, 1.0, temperature[:, None])
-        return (scaled + noise).argmax(-1).int()
+        greedy = temperature == 0
+        scaled = logits / torch.where(greedy, 1.0, temperature)[:, None]
+        behind = -logits.shape[-1] % BLOCK
+        z = torch.nn.functional.pad(scaled, (0, behind), value=float("-inf")).reshape(len(logits), -1, BLOCK)
+        scores = z.logsumexp(-1) + _gumbel(block_uniform(seed, position, z.shape[1]))
+        block = torch.where(greedy[:, None], z.amax(-1), scores).argmax(-1)
+        noise = torch.where(greedy[:, None], 0.0, _gumbel(uniform(seed, position, block)))
+        ids = z[torch.arange(len(z), device=z.device), block] + noise
+        return (block * BLOCK + ids.argmax(-1)).int()
 
     @kernel("filter_logits")
     def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
@@ -67,15 +71,29 @@ class TorchSampling(KernelSet):
         return chosen[:, 0], rank.int(), ids.int(), best
 
 
-def uniform(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
-    """[R, vocab] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.uniform`.
+def _gumbel(u: Tensor) -> Tensor:
+    return -torch.log(-torch.log(u))
+
+
+def uniform(seed: Tensor, position: Tensor, block: Tensor) -> Tensor:
+    """[R, 256] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.uniform` for the ids of ``block`` [R]."""
+    counters = BLOCK * block.int()[:, None] + torch.arange(HALF, dtype=torch.int32, device=seed.device)
+    return _between(torch.cat(_words(seed, position, counters), -1))
+
+
+def block_uniform(seed: Tensor, position: Tensor, blocks: int) -> Tensor:
+    """[R, blocks] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.block_uniform`."""
+    counters = torch.arange(blocks, dtype=torch.int32, device=seed.device)[None, :] - BLOCKS
+    return _between(_words(seed, position, counters)[0])
+
+
+def _words(seed: Tensor, position: Tensor, counters: Tensor) -> tuple[Tensor, Tensor]:
+    """Threefry's words [R, n] int32; counters [R or 1, n] int32.
 
     int32 arithmetic wraps as uint32's does; only the right shift has to be made a logical one.
     """
     key0, key1 = seed[:, :1], seed[:, 1:]
     keys = (key0, key1, key0 ^ key1 ^ PARITY)
-    starts = torch.arange(0, vocab, 2 * HALF, dtype=torch.int32, device=seed.device)
-    counters = (starts[:, None] + torch.arange(HALF, dtype=torch.int32, device=seed.device)).reshape(1, -1)
     x0: Any = position[:, None] + keys[0]
     x1: Any = counters + keys[1]
     for group in range(5):
@@ -85,6 +103,8 @@ def uniform(seed: Tensor, position: Tensor, vocab: int) -> Tensor:
             x1 = x1 ^ x0
         x0 = x0 + keys[(group + 1) % 3]
         x1 = x1 + keys[(group + 2) % 3] + (group + 1)
-    words = torch.stack([word.unflatten(-1, (-1, HALF)) for word in (x0, x1)], dim=2)
-    bits = (words.flatten(1)[:, :vocab] >> 9) & 0x7FFFFF
-    return (bits.float() + 0.5) * 2.0**-23
+    return x0, x1
+
+
+def _between(bits: Tensor) -> Tensor:
+    return (((bits >> 9) & 0x7FFFFF).float() + 0.5) * 2.0**-23

@@ -1,4 +1,7 @@
-"""Choosing tokens from logits [rows, vocab] float32: in two stages, so that few rows keep a whole device busy."""
+"""Choosing tokens from logits [rows, vocab] float32: in two stages, so that few rows keep a whole device busy.
+
+The stages of a draw are those of :func:`zif.ops.sampling.sample`, in units of log 2.
+"""
 
 import triton
 import triton.language as tl
@@ -11,6 +14,8 @@ _PARITY = tl.constexpr(threefry.PARITY)
 _EVEN = tl.constexpr(threefry.ROTATIONS[0])
 _ODD = tl.constexpr(threefry.ROTATIONS[1])
 _HALF = tl.constexpr(threefry.HALF)
+_BLOCK = tl.constexpr(threefry.BLOCK)
+_BLOCKS = tl.constexpr(threefry.BLOCKS)
 
 
 @triton.jit
@@ -21,7 +26,7 @@ def _round(x0, x1, R: tl.constexpr):
 
 @triton.jit
 def words(key0, key1, position, counters):
-    """Both words of :func:`zif.sampling.threefry.threefry2x32`, uint32; arguments int32."""
+    """Both words of :func:`zif.sampling.threefry.threefry2x32`, uint32; arguments of 32 bits."""
     key0 = key0.to(tl.uint32, bitcast=True)
     key1 = key1.to(tl.uint32, bitcast=True)
     key2 = key0 ^ key1 ^ _PARITY
@@ -49,57 +54,95 @@ def noise(word):
 
 
 @triton.jit
-def best_of_chunk(
-    best, best_id, logits, rows, temperature, seed, position, vocab, chunks, logits_row,
-    RANDOM: tl.constexpr, TABLE: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False,
-):  # fmt: skip
-    """The largest (perturbed, if RANDOM) logit of each chunk of BLOCK, the lowest id among equals.
-
-    ``temperature`` [rows] float32 (0: not perturbed), ``seed`` [rows, 2] and ``position`` [rows] int32; if TABLE
-    they are a table's, of which ``rows`` [rows] int32 tells the rows. Without RANDOM these are any pointers.
-    ``best`` [rows, chunks] float32, ``best_id`` int32. Grid (rows, chunks).
-    BLOCK is a multiple of 256: the ids of its lower halves are Threefry's counters.
-    """
-    enter(OVERLAP)
-    row = tl.program_id(0).to(tl.int64)
-    chunk = tl.program_id(1)
-    lane = tl.arange(0, BLOCK // 2)
-    lower = chunk * BLOCK + lane // _HALF * (2 * _HALF) + lane % _HALF
+def _halves(line, lower, vocab):
+    """Logits of ids ``lower`` and of those a half behind them; -inf behind the vocabulary."""
     upper = lower + _HALF
-    line = logits + row * logits_row
     x = tl.load(line + lower, mask=lower < vocab, other=float("-inf"))
-    y = tl.load(line + upper, mask=upper < vocab, other=float("-inf"))
-    if RANDOM:
-        at = tl.load(rows + row).to(tl.int64) if TABLE else row
-        t = tl.load(temperature + at)
-        if t != 0:
-            rate = LOG2_E / t
-            word0, word1 = words(tl.load(seed + 2 * at), tl.load(seed + 2 * at + 1), tl.load(position + at), lower)
-            x = x * rate + noise(word0)
-            y = y * rate + noise(word1)
-    value = tl.max(tl.maximum(x, y), 0)
-    held = tl.minimum(tl.where(x == value, lower, vocab), tl.where(y == value, upper, vocab))
-    tl.store(best + row * chunks + chunk, value)
-    tl.store(best_id + row * chunks + chunk, tl.minimum(tl.min(held, 0), vocab - 1))
+    return x, tl.load(line + upper, mask=upper < vocab, other=float("-inf"))
 
 
 @triton.jit
-def best_of_row(
-    out, last, rows, best, best_id, chunks, TABLE: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr = False
-):
-    """``out`` [rows] int32: the id of the largest of each row's chunks. Grid (rows); BLOCK >= chunks.
+def _first_of_highest(x, x_id, y, y_id):
+    """The larger and its id; of equals the lower id."""
+    other = (y > x) | ((y == x) & (y_id < x_id))
+    return tl.where(other, y, x), tl.where(other, y_id, x_id)
 
-    If TABLE it goes to row ``rows`` [rows] int32 of ``last`` int32 as well.
+
+@triton.jit
+def _log2_mass(x, y, t):
+    """log2 of the sum of exp(x / t) and exp(y / t) along axis 1; of t = 0 the largest x or y."""
+    score = tl.max(tl.maximum(x, y), 1)
+    if t != 0:
+        rate = LOG2_E / t
+        score *= rate
+        finite = tl.abs(score) < float("inf")
+        base = tl.where(finite, score, 0.0)[:, None]
+        mass = tl.sum(tl.exp2(x * rate - base) + tl.exp2(y * rate - base), 1)
+        score = tl.where(finite, score + log2(mass), score)
+    return score
+
+
+@triton.jit
+def score_blocks(
+    scores, logits, rows, temperature, vocab, blocks, logits_row,
+    RANDOM: tl.constexpr, TABLE: tl.constexpr, COUNT: tl.constexpr, OVERLAP: tl.constexpr = False,
+):  # fmt: skip
+    """``scores`` [rows, blocks] float32: the largest logit of each block of ids, or if RANDOM, where its row's
+    temperature is not 0, log2 of the sum of exp(logit / temperature).
+
+    ``temperature`` [rows] float32; if TABLE it is a table's, of which ``rows`` [rows] int32 tells the rows. Without
+    RANDOM these are any pointers. Grid (rows, ceil(blocks / COUNT)). A block is read as two halves, of which a warp
+    loads a line at once: so it sums up whole blocks, and no warp waits for another.
     """
     enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
-    chunk = tl.arange(0, BLOCK)
-    values = tl.load(best + row * chunks + chunk, mask=chunk < chunks, other=float("-inf"))
-    _, index = tl.max(values, 0, return_indices=True)
-    token = tl.load(best_id + row * chunks + tl.minimum(index, chunks - 1))
+    block = tl.program_id(1) * COUNT + tl.arange(0, COUNT)
+    lower = block[:, None] * _BLOCK + tl.arange(0, _HALF)[None, :]
+    at = tl.load(rows + row) if TABLE else row
+    x, y = _halves(logits + row * logits_row, lower, vocab)
+    # the temperature is asked for before anything waits for the logits
+    score = _log2_mass(x, y, tl.load(temperature + at)) if RANDOM else tl.max(tl.maximum(x, y), 1)
+    tl.store(scores + row * blocks + block, score, mask=block < blocks)
+
+
+@triton.jit
+def choose_token(
+    out, last, scores, logits, rows, temperature, seed, position, vocab, blocks, logits_row,
+    RANDOM: tl.constexpr, TABLE: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr = False,
+):  # fmt: skip
+    """``out`` [rows] int32: of the block with the highest score the id with the highest logit, both perturbed if RANDOM
+    and the row's temperature is not 0; the lowest among equals. If TABLE it goes to row ``rows`` of ``last`` int32 too.
+
+    ``seed`` [rows, 2] and ``position`` [rows] int32; they and the others as :func:`score_blocks` has them. It is
+    launched behind that, which waits first: what is older, such as a row's settings, is read ahead of :func:`enter`,
+    and the noise of blocks made there. Grid (rows); BLOCKS is a power of two >= blocks.
+    """
+    row = tl.program_id(0).to(tl.int64)
+    block = tl.arange(0, BLOCKS)
+    at = tl.load(rows + row).to(tl.int64) if TABLE else row
+    score = tl.zeros((BLOCKS,), tl.float32)
+    if RANDOM:
+        t = tl.load(temperature + at)
+        key0, key1, place = tl.load(seed + 2 * at), tl.load(seed + 2 * at + 1), tl.load(position + at)
+        if t != 0:
+            word, _ = words(key0, key1, place, block.to(tl.uint32) | _BLOCKS)
+            score = noise(word)
+    enter(OVERLAP)
+    score += tl.load(scores + row * blocks + block, mask=block < blocks, other=float("-inf"))
+    _, index = tl.max(score, 0, return_indices=True)
+    lower = tl.minimum(index, blocks - 1) * _BLOCK + tl.arange(0, _HALF)
+    x, y = _halves(logits + row * logits_row, lower, vocab)
+    if RANDOM:
+        word0, word1 = words(key0, key1, place, lower)
+        if t != 0:
+            rate = LOG2_E / t
+            x = x * rate + noise(word0)
+            y = y * rate + noise(word1)
+    _, token = tl.reduce(_first_of_highest(x, lower, y, lower + _HALF), 0, _first_of_highest)
+    token = tl.minimum(token, vocab - 1)
     tl.store(out + row, token)
     if TABLE:
-        tl.store(last + tl.load(rows + row), token)
+        tl.store(last + at, token)
 
 
 @triton.jit
