@@ -115,7 +115,7 @@ def multiply(out: torch.Tensor, x: torch.Tensor, w: torch.Tensor, tile: Shape, s
     rows, inner = w.shape
     rows = rows // 2 if gated else rows
     share = -(-inner // splits // tile.inputs) * tile.inputs
-    grid = (-(-rows // tile.outputs), -(-inner // share), -(-len(x) // tile.tokens))
+    grid = (-(-len(x) // tile.tokens), -(-rows // tile.outputs), -(-inner // share))
     launch_overlapping(
         skinny_kernel, grid, out, x, w, x, len(x), rows, inner, x.stride(0), share, BIAS=False, GATED=gated,
         GELU=False, WEIGHTS_FIRST=tile.first, BLOCK_T=tile.tokens, BLOCK_N=tile.outputs, BLOCK_K=tile.inputs,

@@ -79,7 +79,7 @@ def product(
         )  # fmt: skip
     else:
         x = dense_rows(x.normed(launch) if isinstance(x, Unnormed) else x)
-        grid = (programs, splits, ceil_div(tokens, tile.tokens))
+        grid = (ceil_div(tokens, tile.tokens), programs, splits)
         launch(
             device.skinny, grid, out, x, w, added, tokens, rows, inner, x.stride(0), share,
             WEIGHTS_FIRST=tile.weights_first, BLOCK_T=tile.tokens, num_stages=tile.stages, **constants,

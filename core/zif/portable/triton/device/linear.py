@@ -30,15 +30,15 @@ def skinny(
 ):  # fmt: skip
     """Tiles of BLOCK_T tokens by BLOCK_N outputs, over ``share`` of the inputs.
 
-    Grid (ceil(rows / BLOCK_N), splits, ceil(tokens / BLOCK_T)), splits = ceil(inner / share). With more than one,
-    ``out`` is [splits, tokens, rows] partial sums. BLOCK_K divides ``share`` and ``inner``. GATED: ``w`` is
-    [2 rows, inner], gate above up, and ``out`` their activation's product. WEIGHTS_FIRST: the weights are the left
-    operand of the matrix unit, whose tile is 64 high where it is fast. EARLY: inputs of each output that are
-    asked for before waiting.
+    Grid (ceil(tokens / BLOCK_T), ceil(rows / BLOCK_N), splits), splits = ceil(inner / share): programs that read the
+    same weights start together, so that memory is read once. With more than one split, ``out`` is [splits, tokens,
+    rows] partial sums. BLOCK_K divides ``share`` and ``inner``. GATED: ``w`` is [2 rows, inner], gate above up, and
+    ``out`` their activation's product. WEIGHTS_FIRST: the weights are the left operand of the matrix unit, whose tile
+    is 64 high where it is fast. EARLY: inputs of each output that are asked for before waiting.
     """
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    split = tl.program_id(1)
-    t = tl.program_id(2) * BLOCK_T + tl.arange(0, BLOCK_T)
+    t = tl.program_id(0) * BLOCK_T + tl.arange(0, BLOCK_T)
+    n = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(2)
     k = tl.arange(0, BLOCK_K)
     first = split * share
     last = tl.minimum(first + share, inner)
