@@ -55,7 +55,10 @@ def drawn(seed: int, before: list[int], new: list[int], spec: AttentionSpec, pag
         }
     }
     q = torch.randn((step.shape.tokens, spec.q_heads, 64), generator=generator).bfloat16()
-    return q, cache, on_device, HostStep(step.shape, step.query_starts, step.kv_lens)
+    starts, lens = step.query_starts.copy(), step.kv_lens.copy()
+    for array in (starts, lens):
+        array.setflags(write=False)  # as a rank that follows has them
+    return q, cache, on_device, HostStep(step.shape, starts, lens)
 
 
 @pytest.mark.parametrize("changes", [{}, {"window": 3}, {"softcap": 5.0}])

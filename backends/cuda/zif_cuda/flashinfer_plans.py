@@ -104,7 +104,7 @@ class RaggedPlan(Plan):
 
     def make(self, step: HostStep) -> None:
         out = min(self._left_out(step), len(step.kv_lens) - 1)  # flashinfer is to have something to do
-        lens = step.kv_lens[out:]
+        lens = step.kv_lens[out:].copy()  # a follower's are read-only, which torch warns of
         counts = -(-lens // self._page_size)
         bounds = np.zeros(len(counts) + 1, np.int32)
         np.cumsum(counts, out=bounds[1:])
