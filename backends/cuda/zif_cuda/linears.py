@@ -101,8 +101,8 @@ class CudaLinears(KernelSet):
             step: Step | None = None,
         ) -> tuple[Tensor | Unnormed, Tensor]:
             nonlocal left
-            one = consumers and residual.shape[0] == 1
-            if one and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers):
+            tokens = residual.shape[0] if step is None else step.shape.tokens  # a tensor's takes three times as long
+            if tokens == 1 and consumers and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers):
                 # larger weights have so many programs that reading the token again in each is no longer little
                 if left is None:
                     left = self._serves("linear", ops) and self._serves("gated_linear", ops)
