@@ -77,7 +77,7 @@ class Communicator(Protocol):
         return only
 
     def close(self) -> None:
-        """Nothing is called any more. Waits neither for other ranks, which may be gone, nor for programs, which are not."""
+        """Nothing is called any more. Waits neither for other ranks, which may be gone, nor for programs."""
         return
 
 
