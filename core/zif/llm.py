@@ -35,7 +35,9 @@ class LLM:
     Keyword arguments are :class:`zif.settings.Settings`, named as the flags of ``zif serve`` are.
     Raises what building the engine raises. Use it as a context manager, or :meth:`close` it; one that
     is dropped, or is there when the program ends, closes itself. Every method may be called from any
-    thread, and from any event loop. An interrupted call (Ctrl-C) aborts its requests.
+    thread, and from any event loop. An interrupted call (Ctrl-C) aborts its requests. A full collection of garbage
+    walks a framework's modules for a tenth of a second, which halts all requests: a program that minds calls
+    ``gc.freeze()`` once it has made its LLM.
     """
 
     def __init__(self, model: str | None = None, *, progress: bool = True, **settings: Any) -> None:

@@ -39,6 +39,7 @@ BUGS = {
     "TorchCommunicator.all_gather = lambda self, x: join(self, x).flip(-1)": ["all_gather"],
     "TorchCommunicator.all_gather = lambda self, x: join(self, x.T).T": ["all_gather"],
     "TorchCommunicator.close = lambda self: __import__('threading').Event().wait()": ["close"],
+    "TorchCommunicator.close = lambda self: 1 / 0": ["close"],
     "raise RuntimeError('no link')": ["all"],
     "return TorchBackend(TorchRuntime())": ["size"],
 }

@@ -39,14 +39,6 @@ def wait_idle(llm: zif.LLM) -> None:
         time.sleep(0.005)
 
 
-def thaws() -> bool:
-    """Whether nothing is kept from being collected, now or soon."""
-    deadline = time.monotonic() + 5
-    while gc.get_freeze_count() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return gc.get_freeze_count() == 0
-
-
 def test_a_text_gives_a_completion_and_a_list_gives_a_list(llm: zif.LLM) -> None:
     assert llm.generate("Hello", SHORT).completion_tokens == 5
     both = llm.generate(["Hello", [5, 6, 7]], [SHORT, SamplingParams(max_tokens=2, ignore_eos=True, n=3)])
@@ -140,29 +132,6 @@ def test_one_that_is_dropped_closes_itself() -> None:
     gc.collect()
     assert dropped() is None
     assert engine_threads[-1] not in threading.enumerate()
-
-
-def test_garbage_is_collected_between_calls_and_not_while_requests_run() -> None:
-    assert thaws()
-    with make() as llm:
-        for number, _ in enumerate(llm.stream("Hello", ENDLESS)):
-            if number == 3:
-                assert gc.get_freeze_count() > 10_000
-                break
-        assert thaws()
-        busy = llm.stream("Hello", ENDLESS)
-        next(busy)
-    assert thaws(), "an engine that ends in the middle leaves it as it was"
-
-
-def test_a_heap_that_the_program_froze_stays_so() -> None:
-    gc.freeze()
-    try:
-        with make() as llm:
-            llm.generate("Hello", SHORT)
-        assert gc.get_freeze_count() > 0
-    finally:
-        gc.unfreeze()
 
 
 def test_a_program_that_closes_nothing_ends_well() -> None:

@@ -16,7 +16,7 @@ from core.mutants import ORIGINAL, expect, result, spec
 from zif.contract.ops import op_specs
 from zif.ops.sampling import scores
 from zif.reference.torch.kernels import write_slots
-from zif.sampling.threefry import BLOCK, BLOCKS, HALF, threefry2x32
+from zif.sampling.threefry import BLOCK, FIRST_BLOCK, HALF, threefry2x32
 
 # --- attention -----------------------------------------------------------------------------------------
 
@@ -206,7 +206,7 @@ def words_of_ids(ids: Any) -> tuple[Any, Any]:
 
 
 def words_of_blocks(blocks: Any) -> tuple[Any, Any]:
-    return blocks | np.uint32(BLOCKS), 0
+    return blocks | np.uint32(FIRST_BLOCK), 0
 
 
 def draws(ids: Any = words_of_ids, blocks: Any = words_of_blocks, scored: Any = scores) -> Callable[..., Any]:
@@ -314,7 +314,7 @@ OPS: dict[str, dict[str, Any]] = {
         "neighbours share a counter": draws(lambda ids: (ids // 2, ids % 2)),
         "halves of the vocabulary share a counter": draws(halves),
         "blocks have the counters of ids": draws(blocks=lambda blocks: (blocks, 0)),
-        "blocks have second words": draws(blocks=lambda blocks: (blocks | np.uint32(BLOCKS), 1)),
+        "blocks have second words": draws(blocks=lambda blocks: (blocks | np.uint32(FIRST_BLOCK), 1)),
         "blocks by their largest": draws(scored=largest),
         "blocks without noise": draws(scored=blocks_for_certain),
         "a block of -inf alone": draws(scored=careless),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -90,8 +91,9 @@ def norm_of_one_token_is_left_to_its_readers(*, bias: bool, parts: bool) -> None
     ops = bind(requests, KERNELS).ops
     x, residual, norm = torch.randn(1, size), torch.randn(1, size).half(), torch.randn(size).half()
     given = SplitSum(torch.stack([x - 1, x * 0 + 0.25, x * 0 + 0.75]), torch.float16) if parts else x.half()
-    for w in (plain, gated):
-        later, total = ops.add_norm(given, residual, norm, 1e-6, 1.0, (w,))
+    one: Any = SimpleNamespace(shape=SimpleNamespace(tokens=1))
+    for w, step in ((plain, None), (gated, None), (plain, one)):
+        later, total = ops.add_norm(given, residual, norm, 1e-6, 1.0, (w,), step)
         assert isinstance(later, Unnormed)
         total.fill_(float("nan"))
         got = ops.linear(later, plain) if w is plain else ops.gated_linear(later, gated, "silu")
@@ -104,6 +106,9 @@ def norm_of_one_token_is_left_to_its_readers(*, bias: bool, parts: bool) -> None
             reference = F.silu(gate) * up
         torch.testing.assert_close(got.double(), reference, rtol=4e-3, atol=4e-3)
         torch.testing.assert_close(later.normed(launch), normed, rtol=0, atol=0)
+    two: Any = SimpleNamespace(shape=SimpleNamespace(tokens=2))
+    pair = (torch.randn(2, size).half(), torch.randn(2, size).half())
+    assert isinstance(ops.add_norm(*pair, norm, 1e-6, 1.0, (plain,), two)[0], torch.Tensor)
     large = PackedWeight({}, "dense", (1 << 15, size))
     assert isinstance(ops.add_norm(given, residual, norm, 1e-6, 1.0, (large,))[0], torch.Tensor)
     alone = bind(requests[-1:], KERNELS).ops

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -16,6 +18,7 @@ from zif.contract.errors import OutOfMemory
 from zif.contract.weights import VectorSpec
 from zif.reference.torch.packing import TorchPacker
 from zif.reference.torch.runtime import TorchRuntime
+from zif_cuda.device import CudaDevice
 from zif_cuda.fetching import SMALLEST, Fetches, as_numpy
 from zif_cuda.packing import CudaPacker
 from zif_cuda.runtime import CudaRuntime
@@ -50,6 +53,36 @@ def test_memory_that_runs_out_at_load_says_what_would_help(monkeypatch: pytest.M
     monkeypatch.setattr(TorchRuntime, "zeros", full)
     with pytest.raises(OutOfMemory, match=r"2\.00 GiB more .*--mem-fraction-static"):
         runtime.zeros(ArraySpec((1 << 29,), "float32"))
+
+
+def test_graphs_are_released_together_as_far_as_they_are_still_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Graph:
+        resets = 0
+
+        def reset(self) -> None:
+            Graph.resets += 1
+
+        def capture_begin(self, **_: Any) -> None: ...
+        def capture_end(self) -> None: ...
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    for name, fake in {
+        "CUDAGraph": Graph, "current_stream": lambda device: stream, "Stream": lambda device: stream,
+        "stream": nullcontext, "graph_pool_handle": object, "set_device": lambda device: None,
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    device = CudaDevice(0)
+    monkeypatch.setattr(device, "empty", torch.empty)
+    graph, result = device.capture(lambda: "launched")
+    assert result == "launched"
+    dropped = device.capture(lambda: None)[0]
+    del dropped
+    gc.collect()
+    device.release_graphs()
+    assert Graph.resets == 2, "the graph, and the one that keeps the pool"
+    device.release_graphs()
+    assert Graph.resets == 2
+    del graph
 
 
 def test_fetches_use_memory_again_once_they_have_arrived() -> None:

@@ -14,8 +14,8 @@ from zif_cuda.device import CudaDevice
 
 logger = logging.getLogger(__name__)
 c10d: Any = torch.distributed.distributed_c10d  # which exports its names to no type checker
-CLOSING_SECONDS = 10.0
-"""How long NCCL gets to cut its connections."""
+CLOSING_SECONDS = 3.0
+"""How long NCCL gets to cut its connections: less than whoever stops an engine waits for it."""
 
 
 class NcclCommunicator(TorchCommunicator):
@@ -27,9 +27,9 @@ class NcclCommunicator(TorchCommunicator):
         self.all_reduce(device.empty(1).zero_())
 
     def close(self) -> None:
-        """Cut the connections, and the device's graphs first: NCCL (2.26) waits for the last that launches its kernels.
+        """Destroy the device's graphs, then cut the connections: NCCL (2.26) waits for the last that has its launches.
 
-        Whatever else it waits for, it is left to it.
+        If it waits for something else, it is left alone after CLOSING_SECONDS, in a thread that ends with the process.
         """
         self._device.release_graphs()
         closing = threading.Thread(target=super().close, name="zif-nccl-close", daemon=True)

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,12 @@ from zif.plugins import select
 SHAPES = ((1, 64), (7, 48), (64, 1024))
 RUNS = 4
 """Enough that a backend that captures programs has captured it."""
-LEAVING_SECONDS, GONE_SECONDS = 0.5, 2.0
-"""When the other ranks' processes end, by which time the first has read all that it needs of them; and have ended."""
 CLOSING_SECONDS = 5.0
+"""How long closing a rank may take."""
+MEETING_SECONDS = 60.0
+"""How long ranks wait for each other's last steps."""
+EXIT_SECONDS = 0.5
+"""How long a process takes to end that is about to."""
 
 
 def main(device: str, options: list[str], rank: int, size: int, store: str) -> None:
@@ -47,21 +51,50 @@ def main(device: str, options: list[str], rank: int, size: int, store: str) -> N
         for dtype in backend.capabilities.dtypes:
             report[f"all_reduce/{dtype}"] = _check(backend, dtype, comm.all_reduce, _summed, programs)
             report[f"all_gather/{dtype}"] = _check(backend, dtype, comm.all_gather, _joined, programs)
-        report["close"] = [_closed(comm) if rank == 0 else None, ""]
+        report["close"] = [None, ""]
+        if rank:
+            _wait_for(_mark(store, 0))  # which needs nothing of this one any more
+            _mark(store, rank).touch()
+        else:
+            others = range(1, size) if selection.plugin.info.ranks == "processes" else range(0)
+            report["close"] = [_closed(comm, store, others), ""]
     print()  # a library may have left a line open
     print(json.dumps(report), flush=True)
-    if rank:
-        time.sleep(LEAVING_SECONDS)
     os._exit(0)  # as an engine's ranks do, and whatever is left to end by itself
 
 
-def _closed(comm: Communicator) -> str | None:
+def _closed(comm: Communicator, store: str, others: range) -> str | None:
     """What is wrong with closing the first rank as an engine does: with its programs there, and no other rank."""
-    time.sleep(GONE_SECONDS)
-    closing = threading.Thread(target=comm.close, daemon=True)
+    if others:
+        _mark(store, 0).touch()
+        for other in others:
+            _wait_for(_mark(store, other))
+        time.sleep(EXIT_SECONDS)
+    faults: list[str] = []
+
+    def close() -> None:
+        try:
+            comm.close()
+        except BaseException as error:
+            faults.append(f"raises {error!r}, with the other ranks gone")
+
+    closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(CLOSING_SECONDS)
-    return f"has not come back after {CLOSING_SECONDS:g} s, with the other ranks gone" if closing.is_alive() else None
+    if closing.is_alive():
+        faults.append(f"has not come back after {CLOSING_SECONDS:g} s, with the other ranks gone")
+    return faults[0] if faults else None
+
+
+def _mark(store: str, rank: int) -> Path:
+    """What is there once a rank has done all that others need it for."""
+    return Path(store) / f"done-{rank}"
+
+
+def _wait_for(mark: Path) -> None:
+    deadline = time.monotonic() + MEETING_SECONDS
+    while not mark.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _check(

@@ -234,7 +234,6 @@ class ThreadClient(Client):
         self._build = build
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._thaw: Callable[[], None] = lambda: None
 
     def _launch(self) -> None:
         self._thread = threading.Thread(target=self._main, name="zif-engine", daemon=True)
@@ -243,16 +242,12 @@ class ThreadClient(Client):
     def _main(self) -> None:
         from zif.engine.loop import QueuePort, serve
 
-        port = QueuePort(self._commands, self._deliver_soon)
-        self._thaw = port.thaw
         try:
-            serve(self._build, port)
+            serve(self._build, QueuePort(self._commands, self._deliver_soon))
         except BaseException:
             logger.debug("engine thread ended", exc_info=True)  # Failed has told the client
         else:
             self._deliver_soon(Failed("", "the engine was shut down"))
-        finally:
-            self._thaw()
 
     def _post(self, command: Command) -> None:
         self._commands.put(command)
@@ -261,7 +256,6 @@ class ThreadClient(Client):
         return self._thread is not None and self._thread.is_alive()
 
     def _end(self, patience: float) -> None:
-        self._thaw()
         logger.debug("the engine's thread is still busy; as a daemon, it ends with the process")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import queue
@@ -51,40 +50,22 @@ class QueuePort:
     """To a client in this process: commands come by a queue, news goes to a callback.
 
     What it has, it mostly has from the start; and its threads would wake this one late.
-
-    As long as the engine has work, no collection of garbage walks what the process had when that began: it would halt
-    all requests for a tenth of a second, as in an engine's own process, where that is for good. It is left to a
-    program that has frozen its heap itself.
     """
 
     patient = False
 
     def __init__(self, commands: queue.SimpleQueue[Command], deliver: Callable[[Message], None]) -> None:
         self._commands = commands
-        self._frozen = False
         self.send = deliver
 
     def receive(self, seconds: float | None) -> Command | None:
-        if seconds is None:
-            self.thaw()
         try:
-            command = self._commands.get(seconds != 0, seconds)
+            return self._commands.get(seconds != 0, seconds)
         except queue.Empty:
             return None
-        if not gc.get_freeze_count():
-            gc.freeze()
-            self._frozen = True
-        return command
-
-    def thaw(self) -> None:
-        """Nothing runs: all garbage can be found again."""
-        if self._frozen:
-            gc.unfreeze()
-            self._frozen = False
 
     def abandon(self, reason: str) -> None:
         """The thread stays, as a daemon."""
-        self.thaw()
         self.send(Failed("EngineDead", reason))
 
 

@@ -21,7 +21,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 HALF = 128
 BLOCK = 2 * HALF
-BLOCKS = 1 << 31
+FIRST_BLOCK = 1 << 31
 """The counter of block 0; those of ids are below."""
 
 
@@ -59,7 +59,7 @@ def uniform(seed: A, position: A, vocab: int) -> A:
 def block_uniform(seed: A, position: A, blocks: int) -> A:
     """[R, blocks] float64: as :func:`uniform` for ids, so for blocks; of word 0 of counter (position, 2³¹ + block)."""
     key = seed.view(np.uint32)
-    counters = np.uint32(BLOCKS) + np.arange(blocks, dtype=np.uint32)[None, :]
+    counters = np.uint32(FIRST_BLOCK) + np.arange(blocks, dtype=np.uint32)[None, :]
     return _between(threefry2x32(key[:, :1], key[:, 1:], position.astype(np.uint32)[:, None], counters)[0])
 
 

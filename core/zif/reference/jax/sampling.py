@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import BLOCK, BLOCKS, HALF, PARITY, ROTATIONS
+from zif.sampling.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
 
 Array = jax.Array
 CHUNK = 64 * BLOCK
@@ -107,7 +107,7 @@ def uniform(seed: Array, position: Array, block: Array) -> Array:
 
 def block_uniform(seed: Array, position: Array, blocks: int) -> Array:
     """[R, blocks] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.block_uniform`."""
-    counters = jnp.uint32(BLOCKS) + jnp.arange(blocks, dtype=jnp.uint32)[None, :]
+    counters = jnp.uint32(FIRST_BLOCK) + jnp.arange(blocks, dtype=jnp.uint32)[None, :]
     return _between(_words(seed, position, counters)[0])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import BLOCK, BLOCKS, HALF, PARITY, ROTATIONS
+from zif.sampling.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
 
 Tensor = torch.Tensor
 
@@ -83,7 +83,7 @@ def uniform(seed: Tensor, position: Tensor, block: Tensor) -> Tensor:
 
 def block_uniform(seed: Tensor, position: Tensor, blocks: int) -> Tensor:
     """[R, blocks] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.block_uniform`."""
-    counters = torch.arange(blocks, dtype=torch.int32, device=seed.device)[None, :] - BLOCKS
+    counters = torch.arange(blocks, dtype=torch.int32, device=seed.device)[None, :] - FIRST_BLOCK
     return _between(_words(seed, position, counters)[0])
 
 

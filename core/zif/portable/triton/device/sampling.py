@@ -15,7 +15,7 @@ _EVEN = tl.constexpr(threefry.ROTATIONS[0])
 _ODD = tl.constexpr(threefry.ROTATIONS[1])
 _HALF = tl.constexpr(threefry.HALF)
 _BLOCK = tl.constexpr(threefry.BLOCK)
-_BLOCKS = tl.constexpr(threefry.BLOCKS)
+_FIRST_BLOCK = tl.constexpr(threefry.FIRST_BLOCK)
 
 
 @triton.jit
@@ -125,7 +125,7 @@ def choose_token(
         t = tl.load(temperature + at)
         key0, key1, place = tl.load(seed + 2 * at), tl.load(seed + 2 * at + 1), tl.load(position + at)
         if t != 0:
-            word, _ = words(key0, key1, place, block.to(tl.uint32) | _BLOCKS)
+            word, _ = words(key0, key1, place, block.to(tl.uint32) | _FIRST_BLOCK)
             score = noise(word)
     enter(OVERLAP)
     score += tl.load(scores + row * blocks + block, mask=block < blocks, other=float("-inf"))
