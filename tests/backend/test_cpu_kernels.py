@@ -27,7 +27,7 @@ from zif.contract.step import Step
 from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight
 from zif.ops.attention import attention_request, draw_step, rope_angles
 from zif.ops.draw import normal, numpy_dtype
-from zif.ops.sampling import clear_seeds
+from zif.ops.sampling import clear_seeds, draw_logits
 from zif.ops.tolerances import REDUCTION
 from zif.reference.torch.runtime import to_numpy, torch_dtype
 from zif.sampling.threefry import BLOCK, block_uniform, uniform
@@ -276,7 +276,7 @@ def test_attention_is_the_same_on_any_number_of_threads() -> None:
 def test_a_draw_is_the_references_wherever_the_vocabulary_ends(backend: CpuBackend, vocab: int) -> None:
     rng = np.random.default_rng(8)
     rows = 6
-    logits = (rng.standard_normal((rows, vocab)) * 3).astype(np.float32).astype(np.float64)
+    logits = draw_logits(rng, rows, vocab)
     logits[5, vocab // 3 : vocab // 2] = -np.inf
     temperature, position = np.array([0.0, 1.0, 0.7, 2.0, 1e-2, 1.5]), rng.integers(0, 5000, rows).astype(np.int32)
     arguments = {

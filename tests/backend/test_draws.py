@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.op_mutants import blocks_for_certain, draws, largest
-from zif.ops.sampling import clear_seeds, sample
+from zif.ops.sampling import clear_seeds, draw_logits, sample
 from zif.reference.torch import TorchReference
 from zif.sampling.threefry import seed_words
 
@@ -117,7 +117,7 @@ def test_of_nothing_or_of_the_infinite_the_lowest_id_is_drawn(draw: Draw) -> Non
 def test_a_draw_does_not_depend_on_the_size_of_the_vocabulary(draw: Draw) -> None:
     rng = np.random.default_rng(3)
     rows, vocab = 100, 700
-    logits = (rng.standard_normal((rows, vocab)) * 2).astype(np.float32).astype(np.float64)
+    logits = draw_logits(rng, rows, vocab, 2.0)
     temperature, position = np.ones(rows), np.arange(rows, dtype=np.int32)
     seed = clear_seeds(rng, logits, temperature, position)
     drawn = draw(logits, temperature, seed, position)

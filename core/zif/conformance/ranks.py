@@ -51,16 +51,22 @@ def main(device: str, options: list[str], rank: int, size: int, store: str) -> N
         for dtype in backend.capabilities.dtypes:
             report[f"all_reduce/{dtype}"] = _check(backend, dtype, comm.all_reduce, _summed, programs)
             report[f"all_gather/{dtype}"] = _check(backend, dtype, comm.all_gather, _joined, programs)
-        report["close"] = [None, ""]
+        fault = None
         if rank:
-            _wait_for(_mark(store, 0))  # which needs nothing of this one any more
-            _mark(store, rank).touch()
+            _leave(store, rank)
         else:
             others = range(1, size) if selection.plugin.info.ranks == "processes" else range(0)
-            report["close"] = [_closed(comm, store, others), ""]
+            fault = _closed(comm, store, others)
+        report["close"] = [fault, ""]
     print()  # a library may have left a line open
     print(json.dumps(report), flush=True)
     os._exit(0)  # as an engine's ranks do, and whatever is left to end by itself
+
+
+def _leave(store: str, rank: int) -> None:
+    """Wait until the first rank needs nothing of this one any more, and say that it ends now."""
+    _wait_for(_mark(store, 0))
+    _mark(store, rank).touch()
 
 
 def _closed(comm: Communicator, store: str, others: range) -> str | None:
@@ -76,13 +82,13 @@ def _closed(comm: Communicator, store: str, others: range) -> str | None:
         try:
             comm.close()
         except BaseException as error:
-            faults.append(f"raises {error!r}, with the other ranks gone")
+            faults.append(f"raises {error!r}, with no other rank there")
 
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(CLOSING_SECONDS)
     if closing.is_alive():
-        faults.append(f"has not come back after {CLOSING_SECONDS:g} s, with the other ranks gone")
+        faults.append(f"has not come back after {CLOSING_SECONDS:g} s, with no other rank there")
     return faults[0] if faults else None
 
 

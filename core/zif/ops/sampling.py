@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.ops import OpCase, OpRequest, op
+from zif.ops.draw import normal
 from zif.ops.tolerances import EXACT, REDUCTION
 from zif.sampling.threefry import BLOCK, block_uniform, uniform
 
@@ -15,14 +16,15 @@ A = np.ndarray[Any, Any]
 _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
 
 
-def _logits(rng: np.random.Generator, rows: int, vocab: int) -> A:
-    return (rng.standard_normal((rows, vocab)) * 3).astype(np.float32).astype(np.float64)
+def draw_logits(rng: np.random.Generator, rows: int, vocab: int, scale: float = 3.0) -> A:
+    """[rows, vocab]"""
+    return normal(rng, (rows, vocab), "float32", scale)
 
 
 def _penalize_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     rows, vocab = 4, 57
     arguments = {
-        "logits": _logits(rng, rows, vocab),
+        "logits": draw_logits(rng, rows, vocab),
         "output_counts": rng.integers(0, 3, (rows, vocab), dtype=np.int32),
         "in_prompt": rng.random((rows, vocab)) < 0.2,
         "repetition": np.array([1.0, 1.25, 0.5, 2.0]),
@@ -46,7 +48,7 @@ def penalize(logits: A, output_counts: A, in_prompt: A, repetition: A, presence:
 
 
 def _argmax_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
-    logits = _logits(rng, 5, 97)
+    logits = draw_logits(rng, 5, 97)
     logits[1, [7, 3]] = 50.0  # a tie goes to the lower id
     yield OpCase("5x97 with a tie", OpRequest.of("argmax", dtype, vocab=97), {"logits": logits})
 
@@ -58,12 +60,12 @@ def argmax(logits: A) -> A:
 
 
 def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
-    one_block = _logits(rng, 6, 211)
+    one_block = draw_logits(rng, 6, 211)
     one_block[2, 5:] = -np.inf
-    several = _logits(rng, 6, 1000)  # the last of four is cut short
+    several = draw_logits(rng, 6, 1000)  # the last of four is cut short
     several[1, 256:512] = several[2, :256] = several[3, 768:] = -np.inf
     several[4, BLOCK:] = -np.inf
-    flat = _logits(rng, 9, 1300) * 0.1  # what is drawn depends on the sums of blocks, not on their largest
+    flat = draw_logits(rng, 9, 1300) * 0.1  # what is drawn depends on the sums of blocks, not on their largest
     flat[:, 40] = 4.0
     for label, logits, temperature in (
         ("a block", one_block, [0.0, 1.0, 0.7, 2.0, 1e-2, 1.0]),
@@ -159,7 +161,7 @@ def clear_seeds(rng: np.random.Generator, logits: A, temperature: A, position: A
 def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     rows, vocab = 6, 101
     arguments = {
-        "logits": _logits(rng, rows, vocab),
+        "logits": draw_logits(rng, rows, vocab),
         "temperature": np.array([1.0, 0.7, 1.3, 1.0, 0.0, 1.0]),
         "top_k": np.array([0, 5, 40, 0, 3, 1], np.int32),
         "top_p": np.array([1.0, 1.0, 0.8, 0.5, 0.9, 1.0]),
@@ -167,7 +169,7 @@ def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     }
     yield OpCase(f"{rows}x{vocab}", OpRequest.of("filter_logits", dtype, vocab=vocab), arguments)
     flat = {
-        "logits": _logits(rng, rows, vocab) * 0.125,
+        "logits": draw_logits(rng, rows, vocab) * 0.125,
         "temperature": np.array([1.0, 0.5, 2.0, 1.0, 1.0, 1.0]),
         "top_k": np.array([0, 8, 12, 1000, 30, 101], np.int32),
         "top_p": np.array([0.9, 0.6, 0.7, 0.3, 1.0, 0.999]),
@@ -207,7 +209,7 @@ def filter_logits(logits: A, temperature: A, top_k: A, top_p: A, min_p: A) -> A:
 def _logprob_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     tokens = np.array([3, 0, 44], np.int32)
     yield OpCase("top 5 of 45", OpRequest.of("logprobs", dtype, vocab=45), {
-        "logits": _logits(rng, 3, 45), "tokens": tokens, "top": 5,
+        "logits": draw_logits(rng, 3, 45), "tokens": tokens, "top": 5,
     })  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.ops import OpCase, OpRequest, op
-from zif.ops.sampling import argmax, clear_seeds, sample
+from zif.ops.sampling import argmax, clear_seeds, draw_logits, sample
 from zif.ops.tolerances import EXACT
 
 A = np.ndarray[Any, Any]
@@ -163,7 +163,7 @@ def mixed_inputs(
 def _sample_rows_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     vocab = 600
     for label, rows, random in (("drawn", [4, 1, 7, 2, 0], True), ("greedy", [8, 0, 3], False)):
-        logits = (rng.standard_normal((len(rows), vocab)) * 3).astype(np.float32).astype(np.float64)
+        logits = draw_logits(rng, len(rows), vocab)
         temperature = np.array([0.0, 1.0, 0.7, 2.0, 1.0, 1.0, 0.0, 0.0, 1.0])
         kv_len = rng.integers(0, 5000, ROWS).astype(np.int32)
         seed = rng.integers(-(2**31), 2**31, (ROWS, 2)).astype(np.int32)

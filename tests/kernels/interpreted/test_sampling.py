@@ -12,7 +12,7 @@ import triton.language as tl
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
 from zif.contract.ops import OpCase, OpRequest, op_specs
-from zif.ops.sampling import clear_seeds
+from zif.ops.sampling import clear_seeds, draw_logits
 from zif.portable.triton.device.numbers import log2
 from zif.portable.triton.device.sampling import noise, uniform, words
 from zif.sampling import threefry
@@ -29,11 +29,11 @@ def test_every_case_of_the_op(op: str) -> None:
 
 def case(op: str, rows: int, draw: int, *, ties: bool = False, **arguments: Any) -> OpCase:
     rng = np.random.default_rng(draw)
-    logits = (rng.standard_normal((rows, VOCAB)) * 3).astype(np.float32)
+    logits = draw_logits(rng, rows, VOCAB)
     if ties:
         logits = np.round(logits * 2) / 2
     request = OpRequest.of(op, "float32", vocab=VOCAB)
-    return OpCase("", request, {"logits": logits.astype(np.float64), **arguments})
+    return OpCase("", request, {"logits": logits, **arguments})
 
 
 @triton.jit
@@ -113,7 +113,7 @@ def test_draws_from_one_block_and_from_many(vocab: int) -> None:
     """The largest vocabulary has three chunks; blocks of -inf alone end it and begin a row."""
     rng = np.random.default_rng(vocab)
     temperature, position = np.array([1.0, 0.0, 0.6, 1e-2, 2.0]), np.array([0, 1, 2, 3, 70000], np.int32)
-    logits = (rng.standard_normal((5, vocab)) * 3).astype(np.float32).astype(np.float64)
+    logits = draw_logits(rng, 5, vocab)
     logits[2, 256:] = logits[4, : vocab - 2] = -np.inf
     arguments = {
         "logits": logits,

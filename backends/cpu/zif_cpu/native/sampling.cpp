@@ -11,7 +11,7 @@ typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
 
 constexpr int64_t kHalf = 128;                // tokens that share Threefry's words are so far apart: zif/sampling/threefry.py
 constexpr int64_t kBlock = 2 * kHalf;         // tokens that are first drawn as one
-constexpr uint32_t kBlocks = 0x80000000u;     // the counter of block 0
+constexpr uint32_t kFirstBlock = 0x80000000u; // the counter of block 0
 constexpr int64_t kScored = 16;               // blocks of a row that a thread takes at a time, a multiple of kLanes
 constexpr int64_t kPiece = kScored * kBlock;  // their tokens
 
@@ -139,7 +139,7 @@ Best best_block(const float* logits, int64_t begin, int64_t end, const Draw& dra
     Bests bests;
     for (int64_t i = 0; i < kScored; i += kLanes) {
         const vi block = lanes() + splat(int32_t(begin / kBlock + i));
-        const vf noise = gumbel(threefry(draw.key0, draw.key1, draw.position, (vu)block | kBlocks).first);
+        const vf noise = gumbel(threefry(draw.key0, draw.key1, draw.position, (vu)block | kFirstBlock).first);
         bests.take(load(tops + i) + log(load(masses + i)) + noise, block);
     }
     return bests.best();
