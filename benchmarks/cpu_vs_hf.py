@@ -82,8 +82,8 @@ def hugging_face(config_path: Path) -> tuple[Generate, int]:
 
 def zif_engine(config_path: Path, threads: int) -> Generate:
     """The engine that ``zif serve`` and ``zif.LLM`` run, called directly."""
-    from zif.engine.build import build_engine
-    from zif.engine.messages import EngineRequest
+    from zif.messages import EngineRequest
+    from zif.process.build import build_engine
     from zif.sampling.params import SamplingParams
     from zif.settings import Settings
 

@@ -26,10 +26,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
 from zif.null.backend import NullBackend, NullOptions
+from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 

@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from triton.testing import do_bench
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.ops.attention import attention_request
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.ops.attention import attention_request
 from zif.portable.triton import Machine, TritonKernels
 from zif.reference.torch import TorchReference
 

@@ -9,7 +9,7 @@ import time
 from gpu.measuring import let_go, open_engine
 from gpu.workloads import HIGHEST_ID, say
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
 from zif.sampling.params import SamplingParams
 
 SIZES = (16, 60, 128, 256, 500, 1000, 1500)

@@ -34,9 +34,9 @@ def kernels() -> None:
     from zif.contract.arrays import dtype_bytes
     from zif.contract.attention import AttentionSpec
     from zif.contract.bind import candidates
+    from zif.contract.ops.attention import attention_request
     from zif.contract.optable import Ops
     from zif.contract.step import Step, StepShape
-    from zif.ops.attention import attention_request
     from zif.plugins import select
     from zif.reference.torch.runtime import torch_dtype
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from gpu.workloads import Turn, say, write_config
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
+from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 

@@ -14,7 +14,7 @@ import torch
 from gpu.measuring import open_engine
 from gpu.workloads import HIGHEST_ID, say
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
 from zif.sampling.params import SamplingParams
 
 STEPS = 40

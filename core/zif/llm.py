@@ -12,10 +12,10 @@ from functools import partial
 from typing import Any, TypeVar, overload
 
 from zif.contract.errors import EngineDead, InvalidRequest
-from zif.engine.build import build_engine
-from zif.engine.client import ThreadClient
 from zif.frontend.output import Completion, Delta, collect
 from zif.opening import open_frontend
+from zif.process.build import build_engine
+from zif.process.client import ThreadClient
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 

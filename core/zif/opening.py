@@ -24,8 +24,8 @@ def open_frontend(settings: Settings, engine: EngineClient) -> Frontend:
 
     Imports no tensor library, and fails early for a device, model or tokenizer that cannot be had.
     """
-    from zif.engine.build import served_name
     from zif.engine.part import family_config, further_models, model_path
+    from zif.process.build import served_name
 
     selection = select(settings.device, settings.device_opt)
     path = model_path(settings)

@@ -12,7 +12,8 @@ import numpy as np
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.cache import CacheGroup, CacheLayout
 from zif.contract.kernel import Kernel, KernelSet
-from zif.contract.ops import OpRequest, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.weights import EmbeddingSpec, LinearSpec, LoopStack, PackedWeight, VectorSpec
 

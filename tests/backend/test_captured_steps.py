@@ -17,9 +17,9 @@ from backend.checkpoints import VOCAB, Saved, save
 from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import kernel
 from zif.contract.step import Step, StepShape
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
+from zif.process.build import build_engine
 from zif.reference.torch import EagerExecutables, TorchBackend, TorchRuntime
 from zif.reference.torch.reference import TorchReference
 from zif.sampling.params import SamplingParams

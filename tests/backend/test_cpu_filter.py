@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from zif.ops.sampling import filter_logits
+from zif.contract.ops.sampling import filter_logits
 from zif_cpu.backend import CpuBackend
 from zif_cpu.kernels import NativeKernels
 from zif_cpu.native import Native

@@ -21,16 +21,17 @@ from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.errors import InvalidSettings
 from zif.contract.info import Device
 from zif.contract.kernel import Kernel
-from zif.contract.ops import OpCase, OpRequest, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.ops.attention import attention_request, draw_step, rope_angles
+from zif.contract.ops.draw import normal, numpy_dtype
+from zif.contract.ops.sampling import clear_seeds, draw_logits
+from zif.contract.ops.threefry import BLOCK, block_uniform, uniform
+from zif.contract.ops.tolerances import REDUCTION
+from zif.contract.opspec import OpCase, OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight
-from zif.ops.attention import attention_request, draw_step, rope_angles
-from zif.ops.draw import normal, numpy_dtype
-from zif.ops.sampling import clear_seeds, draw_logits
-from zif.ops.tolerances import REDUCTION
 from zif.reference.torch.runtime import to_numpy, torch_dtype
-from zif.sampling.threefry import BLOCK, block_uniform, uniform
 from zif_cpu.backend import CpuBackend, create
 from zif_cpu.build import BuildFailed, cache_directory, library
 from zif_cpu.kernels import NativeKernels

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from core.op_mutants import blocks_for_certain, draws, largest
-from zif.ops.sampling import clear_seeds, draw_logits, sample
+from zif.contract.ops.sampling import clear_seeds, draw_logits, sample
+from zif.contract.ops.threefry import seed_words
 from zif.reference.torch import TorchReference
-from zif.sampling.threefry import seed_words
 
 A = np.ndarray[Any, Any]
 Draw = Callable[[A, A, A, A], A]

@@ -15,9 +15,9 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.errors import InvalidSettings
 from zif.contract.kernel import kernel
 from zif.contract.step import Step
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineOutput, EngineRequest
+from zif.messages import EngineOutput, EngineRequest
+from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif.reference.torch.reference import TorchReference
 from zif.sampling.params import SamplingParams

@@ -16,11 +16,11 @@ import pytest
 
 from backend.checkpoints import save
 from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, WeightsError
-from zif.engine.build import build_engine
-from zif.engine.client import Client, ProcessClient, ThreadClient, _settled
-from zif.engine.loop import PipePort
-from zif.engine.messages import EngineOutput, EngineRequest
 from zif.engine.wire import Failed, Reply
+from zif.messages import EngineOutput, EngineRequest
+from zif.process.build import build_engine
+from zif.process.client import Client, ProcessClient, ThreadClient, _settled
+from zif.process.loop import PipePort
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 
@@ -168,7 +168,7 @@ async def test_a_device_that_never_ends_a_step_is_found_by_the_watchdog(path: Pa
 
 
 async def test_steps_without_news_are_no_hang(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zif.engine.loop.BEAT_SECONDS", 0.1)
+    monkeypatch.setattr("zif.process.loop.BEAT_SECONDS", 0.1)
     client = thread_client(path, "null.step_ms=150", watchdog_timeout=0.4, chunked_prefill_size=8)
     await client.start()
     begin = time.monotonic()
@@ -269,7 +269,7 @@ async def test_shutdown_is_safe_without_a_start(path: Path) -> None:
 def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Codes that the process would have ended with."""
     codes: list[int] = []
-    monkeypatch.setattr("zif.engine.loop.os._exit", codes.append)
+    monkeypatch.setattr("zif.process.loop.os._exit", codes.append)
     return codes
 
 
@@ -289,7 +289,7 @@ def test_the_last_words_of_an_abandoned_engine_come_behind_what_it_is_saying(exi
 
 
 def test_an_abandoned_engine_ends_although_nobody_listens(exits: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zif.engine.loop.ABANDON_SECONDS", 0.2)
+    monkeypatch.setattr("zif.process.loop.ABANDON_SECONDS", 0.2)
     ours, theirs = multiprocessing.Pipe()
     port = PipePort(theirs)
     speaks = threading.Thread(target=port.send, args=(Reply(1, b"x" * (8 << 20)),), daemon=True)

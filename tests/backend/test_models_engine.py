@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from backend.checkpoints import CHECKPOINTS, SERVED, VOCAB, save
-from zif.engine.build import build_engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
+from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from zif.contract.ops import threefry
 from zif.reference.torch import sampling as on_torch
-from zif.sampling import threefry
 
 A = np.ndarray[Any, Any]
 

@@ -21,11 +21,11 @@ from zif.contract.errors import InvalidSettings, NoUsableDevice, UnsupportedMode
 from zif.contract.info import Available, Device
 from zif.contract.step import HostStep, StepShape
 from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight, RepeatedSpec, VectorSpec
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
 from zif.parallel.wire import LaunchReader, LaunchWriter
 from zif.plugins.selection import Considered, Selection
+from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchPacker, TorchRuntime
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings

@@ -20,10 +20,10 @@ from backend.test_tensor_parallel import PROMPTS, run, settings_of
 from zif import SamplingParams
 from zif.contract.errors import EngineDead, InvalidSettings, UnsupportedModel
 from zif.contract.info import Device
-from zif.engine.build import build_engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
 from zif.parallel.store import Store
 from zif.plugins import Selection
+from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
 
 ENDLESS = SamplingParams(temperature=0, ignore_eos=True)

@@ -14,9 +14,9 @@ import torch
 
 from core.mutants import ORIGINAL, expect, result, spec
 from zif.contract.ops import op_specs
-from zif.ops.sampling import scores
+from zif.contract.ops.sampling import scores
+from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, threefry2x32
 from zif.reference.torch.kernels import write_slots
-from zif.sampling.threefry import BLOCK, FIRST_BLOCK, HALF, threefry2x32
 
 # --- attention -----------------------------------------------------------------------------------------
 

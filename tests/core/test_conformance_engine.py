@@ -11,7 +11,7 @@ import torch
 from core.mutants import ORIGINAL, Mutated, report_on
 from core.op_mutants import reads_beyond_the_length
 from zif.conformance.metamorphic import Answer, compare
-from zif.engine.messages import TokenLogprob
+from zif.messages import TokenLogprob
 from zif.reference.torch.executables import EagerExecutables
 
 

@@ -83,7 +83,7 @@ def test_an_unclean_package_fails_in_each_place(install) -> None:
         profiles="('llm', 'tarot')",
         probe="import tensorflow",
         second="0",
-        create="import zif.engine.loop as l, zif.contract.errors as e; e.OutOfMemory.__str__ = l.serve = print",
+        create="import zif.process.loop as l, zif.contract.errors as e; e.OutOfMemory.__str__ = l.serve = print",
         more="def zif_kernel(backend):\n    return ()\n",
     )
     report = run("acme", only=["hygiene"])
@@ -93,7 +93,7 @@ def test_an_unclean_package_fails_in_each_place(install) -> None:
     }  # fmt: skip
     told = {failure.subject: failure.detail for failure in report.failures()}
     assert "tensorflow" in told["imports no framework"]
-    assert "zif.engine.loop.serve" in told["core is left as it is"]
+    assert "zif.process.loop.serve" in told["core is left as it is"]
     assert "zif.contract.errors.OutOfMemory.__str__" in told["core is left as it is"]
     assert "zif_kernel" in told["hooks are named right"]
 

@@ -14,10 +14,10 @@ from zif.conformance.variants import eager
 from zif.contract.backend import Capabilities
 from zif.contract.errors import OutOfMemory
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, RepeatedSpec, VectorSpec
-from zif.engine.build import build_engine
 from zif.null.backend import NullBackend, NullOptions
+from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif.reference.torch.reference import TorchReference
 from zif.settings import Settings

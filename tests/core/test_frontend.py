@@ -10,9 +10,9 @@ import pytest
 import tiny_tokenizer
 from server.scripted_engine import ScriptedEngine, echo
 from zif.contract.errors import ContextLengthExceeded, EngineDead, InvalidRequest, Overloaded, ZifError
-from zif.engine.messages import EngineRequest
 from zif.frontend import Completion, Delta, Frontend, ModelInfo
 from zif.frontend.output import collect
+from zif.messages import EngineRequest
 from zif.sampling.params import SamplingParams
 from zif.tokenizer import Tokenizer
 

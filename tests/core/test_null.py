@@ -10,7 +10,7 @@ import pytest
 
 from zif.contract.arrays import ArraySpec
 from zif.contract.errors import InvalidSettings, NoUsableDevice, OutOfMemory
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.null.backend import NullBackend, NullOptions
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.loop import PipePort, Port, _run
-from zif.engine.messages import EngineRequest
 from zif.engine.pace import RECENT, SPARE, Pace
 from zif.engine.wire import Abort, Add, Ask, Command, Stop
+from zif.messages import EngineRequest
+from zif.process.build import build_engine
+from zif.process.loop import PipePort, Port, _run
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 
@@ -229,7 +229,7 @@ def test_the_loop_takes_what_comes_while_a_step_can_wait(patient: bool, log: lis
 
 @pytest.mark.parametrize("selectable", [1024, 0], ids=["select", "poll"])
 def test_a_pipe_is_waited_for_as_long_as_asked(selectable: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zif.engine.loop.SELECTABLE", selectable)
+    monkeypatch.setattr("zif.process.loop.SELECTABLE", selectable)
     ours, theirs = Pipe()
     port = PipePort(theirs)
     assert port.receive(0.0) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from zif.sampling.threefry import block_uniform, seed_words, threefry2x32, uniform
+from zif.contract.ops.threefry import block_uniform, seed_words, threefry2x32, uniform
 
 RANDOM123 = [
     ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),

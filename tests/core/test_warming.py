@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.warming import SAMPLERS, WarmUpFailed, warm_everything
+from zif.process.build import build_engine
+from zif.process.warming import SAMPLERS, WarmUpFailed, warm_everything
 from zif.settings import Settings
 
 
@@ -44,8 +44,8 @@ def test_decode_programs_are_run_and_choices_measured_where_the_backend_wants_it
 
 
 def test_a_request_that_fails_ends_it(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    import zif.engine.warming as warming
-    from zif.engine.messages import EngineOutput
+    import zif.process.warming as warming
+    from zif.messages import EngineOutput
 
     monkeypatch.setattr(engine, "step", lambda: [EngineOutput("warm-up-0", finish_reason="error", error="no memory")])
     with pytest.raises(WarmUpFailed, match="no memory"):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from zif.contract.errors import EngineDead, Overloaded
-from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
+from zif.messages import EngineOutput, EngineRequest, TokenLogprob
 
 Script = Callable[[EngineRequest], Sequence[int]]
 

@@ -14,7 +14,7 @@ from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.cache import CacheGroup
 from zif.contract.model import InputSpec, local_attention
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, RepeatedSpec, VectorSpec

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.backend import HostTensors
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
+from zif.contract.packer import HostTensors
 from zif.contract.weights import LinearSpec, PackedWeight
 
 Chosen = Callable[[str], bool]

@@ -13,11 +13,12 @@ import torch
 
 from backend.oracle import Float64Packer, Specifications
 from zif.contract.arrays import ArraySpec
-from zif.contract.backend import Backend, Capabilities, HostTensors, MemoryInfo
+from zif.contract.backend import Backend, Capabilities, MemoryInfo
 from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Program, Staged
 from zif.contract.kernel import KernelSet
+from zif.contract.packer import HostTensors
 from zif.contract.weights import ExpertsSpec, HeadsSpec, PackedWeight
 from zif.reference.jax import JaxBackend, JaxRuntime
 from zif.reference.torch import TorchBackend, TorchRuntime

@@ -15,11 +15,11 @@ from zif.contract.kernel import KernelSet
 from zif.contract.model import Model
 from zif.contract.step import StepShape
 from zif.engine import programs
+from zif.engine.collectives import parallel_ops
 from zif.engine.programs import ProgramSpec
 from zif.engine.requests import model_requests
 from zif.engine.store import CacheStore
 from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, admitted_row
-from zif.parallel import parallel_ops
 from zif.sampling.params import SamplingParams
 from zif.sampling.sampler import SamplerShape
 from zif.weights import Shard, load_weights

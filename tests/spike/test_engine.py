@@ -14,7 +14,7 @@ from backend.test_engine import Answer, run
 from spike.frameworks import BOTH, JAX, Framework
 from zif.conformance.results import Recorder
 from zif.conformance.runner import check_backend
-from zif.engine.build import build_engine
+from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 

@@ -10,7 +10,7 @@ import torch
 
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.kernel import KernelSet, When, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight

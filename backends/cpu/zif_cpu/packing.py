@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from zif.contract.backend import HostTensors
+from zif.contract.packer import HostTensors
 from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight
 from zif.reference.torch.packing import TorchPacker
 from zif.reference.torch.runtime import TorchRuntime, torch_dtype

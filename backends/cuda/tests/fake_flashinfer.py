@@ -17,10 +17,10 @@ from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
 from zif.contract.bind import bind
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.ops.attention import attention_request
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.ops.attention import attention_request
 from zif.reference.torch.kernels import attend
 from zif.reference.torch.reference import TorchReference
 from zif_cuda import flashinfer_attention

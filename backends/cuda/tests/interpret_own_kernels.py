@@ -11,9 +11,9 @@ import torch.nn.functional as F
 
 from zif.contract.bind import bind
 from zif.contract.comm import Communicator, Partial
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.weights import PackedWeight
-from zif.parallel import parallel_ops
+from zif.engine.collectives import parallel_ops
 from zif.portable.triton import Machine, TritonKernels, launch
 from zif.portable.triton.layers import SplitSum, Unnormed
 from zif.reference.torch.reference import TorchReference

@@ -11,7 +11,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.bind import choose
 from zif.contract.errors import InvalidSettings
 from zif.contract.kernel import Kernel
-from zif.ops.attention import attention_request
+from zif.contract.ops.attention import attention_request
 from zif_cuda.backend import CudaBackend
 from zif_cuda.device import Facts
 

@@ -28,8 +28,8 @@ from fake_flashinfer import (
 )
 from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
+from zif.contract.ops.attention import attention_request, draw_step
 from zif.contract.step import HostStep, Step
-from zif.ops.attention import attention_request, draw_step
 from zif_cuda import flashinfer_modules
 from zif_cuda.flashinfer_attention import DEPTH, FlashinferAttention
 from zif_cuda.flashinfer_modules import missing

@@ -21,8 +21,8 @@ from fake_flashinfer import (
     reference,
 )
 from zif.contract.attention import AttentionSpec
+from zif.contract.ops.attention import draw_step
 from zif.contract.step import HostStep, Step
-from zif.ops.attention import draw_step
 from zif_cuda.flashinfer_attention import FlashinferAttention
 
 Tensor = torch.Tensor

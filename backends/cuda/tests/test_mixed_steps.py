@@ -16,12 +16,12 @@ from zif.conformance.results import Recorder
 from zif.contract.arrays import tree_leaves
 from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, Step, StepShape
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
+from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif.reference.torch.reference import TorchReference
 from zif.sampling.params import SamplingParams

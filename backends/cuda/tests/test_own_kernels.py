@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 

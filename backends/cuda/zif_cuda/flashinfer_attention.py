@@ -18,7 +18,7 @@ import torch
 
 from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import Kernel, KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, Step, StepShape
 from zif_cuda.device import CudaDevice

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from zif.contract.attention import AttentionSpec
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.step import HostStep, StepShape
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.device import CudaDevice

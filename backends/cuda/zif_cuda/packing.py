@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from zif.contract.backend import HostTensors
+from zif.contract.packer import HostTensors
 from zif.contract.weights import LinearSpec, PackedWeight
 from zif.reference.torch.packing import TorchPacker
 from zif_cuda.runtime import CudaRuntime

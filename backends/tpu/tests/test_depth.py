@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zif.contract.info import Device
-from zif.engine.build import build_engine
+from zif.process.build import build_engine
 from zif.settings import Settings
 from zif_tpu.backend import create
 

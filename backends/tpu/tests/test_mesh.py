@@ -15,8 +15,8 @@ from backend.checkpoints import CHECKPOINTS, SERVED, save
 from zif.contract.comm import Group
 from zif.contract.errors import NoUsableDevice, UnsupportedModel
 from zif.contract.info import Device
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
+from zif.process.build import build_engine
 from zif_tpu.backend import create
 
 FACTS = {"num_attention_heads": 8, "num_key_value_heads": 4, "hidden_size": 128}

@@ -10,9 +10,9 @@ import pytest
 
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.cache import CacheGroup
-from zif.contract.ops import OpRequest
-from zif.ops.attention import attention_request, draw_step, paged_attention, rope_and_cache, rope_angles
-from zif.ops.attention import kv_write as kv_write_reference
+from zif.contract.ops.attention import attention_request, draw_step, paged_attention, rope_and_cache, rope_angles
+from zif.contract.ops.attention import kv_write as kv_write_reference
+from zif.contract.opspec import OpRequest
 from zif_tpu.kernels import PallasKernels
 from zif_tpu.layout import tpu_layout
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from zif.contract.ops import OpRequest
-from zif.ops.sampling import margins, sample
+from zif.contract.ops.sampling import margins, sample
+from zif.contract.opspec import OpRequest
 from zif.reference.jax import JaxReference
 from zif.reference.torch import TorchReference
 

@@ -16,8 +16,9 @@ from jax.experimental import topologies
 
 from zif.contract.ahead import AheadReport
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.backend import HostTensors, MemoryInfo, Packer
+from zif.contract.backend import MemoryInfo
 from zif.contract.errors import InvalidSettings, NoUsableDevice
+from zif.contract.packer import HostTensors, Packer
 from zif.contract.weights import ExpertsSpec, PackedWeight
 from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime
 from zif.reference.jax.mesh import MeshCommunicator

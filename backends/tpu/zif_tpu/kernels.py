@@ -10,7 +10,7 @@ from jax.experimental.pallas import tpu as pltpu
 
 from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.reference.jax.attention import write_slots
 from zif_tpu.layout import page_size, pools_of

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from zif.cli.flags import ENGINE, add_settings, settings_from
-from zif.cli.output import configure_logging, gibibytes, print_json, print_table
+from zif.cli.output import gibibytes, print_json, print_table
+from zif.logs import configure_logging
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     """
     settings = settings_from(args)
     configure_logging(args.log_level or "warning")
-    from zif.engine.ahead import Ahead
+    from zif.process.ahead import Ahead
 
     if args.output is not None:
         args.output.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,8 @@ import logging
 import sys
 from pathlib import Path
 
-from zif.cli.output import configure_logging, print_json, print_table
+from zif.cli.output import print_json, print_table
+from zif.logs import configure_logging
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from zif.cli.output import configure_logging
 from zif.contract.errors import InvalidSettings
+from zif.logs import configure_logging
 from zif.settings import Settings, flag_of, group_of
 
 if TYPE_CHECKING:

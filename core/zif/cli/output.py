@@ -1,9 +1,8 @@
-"""What commands print: tables for people, JSON for programs, logs on standard error."""
+"""What commands print: tables for people, JSON for programs."""
 
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -43,13 +42,6 @@ def format_table(rows: Sequence[Row], *, columns: Sequence[str] | None = None) -
 def gibibytes(count: int | None) -> str:
     """A memory size as people write it; a dash if it is not known."""
     return "-" if count is None else f"{count / 2**30:.1f} GiB"
-
-
-def configure_logging(level: str) -> None:
-    """Log to standard error from ``level`` on; standard output belongs to a command's result."""
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
-    )
 
 
 def _cell(value: Any) -> str:

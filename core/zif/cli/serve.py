@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from zif.cli.flags import SERVER, add_settings, settings_from
-from zif.cli.output import configure_logging
+from zif.logs import configure_logging
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

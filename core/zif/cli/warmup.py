@@ -6,7 +6,8 @@ import argparse
 import time
 
 from zif.cli.flags import add_settings, settings_from
-from zif.cli.output import configure_logging, print_json, print_table
+from zif.cli.output import print_json, print_table
+from zif.logs import configure_logging
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     """Print what was warmed up, the seconds it took, and where what zif itself keeps lies."""
     settings = settings_from(args)
     configure_logging(settings.log_level if "log_level" in settings.model_fields_set else "warning")
-    from zif.engine.build import build_engine
-    from zif.engine.warming import Phase, warm_everything
+    from zif.process.build import build_engine
+    from zif.process.warming import Phase, warm_everything
     from zif.reference.host import user_cache
 
     begin = time.monotonic()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.ops import Tolerance
+from zif.contract.opspec import Tolerance
 
 A = np.ndarray[Any, Any]
 

@@ -14,10 +14,10 @@ from zif.contract.backend import Backend
 from zif.contract.bind import bind
 from zif.contract.executable import Executable
 from zif.contract.kernel import KernelSet
-from zif.contract.ops import OpRequest
+from zif.contract.ops.draw import numpy_dtype
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.weights import PackedWeight
-from zif.ops.draw import numpy_dtype
 
 A = np.ndarray[Any, Any]
 RUNS = 6

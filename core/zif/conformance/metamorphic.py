@@ -22,10 +22,10 @@ import numpy as np
 from zif.conformance import variants
 from zif.conformance.results import Recorder
 from zif.contract.backend import Backend
-from zif.engine.build import build_engine
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest, TokenLogprob
 from zif.engine.runner import InFlight
+from zif.messages import EngineRequest, TokenLogprob
+from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
 from zif.scheduler.batch import Batch
 from zif.settings import Settings

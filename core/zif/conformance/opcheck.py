@@ -23,12 +23,13 @@ from zif.contract.backend import Backend
 from zif.contract.bind import bind, candidates
 from zif.contract.errors import KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
-from zif.contract.ops import OpCase, OpRequest, OpSpec, Tolerance, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.ops.draw import normal, numpy_dtype
+from zif.contract.ops.tolerances import NEIGHBOURS
+from zif.contract.opspec import OpCase, OpRequest, OpSpec, Tolerance
 from zif.contract.optable import Ops
 from zif.contract.version import API_VERSION
 from zif.contract.weights import LoopStack, PackedWeight
-from zif.ops.draw import normal, numpy_dtype
-from zif.ops.tolerances import NEIGHBOURS
 
 SECTION = "ops"
 WRITERS = {"kv_write": "paged_attention", "rope_and_cache": "attention"}

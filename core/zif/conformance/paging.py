@@ -18,9 +18,9 @@ from zif.contract.arrays import Array, ArraySpec, tree_map
 from zif.contract.attention import AttentionSpec
 from zif.contract.backend import Backend
 from zif.contract.cache import CacheGroup
+from zif.contract.ops.draw import normal, numpy_dtype, rounded
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.ops.draw import normal, numpy_dtype, rounded
 
 A = np.ndarray[Any, Any]
 LAYERS = 2

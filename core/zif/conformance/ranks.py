@@ -21,8 +21,8 @@ from zif.conformance.compare import same_bits
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend
 from zif.contract.comm import Communicator, Group
+from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
-from zif.ops.draw import numpy_dtype
 from zif.plugins import select
 
 SHAPES = ((1, 64), (7, 48), (64, 1024))

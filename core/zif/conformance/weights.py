@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from zif.contract.backend import Backend
-from zif.contract.ops import OpRequest
+from zif.contract.ops.draw import numpy_dtype
+from zif.contract.opspec import OpRequest
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight
-from zif.ops.draw import numpy_dtype
 
 A = np.ndarray[Any, Any]
 

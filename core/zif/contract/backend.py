@@ -13,14 +13,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from zif.contract.arrays import Array, ArraySpec, Tree
+from zif.contract.arrays import Array, ArraySpec
 from zif.contract.cache import CacheGroup, CacheLayout
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
 from zif.contract.kernel import KernelSet
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
-
-HostTensors = Sequence[np.ndarray[Any, Any]]
+from zif.contract.packer import Packer
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,42 +81,6 @@ class Runtime(Protocol):
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was launched."""
-        ...
-
-
-class Packer(Protocol):
-    """From a checkpoint's tensors, decoded to host arrays, to what the backend's kernels read.
-
-    Host arrays are [out, in] in a floating dtype (``ml_dtypes`` for bfloat16), read-only and often
-    memory-mapped: copy once, to the device. ``dtype`` is the one the model computes in.
-    """
-
-    def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight: ...
-
-    def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight: ...
-
-    def tied(self, spec: LinearSpec, embedding: PackedWeight) -> PackedWeight:
-        """The head that shares ``embedding``'s storage."""
-        ...
-
-    def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Array: ...
-
-    def experts(
-        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
-    ) -> PackedWeight:
-        """``dense``: ``gate_up`` [experts, 2 size, hidden] and ``down`` [experts, hidden, size]."""
-        ...
-
-    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
-        """``weight`` is what ``spec.cut`` gives, [heads, out, in], and likely a strided view."""
-        ...
-
-    def stack(self, layers: Sequence[Tree]) -> Tree:
-        """Packed trees of layers as the one tree that ``ops.repeat`` runs over.
-
-        The layers' specs are alike, yet their packing may differ: a few may be left unquantised.
-        Consumes ``layers``: their arrays may be given back as soon as they are stacked.
-        """
         ...
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from zif.contract.errors import InvalidSettings, KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
-from zif.contract.ops import OpRequest, OpSpec, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.opspec import OpRequest, OpSpec
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, StepShape
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from zif.contract.arrays import Array, Tree, tree
 from zif.contract.info import Device
-
-if TYPE_CHECKING:
-    from zif.contract.backend import Packer
+from zif.contract.packer import Packer
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
-from zif.contract.ops import OpRequest, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -10,7 +10,7 @@ from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec
 from zif.contract.cache import CacheGroup
 from zif.contract.errors import UnsupportedModel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from zif.contract.errors import InvalidRequest, Overloaded
-from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.engine.pace import Pace
 from zif.engine.runner import InFlight, Runner, StepResult
 from zif.engine.table import BANS
+from zif.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.sampling.params import SCORED
 from zif.scheduler.batch import Update
 from zif.scheduler.request import Request

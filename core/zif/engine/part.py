@@ -13,13 +13,13 @@ import zif_models
 from zif.contract.arrays import Tree
 from zif.contract.bind import Bound, bind
 from zif.contract.errors import InvalidSettings, OutOfMemory
+from zif.engine.collectives import parallel_ops
 from zif.engine.memory import weights_do_not_fit
 from zif.engine.plan import EnginePlan, plan_engine
 from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
 from zif.engine.staging import Limits
 from zif.engine.store import CacheStore
-from zif.parallel import parallel_ops
 from zif.plugins import Selection, extension_kernels, extension_models
 from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint
 

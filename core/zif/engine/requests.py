@@ -7,7 +7,10 @@ from typing import Any
 
 from zif.contract.arrays import TREE_TYPES, Tree
 from zif.contract.model import Model
-from zif.contract.ops import OpRequest
+from zif.contract.ops.attention import attention_request
+from zif.contract.ops.latent import head_linear_request
+from zif.contract.ops.moe import moe_request
+from zif.contract.opspec import OpRequest
 from zif.contract.weights import (
     EmbeddingSpec,
     ExpertsSpec,
@@ -18,9 +21,6 @@ from zif.contract.weights import (
     VectorSpec,
     WeightSpec,
 )
-from zif.ops.attention import attention_request
-from zif.ops.latent import head_linear_request
-from zif.ops.moe import moe_request
 
 # ops that take an attention spec; a composite's parts are asked for as well, so that each is bound
 _PAGED_OPS = ("attention", "rope_and_cache", "kv_write", "paged_attention")

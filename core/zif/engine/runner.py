@@ -21,7 +21,6 @@ from zif.contract.executable import Executable, Fetch
 from zif.contract.model import Model
 from zif.contract.step import HostStep, StepShape
 from zif.engine import programs
-from zif.engine.messages import TokenLogprob
 from zif.engine.programs import ProgramSpec
 from zif.engine.staging import (
     Limits,
@@ -37,6 +36,7 @@ from zif.engine.staging import (
 )
 from zif.engine.store import CacheStore
 from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, adjusted_row, admitted_row
+from zif.messages import TokenLogprob
 from zif.sampling.sampler import SamplerShape
 from zif.scheduler.batch import Batch
 from zif.scheduler.request import Request

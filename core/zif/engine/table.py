@@ -15,8 +15,8 @@ import numpy as np
 
 from zif.contract.arrays import ArraySpec, Tree, tree_map
 from zif.contract.backend import Runtime
+from zif.contract.ops.threefry import seed_words
 from zif.sampling.params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS, SamplingParams
-from zif.sampling.threefry import seed_words
 
 BANS = MAX_STOP_TOKEN_IDS + 8
 SCRATCH = 0

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from zif.contract import errors
 from zif.contract.errors import EngineDead, ZifError
-from zif.engine.messages import EngineOutput, EngineRequest
+from zif.messages import EngineOutput, EngineRequest
 
 Question = Literal["flush_cache", "stats"]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from zif.contract.errors import ZifError
-from zif.engine.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.frontend.output import Delta, ScoredToken, TokenScore
 from zif.frontend.stop import StopMatcher, StopStrings
+from zif.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.tokenizer import Tokenizer
 
 

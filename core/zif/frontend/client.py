@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
-from zif.engine.messages import EngineOutput, EngineRequest
+from zif.messages import EngineOutput, EngineRequest
 
 
 class EngineClient(Protocol):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import ContextLengthExceeded, EngineDead, InvalidRequest, ZifError
-from zif.engine.messages import EngineOutput, EngineRequest
 from zif.frontend.choice import ChoiceStream
 from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
 from zif.frontend.stop import StopStrings
+from zif.messages import EngineOutput, EngineRequest
 from zif.sampling.params import SamplingParams
 from zif.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from zif.engine.messages import FinishReason
+from zif.messages import FinishReason
 from zif.tokenizer.tokenizer import spell
 
 

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from zif.contract.arrays import Array, ArraySpec, Tree
-from zif.contract.backend import Capabilities, ConfigChange, HostTensors, MemoryInfo
+from zif.contract.backend import Capabilities, ConfigChange, MemoryInfo
 from zif.contract.cache import CacheGroup, CacheLayout
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
+from zif.contract.packer import HostTensors
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, LoopStack, PackedWeight, VectorSpec
 from zif.null.device import NullArray, NullDevice, NullOptions
 from zif.null.executable import NullExecutables, NullFetch

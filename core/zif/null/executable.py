@@ -10,9 +10,9 @@ import numpy as np
 
 from zif.contract.arrays import ArraySpec, Tree, dtype_bytes, tree_leaves, tree_map
 from zif.contract.executable import Executable, Program, Slot, Staged
+from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
 from zif.null.device import NullArray, NullDevice
-from zif.ops.draw import numpy_dtype
 
 POISON = 0xA5
 """The byte that a retired staging buffer is filled with."""

@@ -67,9 +67,9 @@ def main(descriptor: int) -> None:
 
 
 def _follow(pipe: Connection) -> None:
-    from zif.cli.output import configure_logging
     from zif.engine.memory import plan_pages
     from zif.engine.part import load_part
+    from zif.logs import configure_logging
     from zif.plugins import select as select_device
 
     join: Join = pipe.recv()

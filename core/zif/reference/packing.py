@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.arrays import Tree
-from zif.contract.backend import HostTensors
+from zif.contract.packer import HostTensors
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
 
 

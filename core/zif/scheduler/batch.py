@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
-from zif.engine.messages import FinishReason
+from zif.messages import FinishReason
 from zif.scheduler.memory import IndexArray, PageChanges
 from zif.scheduler.request import Request
 

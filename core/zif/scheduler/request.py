@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
-from zif.engine.messages import FinishReason
+from zif.messages import FinishReason
 from zif.sampling.params import SamplingParams
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from zif.cache.allocator import IntArray
 from zif.cache.groups import HostGroup
 from zif.contract.errors import ContextLengthExceeded, InvalidRequest, Overloaded
-from zif.engine.messages import FinishReason
+from zif.messages import FinishReason
 from zif.scheduler.batch import Batch, Chunk, Decodes, Update, build_batch, join_changes, sampler_needs
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.memory import Memory, PageChanges

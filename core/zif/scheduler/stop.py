@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zif.engine.messages import FinishReason
+from zif.messages import FinishReason
 from zif.scheduler.request import Request
 
 

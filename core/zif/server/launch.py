@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from zif.engine.build import served_name
-from zif.engine.client import ProcessClient
 from zif.engine.part import model_path
 from zif.opening import open_frontend
+from zif.process.build import served_name
+from zif.process.client import ProcessClient
 from zif.server.options import ServerOptions
 from zif.server.runner import run_server
 

@@ -23,8 +23,8 @@ from zif.weights.safetensors import HostArray
 from zif.weights.shard import ALONE, Shard, linear_parts, local_weights, marked
 
 if TYPE_CHECKING:
-    from zif.contract.backend import Packer
     from zif.contract.model import Model
+    from zif.contract.packer import Packer
     from zif.weights.checkpoint import Checkpoint, Tensors
 
 LoadFormat = Literal["auto", "dummy", "shapes"]

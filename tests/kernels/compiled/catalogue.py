@@ -20,9 +20,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.ops.attention import attention_request
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.ops.attention import attention_request
 from zif.portable.triton import Launch, Machine, TritonKernels
 from zif.portable.triton.layers import SplitSum, unnormed
 from zif.portable.triton.linear import Tile, product

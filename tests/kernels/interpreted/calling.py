@@ -15,9 +15,10 @@ from zif.conformance.compare import difference
 from zif.conformance.requests import FLOAT32_ARGUMENTS, actual_request
 from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.kernel import Kernel
-from zif.contract.ops import OpCase, OpRequest, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.ops.draw import numpy_dtype
+from zif.contract.opspec import OpCase, OpRequest
 from zif.contract.optable import Ops
-from zif.ops.draw import numpy_dtype
 from zif.portable.triton import Machine, TritonKernels
 from zif.reference.torch.runtime import TorchRuntime, to_numpy
 

@@ -12,10 +12,10 @@ from kernels.interpreted import calling, mending
 from kernels.interpreted.calling import KERNELS, attention_faults, cases, kernel_of, writer_faults
 from zif.conformance import paging
 from zif.contract.attention import AttentionSpec
-from zif.contract.ops import OpCase
+from zif.contract.ops.attention import attention_request, draw_step
+from zif.contract.ops.draw import normal
+from zif.contract.opspec import OpCase
 from zif.contract.optable import Ops
-from zif.ops.attention import attention_request, draw_step
-from zif.ops.draw import normal
 from zif.portable.triton import Machine, TritonKernels, attention, launch
 from zif.portable.triton.attention import PagedAttention
 

@@ -10,8 +10,9 @@ import torch
 
 from kernels.interpreted.calling import call, cases, check
 from zif.contract.attention import RopeSpec
-from zif.contract.ops import OpCase, OpRequest, op_specs
-from zif.ops.draw import normal
+from zif.contract.ops import op_specs
+from zif.contract.ops.draw import normal
+from zif.contract.opspec import OpCase, OpRequest
 from zif.reference.torch.runtime import to_numpy
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -11,8 +11,9 @@ import triton
 import triton.language as tl
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
-from zif.contract.ops import OpCase, OpRequest, op_specs
-from zif.ops.sampling import clear_seeds, draw_logits
+from zif.contract.ops import op_specs
+from zif.contract.ops.sampling import clear_seeds, draw_logits
+from zif.contract.opspec import OpCase, OpRequest
 from zif.portable.triton.device.numbers import log2
 from zif.portable.triton.device.sampling import noise, uniform, words
 from zif.sampling import threefry

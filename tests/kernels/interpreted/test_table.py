@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
-from zif.contract.ops import OpRequest, op_specs
+from zif.contract.ops import op_specs
+from zif.contract.opspec import OpRequest
 
 
 @pytest.mark.parametrize("op", ["decode_inputs", "mixed_inputs", "sample_rows"])

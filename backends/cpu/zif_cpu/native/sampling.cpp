@@ -1,4 +1,4 @@
-// Penalties, argmax, and the draw in two stages (zif/ops/sampling.py), over rows of float32 logits.
+// Penalties, argmax, and the draw in two stages (zif/contract/ops/sampling.py), over rows of float32 logits.
 #include <algorithm>
 
 #include "pool.h"
@@ -9,7 +9,7 @@ namespace {
 
 typedef uint32_t vu __attribute__((vector_size(kLanes * 4)));
 
-constexpr int64_t kHalf = 128;                // tokens that share Threefry's words are so far apart: zif/sampling/threefry.py
+constexpr int64_t kHalf = 128;                // tokens that share Threefry's words are so far apart: zif/contract/ops/threefry.py
 constexpr int64_t kBlock = 2 * kHalf;         // tokens that are first drawn as one
 constexpr uint32_t kFirstBlock = 0x80000000u; // the counter of block 0
 constexpr int64_t kScored = 16;               // blocks of a row that a thread takes at a time, a multiple of kLanes

@@ -10,7 +10,7 @@ import torch
 
 from zif.contract.arrays import dtype_bytes
 from zif.contract.attention import AttentionSpec
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.portable.triton.device import attention as device
 from zif.portable.triton.device import decode as device_decode

@@ -10,7 +10,7 @@ from typing import Any
 
 from zif.contract.arrays import dtype_bytes
 from zif.contract.kernel import Cost
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 
 
 def rows(reads: int, writes: int) -> Callable[[Any, OpRequest], Cost]:

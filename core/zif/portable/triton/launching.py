@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 
 FLOATS = ("bfloat16", "float16", "float32")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.portable.triton.device import layers as device
 from zif.portable.triton.launching import Launch, ceil_div, floats, power_of_two, warps_for
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zif.contract.attention import AttentionSpec, RopeSpec
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.portable.triton.device import rotary as device
 from zif.portable.triton.launching import FLOATS, Launch, ceil_div, floats, power_of_two

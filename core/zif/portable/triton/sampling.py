@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from zif.contract.ops.threefry import BLOCK
 from zif.portable.triton.device import filter as device_filter
 from zif.portable.triton.device import logprobs as device_logprobs
 from zif.portable.triton.device import sampling as device
 from zif.portable.triton.launching import Launch, ceil_div, power_of_two
 from zif.portable.triton.layers import dense_rows
-from zif.sampling.threefry import BLOCK
 
 Tensor = torch.Tensor
 CHUNK = 4096

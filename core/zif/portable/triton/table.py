@@ -24,7 +24,7 @@ def decode_inputs(
     page_ids: Mapping[str, Tensor],
     width: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor], Tensor, dict[str, Tensor]]:
-    """See :func:`zif.ops.table.decode_inputs`; a launch a cache group, ``kv_len`` and ``pages`` updated in place."""
+    """See :func:`zif.contract.ops.table.decode_inputs`; a launch a group, ``kv_len`` and ``pages`` updated in place."""
     (seqs,) = rows.shape
 
     def empty(*shape: int) -> Tensor:
@@ -54,7 +54,7 @@ def mixed_inputs(
     pages: Mapping[str, Tensor],
     width: int,
 ) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor], Tensor]:
-    """See :func:`zif.ops.table.mixed_inputs`; a launch a cache group, ``kv_len`` updated in place."""
+    """See :func:`zif.contract.ops.table.mixed_inputs`; a launch a cache group, ``kv_len`` updated in place."""
     (seqs,), (total,) = rows.shape, tokens.shape
     common = (torch.empty_like(tokens), torch.empty_like(tokens), torch.empty_like(rows))
     tables = {group: torch.empty((seqs, width), dtype=torch.int32, device=rows.device) for group in pages}

@@ -12,8 +12,8 @@ from jax.sharding import Mesh, PartitionSpec
 
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.executable import Program, Staged
+from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
-from zif.ops.draw import numpy_dtype
 from zif.reference.jax.runtime import RANKS, JaxRuntime, jax_dtype
 from zif.reference.jax.trees import register_trees
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 

@@ -8,8 +8,8 @@ from typing import Any
 import jax
 
 from zif.contract.arrays import Tree
-from zif.contract.backend import Packer
 from zif.contract.comm import Communicator
+from zif.contract.packer import Packer
 from zif.reference.jax.runtime import RANKS, JaxRuntime
 from zif.reference.jax.trees import register_trees
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from zif.contract.arrays import Tree
-from zif.contract.backend import HostTensors
-from zif.ops.draw import numpy_dtype
+from zif.contract.ops.draw import numpy_dtype
+from zif.contract.packer import HostTensors
 from zif.reference.jax.runtime import JaxRuntime
 from zif.reference.jax.trees import Runs, register_trees
 from zif.reference.packing import DensePacker

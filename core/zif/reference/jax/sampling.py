@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
+from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
 
 Array = jax.Array
 CHUNK = 64 * BLOCK
@@ -100,13 +100,13 @@ def _gumbel(u: Array) -> Array:
 
 
 def uniform(seed: Array, position: Array, block: Array) -> Array:
-    """[R, 256] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.uniform` for the ids of ``block`` [R]."""
+    """[R, 256] float32 in (0, 1): :func:`zif.contract.ops.threefry.uniform` of the ids of ``block`` [R]."""
     counters = jnp.uint32(BLOCK) * block.astype(jnp.uint32)[:, None] + jnp.arange(HALF, dtype=jnp.uint32)
     return _between(jnp.concatenate(_words(seed, position, counters), axis=-1))
 
 
 def block_uniform(seed: Array, position: Array, blocks: int) -> Array:
-    """[R, blocks] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.block_uniform`."""
+    """[R, blocks] float32 in (0, 1): the bits of :func:`zif.contract.ops.threefry.block_uniform`."""
     counters = jnp.uint32(FIRST_BLOCK) + jnp.arange(blocks, dtype=jnp.uint32)[None, :]
     return _between(_words(seed, position, counters)[0])
 

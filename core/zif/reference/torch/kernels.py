@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.reference.torch.runtime import torch_dtype

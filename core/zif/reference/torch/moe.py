@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.contract.ops import OpRequest
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.weights import PackedWeight
 from zif.reference.torch.kernels import dense

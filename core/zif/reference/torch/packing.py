@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from zif.contract.arrays import Tree
-from zif.contract.backend import HostTensors
+from zif.contract.packer import HostTensors
 from zif.contract.weights import LoopStack
 from zif.reference.packing import DensePacker
 from zif.reference.torch.runtime import TorchRuntime, copy_into, torch_dtype

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from zif.contract.kernel import KernelSet, kernel
-from zif.sampling.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
+from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
 
 Tensor = torch.Tensor
 
@@ -76,13 +76,13 @@ def _gumbel(u: Tensor) -> Tensor:
 
 
 def uniform(seed: Tensor, position: Tensor, block: Tensor) -> Tensor:
-    """[R, 256] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.uniform` for the ids of ``block`` [R]."""
+    """[R, 256] float32 in (0, 1): :func:`zif.contract.ops.threefry.uniform` of the ids of ``block`` [R]."""
     counters = BLOCK * block.int()[:, None] + torch.arange(HALF, dtype=torch.int32, device=seed.device)
     return _between(torch.cat(_words(seed, position, counters), -1))
 
 
 def block_uniform(seed: Tensor, position: Tensor, blocks: int) -> Tensor:
-    """[R, blocks] float32 in (0, 1): the bits of :func:`zif.sampling.threefry.block_uniform`."""
+    """[R, blocks] float32 in (0, 1): the bits of :func:`zif.contract.ops.threefry.block_uniform`."""
     counters = torch.arange(blocks, dtype=torch.int32, device=seed.device)[None, :] - FIRST_BLOCK
     return _between(_words(seed, position, counters)[0])
 

@@ -1,14 +1,14 @@
 """Choosing tokens from logits [rows, vocab] float32: in two stages, so that few rows keep a whole device busy.
 
-The stages of a draw are those of :func:`zif.ops.sampling.sample`, in units of log 2.
+The stages of a draw are those of :func:`zif.contract.ops.sampling.sample`, in units of log 2.
 """
 
 import triton
 import triton.language as tl
 
+from zif.contract.ops import threefry
 from zif.portable.triton.device.numbers import LOG2_E, log2
 from zif.portable.triton.device.overlap import enter
-from zif.sampling import threefry
 
 _PARITY = tl.constexpr(threefry.PARITY)
 _EVEN = tl.constexpr(threefry.ROTATIONS[0])
@@ -26,7 +26,7 @@ def _round(x0, x1, R: tl.constexpr):
 
 @triton.jit
 def words(key0, key1, position, counters):
-    """Both words of :func:`zif.sampling.threefry.threefry2x32`, uint32; arguments of 32 bits."""
+    """Both words of :func:`zif.contract.ops.threefry.threefry2x32`, uint32; arguments of 32 bits."""
     key0 = key0.to(tl.uint32, bitcast=True)
     key1 = key1.to(tl.uint32, bitcast=True)
     key2 = key0 ^ key1 ^ _PARITY
@@ -43,7 +43,7 @@ def words(key0, key1, position, counters):
 
 @triton.jit
 def uniform(word):
-    """Float32 in (0, 1), as :func:`zif.sampling.threefry.uniform` makes it of a word."""
+    """Float32 in (0, 1), as :func:`zif.contract.ops.threefry.uniform` makes it of a word."""
     return ((word >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07
 
 

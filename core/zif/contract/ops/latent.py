@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from zif.contract.attention import AttentionSpec
-from zif.contract.ops import OpCase, OpRequest, op
+from zif.contract.ops.attention import attention_request, draw_step
+from zif.contract.ops.draw import normal, stored
+from zif.contract.ops.tolerances import REDUCTION
+from zif.contract.opspec import OpCase, OpRequest, op
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.ops.attention import attention_request, draw_step
-from zif.ops.draw import normal, stored
-from zif.ops.tolerances import REDUCTION
 
 A = np.ndarray[Any, Any]
 

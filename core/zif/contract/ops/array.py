@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.ops import OpCase, OpRequest, op
+from zif.contract.ops.draw import normal
+from zif.contract.ops.tolerances import REDUCTION
+from zif.contract.opspec import OpCase, OpRequest, op
 from zif.contract.weights import LoopStack
-from zif.ops.draw import normal
-from zif.ops.tolerances import REDUCTION
 
 A = np.ndarray[Any, Any]
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from zif.contract.errors import ZifError
 from zif.engine.engine import Engine
-from zif.engine.messages import EngineRequest
+from zif.messages import EngineRequest
 from zif.sampling.params import SamplingParams
 
 TOKENS = 4

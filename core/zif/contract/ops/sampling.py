@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.ops import OpCase, OpRequest, op
-from zif.ops.draw import normal
-from zif.ops.tolerances import EXACT, REDUCTION
-from zif.sampling.threefry import BLOCK, block_uniform, uniform
+from zif.contract.ops.draw import normal
+from zif.contract.ops.threefry import BLOCK, block_uniform, uniform
+from zif.contract.ops.tolerances import EXACT, REDUCTION
+from zif.contract.opspec import OpCase, OpRequest, op
 
 A = np.ndarray[Any, Any]
 _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
@@ -92,7 +92,7 @@ def sample(logits: A, temperature: A, seed: A, position: A) -> A:
     and the id in it that of the highest z - log(-log u); the lowest among equals. So a block is drawn in proportion
     to its sum of exp(z), and an id in proportion to its share of that (the trick on sums of groups: Maddison, Tarlow,
     Minka 2014, "A* Sampling"): the distribution is the softmax's, for one exp a logit and a random number a block and
-    for each id of one block. u' and u are those of :func:`zif.sampling.threefry.block_uniform` and ``uniform``. A
+    for each id of one block. u' and u are those of :func:`zif.contract.ops.threefry.block_uniform` and ``uniform``. A
     block of -inf alone is drawn only where there is nothing else.
 
     temperature [R] float32 (0: argmax); seed [R, 2] int32; position [R] int32, that of the token being drawn.

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.ops import OpCase, OpRequest, Tolerance, op
+from zif.contract.ops.attention import draw_step
+from zif.contract.ops.draw import normal
+from zif.contract.ops.layers import gated_activation
+from zif.contract.ops.tolerances import REDUCTION
+from zif.contract.opspec import OpCase, OpRequest, Tolerance, op
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.ops.attention import draw_step
-from zif.ops.draw import normal
-from zif.ops.layers import gated_activation
-from zif.ops.tolerances import REDUCTION
 
 A = np.ndarray[Any, Any]
 _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.ops import OpCase, OpRequest, op
-from zif.ops.sampling import argmax, clear_seeds, draw_logits, sample
-from zif.ops.tolerances import EXACT
+from zif.contract.ops.sampling import argmax, clear_seeds, draw_logits, sample
+from zif.contract.ops.tolerances import EXACT
+from zif.contract.opspec import OpCase, OpRequest, op
 
 A = np.ndarray[Any, Any]
 ROWS = 9

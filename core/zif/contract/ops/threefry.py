@@ -7,7 +7,7 @@ depend on what else is in its batch, on retraction, on the backend, or on the si
 A call of Threefry gives two words, and two tokens share one: those whose ids differ in the bit ``HALF``
 alone. Neighbours (2i and 2i + 1) would have to be interleaved lane by lane; halves of 256 ids are
 whole registers of a CPU, whole rows of a matrix unit's tiles, and lines that a GPU's warp loads at once.
-The ``BLOCK`` ids of two halves have bits of their own besides, as one: see ``zif.ops.sampling.sample``.
+The ``BLOCK`` ids of two halves have bits of their own besides, as one: see ``zif.contract.ops.sampling.sample``.
 """
 
 from __future__ import annotations

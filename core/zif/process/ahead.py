@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zif.contract.ahead import AheadExecutable
 from zif.contract.errors import InvalidSettings, OutOfMemory
-from zif.engine.build import build_engine
 from zif.plugins import load
 from zif.plugins.selection import complete_options, parse_device_opts
+from zif.process.build import build_engine
 
 if TYPE_CHECKING:
     from pathlib import Path

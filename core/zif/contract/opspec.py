@@ -12,9 +12,7 @@ Kernels take the same parameters by the same names.
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -112,7 +110,8 @@ class OpSpec:
         return inspect.getdoc(self.reference) or ""
 
 
-_SPECS: dict[str, OpSpec] = {}
+REGISTRY: dict[str, OpSpec] = {}
+"""Every op that :func:`op` has registered, by name; :func:`zif.contract.ops.op_specs` has them all."""
 
 
 def op(
@@ -129,21 +128,12 @@ def op(
 
     def register(reference: Callable[..., Any]) -> Callable[..., Any]:
         name = reference.__name__
-        assert name not in _SPECS, f"op {name} is specified twice"
+        assert name not in REGISTRY, f"op {name} is specified twice"
         assert inspect.getdoc(reference), f"op {name} has no docstring"
         spec = OpSpec(name, reference, profile, since, tolerances or {}, cases, composite, dispatch, static)
         strange = [p for p in (*static, *([dispatch] if dispatch else [])) if p not in spec.parameters]
         assert not strange, f"op {name} has no parameter {strange}"
-        _SPECS[name] = spec
+        REGISTRY[name] = spec
         return reference
 
     return register
-
-
-def op_specs() -> Mapping[str, OpSpec]:
-    """Every op of the contract, by name."""
-    import zif.ops
-
-    for module in pkgutil.iter_modules(zif.ops.__path__):
-        importlib.import_module(f"zif.ops.{module.name}")
-    return _SPECS

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from zif.contract.attention import AttentionSpec, RopeSpec
-from zif.contract.ops import OpCase, OpRequest, op
+from zif.contract.ops.draw import normal, stored, wide
+from zif.contract.ops.layers import rms_norm
+from zif.contract.ops.tolerances import REDUCTION
+from zif.contract.opspec import OpCase, OpRequest, op
 from zif.contract.step import Step, StepShape
-from zif.ops.draw import normal, stored, wide
-from zif.ops.layers import rms_norm
-from zif.ops.tolerances import REDUCTION
 
 A = np.ndarray[Any, Any]
 

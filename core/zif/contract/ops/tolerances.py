@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zif.contract.ops import Tolerance
+from zif.contract.opspec import Tolerance
 
 ELEMENTWISE = {
     "float32": Tolerance(2e-5, 2e-6),

@@ -20,12 +20,12 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, ZifError
-from zif.engine.messages import EngineOutput, EngineRequest
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
+from zif.messages import EngineOutput, EngineRequest
 
 if TYPE_CHECKING:
     from zif.engine.engine import Engine
-    from zif.engine.loop import Build
+    from zif.process.loop import Build
     from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -240,7 +240,7 @@ class ThreadClient(Client):
         self._thread.start()
 
     def _main(self) -> None:
-        from zif.engine.loop import QueuePort, serve
+        from zif.process.loop import QueuePort, serve
 
         try:
             serve(self._build, QueuePort(self._commands, self._deliver_soon))
@@ -334,10 +334,10 @@ def _process_main(settings: Settings, pipe: Any) -> None:
 
     for ours in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ours, signal.SIG_IGN)
-    from zif.cli.output import configure_logging
+    from zif.logs import configure_logging
 
     configure_logging(settings.log_level)
-    from zif.engine.loop import PipePort, serve
+    from zif.process.loop import PipePort, serve
 
     try:
         serve(functools.partial(_settled, settings), PipePort(pipe))
@@ -357,7 +357,7 @@ def _settled(settings: Settings, abandon: Callable[[str], None]) -> Engine:
     It is some hundred thousand objects, most of them a framework's modules: walking them halts every request's
     stream for a tenth of a second.
     """
-    from zif.engine.build import build_engine
+    from zif.process.build import build_engine
 
     engine = build_engine(settings, abandon)
     gc.collect()

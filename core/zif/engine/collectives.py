@@ -29,7 +29,7 @@ def parallel_ops(ops: Ops, comm: Communicator, vocab: int) -> Ops:
 
 
 class Collectives:
-    """Each method is the op of its name, over all ranks; see :mod:`zif.ops.layers`, :mod:`zif.ops.moe`."""
+    """Each method is the op of its name (:mod:`zif.contract.ops`), over all ranks."""
 
     def __init__(self, ops: Ops, comm: Communicator, vocab: int) -> None:
         self._ops = ops

@@ -1,1 +1,0 @@
-"""The ops of the contract, a file a family: float64 references, conformance cases, tolerances."""
