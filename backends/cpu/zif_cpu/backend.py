@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+import mmap
 from collections.abc import Mapping, Sequence
 
 import torch
 
+from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Capabilities, MemoryInfo
 from zif.contract.comm import ONE_DEVICE, Communicator, Group
-from zif.contract.errors import InvalidSettings
+from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
 from zif.reference.torch.backend import TorchBackend
-from zif.reference.torch.runtime import TorchRuntime
+from zif.reference.torch.runtime import TorchRuntime, torch_dtype
 from zif_cpu.build import BuildFailed
 from zif_cpu.kernels import NativeKernels
 from zif_cpu.native import Native
@@ -21,6 +23,8 @@ from zif_cpu.packing import PanelPacker
 from zif_cpu.threads import thread_count
 
 logger = logging.getLogger(__name__)
+LARGE_BYTES = 2**20
+"""Zeros from which on they are reserved instead of written."""
 
 
 class CpuBackend(TorchBackend):
@@ -33,7 +37,10 @@ class CpuBackend(TorchBackend):
 
     name = "cpu"
     capabilities = Capabilities(
-        dtypes=("bfloat16", "float32"), asynchronous=False, cache_dtypes=("float8_e4m3fn", "float8_e5m2")
+        dtypes=("bfloat16", "float32"),
+        asynchronous=False,
+        cache_dtypes=("float8_e4m3fn", "float8_e5m2"),
+        cache_share=0.25,  # the rest of the memory is for whoever else uses the machine
     )
 
     def __init__(
@@ -60,6 +67,19 @@ class CpuRuntime(TorchRuntime):
     def memory(self) -> MemoryInfo:
         host = super().memory()
         return MemoryInfo(host.total // self._ranks, host.free // self._ranks)
+
+    def zeros(self, spec: ArraySpec) -> torch.Tensor:
+        """Large ones are address space that the system fills with zeros page by page, as they are written.
+
+        So a cache costs the memory that is used of it, and no start waits for gigabytes of zeros.
+        """
+        if spec.nbytes < LARGE_BYTES:
+            return super().zeros(spec)
+        try:
+            pages = mmap.mmap(-1, spec.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise OutOfMemory(f"cpu: {spec.nbytes / 2**30:.1f} GiB cannot be reserved: {error.strerror}") from error
+        return torch.frombuffer(pages, dtype=torch_dtype(spec.dtype)).view(spec.shape)
 
 
 def create(options: Mapping[str, str], device: Device, group: Group | None = None) -> CpuBackend:

@@ -29,8 +29,9 @@ class Capabilities:
     empty for any. ``asynchronous``: launches return before the device is done, so that overlap
     pays. ``fuse_sampling``: sampling may be compiled into the programs of decode steps and of captured mixed
     ones. ``warm_up``: these programs are to be compiled and run before the first request. ``cache_dtypes``: what
-    keys and values may be stored in, besides any of ``dtypes``. The rest are defaults of the settings of the same
-    names.
+    keys and values may be stored in, besides any of ``dtypes``. ``cache_share``: the share that the KV cache takes by
+    default of what ``mem_fraction_static`` leaves it; below 1 where the memory is not the device's alone but that of a
+    machine which others use too. The rest are defaults of the settings of the same names.
     """
 
     dtypes: tuple[str, ...]
@@ -42,6 +43,7 @@ class Capabilities:
     chunked_prefill_size: int = 2048
     mem_fraction_static: float = 0.88
     cache_dtypes: tuple[str, ...] = ()
+    cache_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

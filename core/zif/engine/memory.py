@@ -37,7 +37,15 @@ def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend)
         return pages
     if fitting < 2:
         raise OutOfMemory(_no_room(plan, backend, memory, per_page))
-    return min(fitting, useful + 1)
+    return min(max(int(budget * plan.cache_share // per_page), 2), useful + 1)
+
+
+def report_cache(num_pages: int, nbytes: int, plan: EnginePlan) -> str:
+    """What the start says of the KV cache: how much is taken for it, and how to change that."""
+    return (
+        f"KV cache: up to {gibibytes(nbytes)}, for {(num_pages - 1) * plan.page_size} tokens; "
+        "--max-total-tokens or --mem-fraction-static makes it smaller or larger"
+    )
 
 
 def weights_do_not_fit(

@@ -30,6 +30,7 @@ class EnginePlan:
     max_running_requests: int
     chunked_prefill_size: int
     mem_fraction_static: float
+    cache_share: float
     max_total_tokens: int | None
     overlap: bool
 
@@ -65,6 +66,7 @@ def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, 
         max_running_requests=settings.max_running_requests or capabilities.max_running_requests,
         chunked_prefill_size=chunk,
         mem_fraction_static=settings.mem_fraction_static or capabilities.mem_fraction_static,
+        cache_share=capabilities.cache_share if settings.mem_fraction_static is None else 1.0,
         max_total_tokens=settings.max_total_tokens,
         overlap=capabilities.asynchronous and not settings.disable_overlap_schedule,
     )

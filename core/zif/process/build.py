@@ -11,7 +11,7 @@ from zif.contract.comm import Group
 from zif.contract.errors import ZifError
 from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
-from zif.engine.memory import plan_pages
+from zif.engine.memory import plan_pages, report_cache
 from zif.engine.part import Part, check_ranks, load_part
 from zif.engine.plan import cache_report, watchdog_timeout
 from zif.engine.runner import Runner
@@ -114,6 +114,7 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
         followers.begin(num_pages, limits)
         runner = part.runner(num_pages, limits, seed, LeadingRunner)
         runner.followers = followers
+    logger.info("%s", report_cache(num_pages, runner.cache.nbytes, plan))
     if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()
         count = runner.warm_up()
