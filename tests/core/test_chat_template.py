@@ -61,7 +61,7 @@ def test_another_template_for_tools() -> None:
 def test_the_last_message_can_stay_open() -> None:
     begun = {"role": "assistant", "content": "The answer is "}
     text = render(CHAT_TEMPLATE, HELLO, begun, add_generation_prompt=False, continue_final_message=True)
-    assert text == "<|user|>hello<|end|><|assistant|>The answer is"
+    assert text == "<|user|>hello<|end|><|assistant|>The answer is "
     with pytest.raises(InvalidRequest, match="add_generation_prompt"):
         render(CHAT_TEMPLATE, HELLO, begun, continue_final_message=True)
     with pytest.raises(InvalidRequest, match="does not show"):
@@ -88,7 +88,6 @@ def test_what_goes_wrong_in_a_template_is_the_request_s_fault(source: str, why: 
     [
         ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "'image_url' is not supported"),
         ({"role": "user", "content": [7]}, "'int' is not supported"),
-        ({"role": "assistant", "tool_calls": [{"function": {"arguments": "{"}}]}, "not valid JSON"),
         ({"role": "assistant", "tool_calls": [1]}, "object with a function"),
     ],
 )

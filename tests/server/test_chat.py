@@ -135,6 +135,15 @@ async def test_tools_are_shown_to_the_template_unless_ruled_out(
     assert shown == [True, True, False]
 
 
+async def test_the_template_s_own_parameters_are_the_request_s_fields(client: httpx.AsyncClient) -> None:
+    for name in ("messages", "tools", "add_generation_prompt"):
+        response = await client.post(URL, json=body(chat_template_kwargs={name: []}))
+        assert response.status_code == 400
+        assert response.json()["error"]["param"] == "chat_template_kwargs"
+        assert f"{name} is a parameter of the request" in response.json()["error"]["message"]
+    assert (await client.post(URL, json=body(documents=[{"text": "x"}]))).status_code == 200
+
+
 async def test_null_and_unknown_parameters_are_nothing(client: httpx.AsyncClient) -> None:
     nothing = dict.fromkeys(("stop", "n", "temperature", "logprobs", "seed", "tools", "stream", "logit_bias", "user"))
     fields = body(**nothing, frobnicate=[1], service_tier="auto", response_format={"type": "text"})

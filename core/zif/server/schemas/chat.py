@@ -29,6 +29,11 @@ def _check_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return messages
 
 
+# What a template gets by these names comes from the request's own fields.
+_TEMPLATE_PARAMETERS = frozenset(
+    {"messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message"}
+)
+
 Messages = Annotated[list[dict[str, Any]], AfterValidator(_check_messages)]
 
 
@@ -41,15 +46,27 @@ class Conversation(RequestModel):
 
     messages: Messages
     tools: list[dict[str, Any]] | None = None
+    documents: list[dict[str, Any]] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _check_template_kwargs(self) -> Conversation:
+        for name in sorted(_TEMPLATE_PARAMETERS & (self.chat_template_kwargs or {}).keys()):
+            raise PydanticCustomError(
+                "conflict",
+                "chat_template_kwargs: {name} is a parameter of the request: give it beside messages",
+                {"field": "chat_template_kwargs", "name": name},
+            )
+        return self
 
     def template_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments of :meth:`zif.frontend.Frontend.encode_chat`."""
         add = self.add_generation_prompt
         return {
             "tools": self.tools,
+            "documents": self.documents,
             "add_generation_prompt": not self.continue_final_message if add is None else add,
             "continue_final_message": bool(self.continue_final_message),
             "variables": self.chat_template_kwargs,
