@@ -93,7 +93,11 @@ class Settings(BaseSettings):
     )
     max_running_requests: int | None = _setting(None, "memory and scheduling", "requests that decode together", gt=0)
     max_queued_requests: int | None = _setting(
-        None, "memory and scheduling", "requests that may wait; beyond it they are refused with 429", gt=0
+        None,
+        "memory and scheduling",
+        "sequences that may wait (a request with n choices has n); beyond it requests are refused with 429; "
+        "if not given 8192 in a server, any number in zif.LLM",
+        gt=0,
     )
     chunked_prefill_size: int | None = _setting(
         None, "memory and scheduling", "prompt tokens in a step, of all requests; -1: up to a whole context", ge=-1
@@ -119,6 +123,21 @@ class Settings(BaseSettings):
     host: str = _setting("127.0.0.1", "server", "address to listen on")
     port: int = _setting(30000, "server", "port to listen on; 0: any free one", ge=0, le=65535)
     api_key: SecretStr | None = _setting(None, "server", "key that clients must send as a bearer token", min_length=1)
+    api_key_file: Path | None = _setting(
+        None, "server", "file of keys, one a line, each of which clients may send as a bearer token"
+    )
+    allowed_hosts: Annotated[tuple[str, ...], NoDecode] = _setting(
+        (),
+        "server",
+        "a host name that clients may ask for, besides those of loopback where that is listened on; *: any; "
+        "can be repeated",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = _setting(
+        (), "server", "origin of web pages that may use the server (https://example.org); *: any; can be repeated"
+    )
+    cache_isolation: Literal["none", "api-key"] = _setting(
+        "none", "server", "api-key: requests share cached prefixes only with those that sent the same key"
+    )
     max_concurrent_requests: int = _setting(
         2048,
         "server",
@@ -127,6 +146,15 @@ class Settings(BaseSettings):
     )
     max_body_bytes: int = _setting(
         32 * 2**20, "server", "longest body of a request, in bytes; a longer one is refused with 413", gt=0
+    )
+    max_total_body_bytes: int = _setting(
+        256 * 2**20,
+        "server",
+        "bytes of all bodies in memory at once, one at the least; beyond it requests are refused with 429",
+        gt=0,
+    )
+    incremental_streaming_output: bool = _setting(
+        False, "server", "streams of /generate carry what is new alone, not the text so far"
     )
     sampling_defaults: Literal["model", "openai"] = _setting(
         "model",
@@ -151,7 +179,7 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise InvalidSettings(_explain(error, values)) from None
 
-    @field_validator("device_opt", mode="before")
+    @field_validator("device_opt", "allowed_hosts", "cors_origins", mode="before")
     @classmethod
     def _split_list(cls, value: Any) -> Any:
         return [item for item in value.split(",") if item] if isinstance(value, str) else value

@@ -51,7 +51,7 @@ async def make_client(frontend: Frontend) -> AsyncIterator[ClientMaker]:
     def make(**options: Any) -> httpx.AsyncClient:
         app = create_app(frontend, replace(ServerOptions(), **options))
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        clients.append(httpx.AsyncClient(transport=transport, base_url="http://zif"))
+        clients.append(httpx.AsyncClient(transport=transport, base_url="http://localhost"))
         return clients[-1]
 
     yield make

@@ -103,7 +103,8 @@ async def test_lm_eval(client: httpx.AsyncClient) -> None:
     assert (await post(client, "/v1/completions", model="tiny", **until)).json()["choices"][0]["text"]
 
 
-async def test_curl_without_a_content_type(client: httpx.AsyncClient) -> None:
+async def test_curl_without_a_content_type_is_told_what_to_add(client: httpx.AsyncClient) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
     response = await client.post("/v1/chat/completions", content=json.dumps(CHAT), headers=headers)
-    assert response.status_code == 200
+    assert response.status_code == 415
+    assert "send `Content-Type: application/json`" in response.json()["error"]["message"]

@@ -109,10 +109,25 @@ async def test_broken_json_says_where(client: httpx.AsyncClient) -> None:
     assert message == "the request needs a JSON object as its body"
 
 
-async def test_the_content_type_does_not_matter(client: httpx.AsyncClient) -> None:
-    for kind in ("application/x-www-form-urlencoded", "text/plain; charset=utf-8", "nonsense", ""):
-        response = await client.post("/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
-        assert response.status_code == 200
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("application/json", 200),
+        ("Application/JSON; charset=utf-8", 200),
+        ("application/merge-patch+json", 200),
+        ("", 200),
+        ("application/x-www-form-urlencoded", 415),
+        ("text/plain; charset=utf-8", 415),
+        ("multipart/form-data; boundary=x", 415),
+        ("nonsense", 415),
+    ],
+)
+async def test_a_body_is_labelled_as_json_or_not_at_all(client: httpx.AsyncClient, kind: str, status: int) -> None:
+    response = await client.post("/v1/completions", content=b'{"prompt": "x"}', headers={"content-type": kind})
+    assert response.status_code == status
+    if status == 415:
+        assert response.json()["error"]["code"] == "unsupported_media_type"
+        assert "Content-Type: application/json" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ async def collect(stream: AsyncIterable[object]) -> list[object]:
 
 async def test_the_openai_client(frontend: Frontend, engine: ScriptedEngine, tokenizer: Tokenizer) -> None:
     engine.script = lambda request: tokenizer.encode("naïve 🙂 café<|end|>")
-    async with running(frontend, api_key="key") as server:
+    async with running(frontend, api_keys=("key",)) as server:
         async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="key") as client:
             assert [model.id async for model in client.models.list()] == ["tiny", "org/tiny"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 import zif
 from zif.frontend import Frontend
@@ -29,6 +30,15 @@ def create_app(frontend: Frontend, options: ServerOptions | None = None) -> Fast
     app.state.service = service
     install_error_handlers(app)
     app.add_middleware(Gate, service=service)
+    if service.options.cors_origins:  # outside of the gate: browsers ask before they send a key
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=service.options.cors_origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_credentials=False,  # keys are sent as a header, and cookies there are none
+            max_age=600,
+        )
     for make in (
         chat_router,
         completions_router,

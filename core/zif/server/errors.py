@@ -2,14 +2,17 @@
 
 400  invalid_request_error   malformed or unservable request; ``context_length_exceeded``
 401  invalid_request_error   ``invalid_api_key``
+403  invalid_request_error   ``wrong_host``, ``wrong_origin``: a web page may not use this server
 404  invalid_request_error   ``not_found``, ``model_not_found``
 405  invalid_request_error   ``method_not_allowed``
-408  invalid_request_error   ``request_timeout``: the body did not arrive
+408  invalid_request_error   ``request_timeout``: headers or body did not arrive
 409  invalid_request_error   ``conflict``: not while requests run
 413  invalid_request_error   ``request_too_large``
+415  invalid_request_error   ``unsupported_media_type``: a body that is not labelled as JSON
 429  rate_limit_error        ``rate_limit_exceeded``
+431  invalid_request_error   ``request_headers_too_large``
 500  server_error            ``internal_error``: a bug of ours
-503  server_error            ``engine_dead``, ``shutting_down``, ``timeout``
+503  server_error            ``engine_dead``, ``shutting_down``, ``timeout``, ``too_many_connections``
 """
 
 from __future__ import annotations

@@ -1,22 +1,25 @@
 """What every HTTP request passes before a route sees it: ASGI middleware.
 
-Key check, admission, the body's size and arrival, and the watch over the client: if it hangs up, the
+Access, admission, the body's size and arrival, and the watch over the client: if it hangs up, the
 handler is cancelled wherever it stands, and its clean-up aborts what it started.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hmac
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from zif.server.access import CALLER, Access, is_json
 from zif.server.errors import ApiError, error_response
 from zif.server.service import Service
+from zif.tokenizer.panic import is_panic
 
-# Needs no key: probes and scrapers have none.
-_OPEN = frozenset({"/health", "/metrics"})
+logger = logging.getLogger(__name__)
 
 # Holds a place among the concurrent requests; refused while the server drains.
 _GENERATING = frozenset({"/v1/chat/completions", "/v1/completions", "/generate"})
@@ -29,34 +32,41 @@ class Gate:
         self._app = app
         self._service = service
         self._options = service.options
-        key = service.options.api_key
-        self._authorization = None if key is None else f"Bearer {key}".encode()
+        self._access = Access(service.options)
+        self._body_bytes = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 0
-        answered = False
-
-        async def watched_send(message: Message) -> None:
-            nonlocal status, answered
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            elif not message.get("more_body", False):
-                answered = True
-            await send(message)
-
-        generating = scope["path"] in _GENERATING
+        answer = _Answer(send, headless=scope["method"] == "HEAD")
+        if scope["method"] == "HEAD":  # answered as GET is, less the body; the server beneath still sees HEAD
+            scope = {**scope, "method": "GET"}
         try:
-            self._admit(scope, generating)
-            body = await self._body(scope, receive)
-        except ApiError as error:
-            await error_response(error)(scope, receive, watched_send)
-            self._service.metrics.count_response(_route(scope), status)
-            return
+            try:
+                CALLER.set(self._access.check(scope))
+                with self._place(scope), self._memory() as memory:
+                    await self._serve(scope, receive, answer, memory)
+            except ApiError as error:
+                await error_response(error)(scope, receive, answer.send)
+            except BaseException as error:
+                if not is_panic(error) or answer.begun:
+                    raise
+                logger.exception("%s %s failed", scope["method"], scope["path"])
+                await error_response(RuntimeError(str(error)))(scope, receive, answer.send)
+        finally:
+            if answer.status:
+                self._service.metrics.count_response(_route(scope), answer.status)
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: _Answer, memory: _Memory) -> None:
+        """Read the body, run the application on it, and end both if the client leaves."""
+        body = await self._body(scope, receive, memory)
         if body is None:  # the client left while it sent
             return
+        if body and not is_json(scope["headers"]):
+            raise ApiError(
+                415, "the body must be JSON: send `Content-Type: application/json`", code="unsupported_media_type"
+            )
         _assume_json(scope)
 
         handler = asyncio.current_task()
@@ -67,12 +77,13 @@ class Gate:
             nonlocal gone
             while (await receive())["type"] != "http.disconnect":
                 pass
-            if not answered:
+            if not answer.complete:
                 gone = True
                 handler.cancel()
 
         watcher = asyncio.create_task(watch())
         unread = [body]
+        del body
 
         async def replay() -> Message:
             if unread:
@@ -80,37 +91,69 @@ class Gate:
             await asyncio.shield(watcher)
             return {"type": "http.disconnect"}
 
-        self._service.in_flight += generating
+        async def send(message: Message) -> None:
+            memory.release()  # what it asked for is understood
+            await answer.send(message)
+
+        answer.status = 500  # until it says something else
         try:
-            await self._app(scope, replay, watched_send)
+            await self._app(scope, replay, send)
         except asyncio.CancelledError:
             if not gone:
                 raise
         finally:
-            self._service.in_flight -= generating
             watcher.cancel()
             if gone:
                 handler.uncancel()
-            self._service.metrics.count_response(_route(scope), 499 if gone else status or 500)
+                answer.status = 499
 
-    def _admit(self, scope: Scope, generating: bool) -> None:
-        if self._authorization is not None and scope["path"] not in _OPEN:
-            given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-            if not hmac.compare_digest(given, self._authorization):
-                problem = "wrong API key" if given else "no API key"
-                raise ApiError(401, f"{problem}: send `Authorization: Bearer KEY`", code="invalid_api_key")
-        if generating:
-            if self._service.draining:
-                raise ApiError(503, "the server is shutting down", code="shutting_down")
-            limit = self._options.max_concurrent_requests
-            if self._service.in_flight >= limit:
-                raise ApiError(429, f"{limit} requests are in progress: try again", code="rate_limit_exceeded")
+    @contextmanager
+    def _place(self, scope: Scope) -> Iterator[None]:
+        """Hold a place among the concurrent requests, from the headers on, if this one generates."""
+        service = self._service
+        if scope["path"] not in _GENERATING:
+            yield
+            return
+        if service.draining:
+            raise ApiError(503, "the server is shutting down", code="shutting_down")
+        limit = self._options.max_concurrent_requests
+        if service.in_flight >= limit:
+            raise ApiError(429, f"{limit} requests are in progress: try again", code="rate_limit_exceeded")
+        service.in_flight += 1
+        try:
+            yield
+        finally:
+            service.in_flight -= 1
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+    @contextmanager
+    def _memory(self) -> Iterator[_Memory]:
+        """Count the bytes of a body among those of all bodies."""
+        memory = _Memory(self)
+        try:
+            yield memory
+        finally:
+            memory.release()
+
+    def take(self, size: int) -> None:
+        """Count ``size`` more bytes of bodies. Raises 429 if that is too much at once."""
+        limit = self._options.max_total_body_bytes
+        if self._body_bytes + size > limit:
+            raise ApiError(
+                429,
+                f"the bodies of all requests together are over {limit} bytes: try again",
+                code="rate_limit_exceeded",
+            )
+        self._body_bytes += size
+
+    def give_back(self, size: int) -> None:
+        """Count ``size`` bytes less."""
+        self._body_bytes -= size
+
+    async def _body(self, scope: Scope, receive: Receive, memory: _Memory) -> bytes | None:
         limit = self._options.max_body_bytes
         too_large = ApiError(413, f"the body is larger than {limit} bytes", code="request_too_large")
         for name, value in scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > limit:
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > limit:
                 raise too_large
         parts: list[bytes] = []
         size = 0
@@ -124,6 +167,7 @@ class Gate:
                     size += len(part)
                     if size > limit:
                         raise too_large
+                    memory.take(len(part))
                     parts.append(part)
                     if not message.get("more_body", False):
                         return b"".join(parts)
@@ -133,8 +177,44 @@ class Gate:
             ) from None
 
 
+class _Memory:
+    """What one body takes of the memory for all of them."""
+
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
+        self._size = 0
+
+    def take(self, size: int) -> None:
+        self._gate.take(size)
+        self._size += size
+
+    def release(self) -> None:
+        self._gate.give_back(self._size)
+        self._size = 0
+
+
+class _Answer:
+    """The way back to the client, and how far the answer is. ``headless``: its body is left out."""
+
+    def __init__(self, send: Send, *, headless: bool) -> None:
+        self._send = send
+        self._headless = headless
+        self.status = 0
+        self.begun = self.complete = False
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.begun = True
+            self.status = message["status"]
+        elif not message.get("more_body", False):
+            self.complete = True
+        if self._headless and "body" in message:
+            message = {**message, "body": b""}
+        await self._send(message)
+
+
 def _assume_json(scope: Scope) -> None:
-    """Take any body for JSON: many clients, curl among them, label it otherwise or not at all."""
+    """Label the body, which may be labelled in other words, or not at all, as routes expect it."""
     headers = [(name, value) for name, value in scope["headers"] if name != b"content-type"]
     scope["headers"] = [*headers, (b"content-type", b"application/json")]
 

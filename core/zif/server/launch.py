@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from zif.contract.errors import InvalidSettings
 from zif.engine.part import model_path
 from zif.opening import open_frontend
 from zif.process.build import served_name
 from zif.process.client import ProcessClient
-from zif.server.options import ServerOptions
+from zif.server.options import DEFAULT_QUEUE, ServerOptions
 from zif.server.runner import run_server
 
 if TYPE_CHECKING:
@@ -34,11 +35,37 @@ def server_options(settings: Settings) -> ServerOptions:
     return ServerOptions(
         host=settings.host,
         port=settings.port,
-        api_key=settings.api_key.get_secret_value() if settings.api_key is not None else None,
+        api_keys=api_keys(settings),
+        allowed_hosts=settings.allowed_hosts,
+        cors_origins=settings.cors_origins,
+        cache_isolation=settings.cache_isolation,
         model_path=model_path(settings),
         max_concurrent_requests=settings.max_concurrent_requests,
+        max_queued=settings.max_queued_requests or DEFAULT_QUEUE,
         max_body_bytes=settings.max_body_bytes,
+        max_total_body_bytes=max(settings.max_body_bytes, settings.max_total_body_bytes),
+        incremental_streaming_output=settings.incremental_streaming_output,
         sampling_defaults=settings.sampling_defaults,
         drain_seconds=settings.drain_timeout,
         log_level=settings.log_level,
     )
+
+
+def api_keys(settings: Settings) -> tuple[str, ...]:
+    """The keys that clients may send: ``--api-key``, and a key a line of ``--api-key-file``.
+
+    Blank lines of the file, and those that begin with ``#``, count for nothing. Raises :class:`InvalidSettings` for a
+    file that cannot be read, or holds no key: a server that was to have keys must not run without.
+    """
+    keys = [] if settings.api_key is None else [settings.api_key.get_secret_value()]
+    path = settings.api_key_file
+    if path is not None:
+        try:
+            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidSettings(f"--api-key-file {path}: {error}") from error
+        listed = [line for line in lines if line and not line.startswith("#")]
+        if not listed:
+            raise InvalidSettings(f"--api-key-file {path}: holds no key; write one a line")
+        keys += listed
+    return tuple(dict.fromkeys(keys))

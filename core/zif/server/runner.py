@@ -16,6 +16,7 @@ from zif.contract.errors import InvalidSettings
 from zif.frontend import Frontend
 from zif.server.app import create_app
 from zif.server.options import ServerOptions
+from zif.server.protocol import protocol_of
 from zif.server.service import Service
 
 logger = logging.getLogger(__name__)
@@ -132,6 +133,8 @@ class _Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=protocol_of(app.state.service),
+                ws="none",
                 log_level=options.log_level,
                 access_log=options.log_level in ("debug", "trace"),
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,

@@ -17,13 +17,20 @@ logger = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
 
+# Line ends to readers that split text as Python's str.splitlines does; JSON lets them stand raw inside of a string.
+_LINE_ENDS = tuple((char.encode(), f"\\u{ord(char):04x}".encode()) for char in "\x85\u2028\u2029")
+
 # Log-probability that stands for minus infinity: JSON has no such number.
 LOWEST_LOGPROB = -9999.0
 
 
 def event(payload: dict[str, Any]) -> bytes:
-    """Return ``payload`` as one server-sent event."""
-    return b"data: " + orjson.dumps(payload) + b"\n\n"
+    """Return ``payload`` as one server-sent event, on one line for every reader."""
+    data = orjson.dumps(payload)
+    if not data.isascii():
+        for raw, escaped in _LINE_ENDS:
+            data = data.replace(raw, escaped)
+    return b"data: " + data + b"\n\n"
 
 
 def finite(logprob: float) -> float:

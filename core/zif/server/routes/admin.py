@@ -147,6 +147,5 @@ def operator_router(service: Service) -> JsonRouter:
         router.add_api_route(path, server_info, methods=["GET"])
     for path in ("/model_info", "/get_model_info"):
         router.add_api_route(path, model_info, methods=["GET"])
-    router.add_api_route("/flush_cache", flush_cache, methods=["GET"], operation_id="flush_cache_get")
-    router.add_api_route("/flush_cache", flush_cache, methods=["POST"], operation_id="flush_cache_post")
+    router.add_api_route("/flush_cache", flush_cache, methods=["POST"])
     return router
