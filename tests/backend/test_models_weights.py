@@ -21,6 +21,7 @@ from zif.contract.errors import WeightsError
 from zif.reference.torch.packing import TorchPacker
 from zif.reference.torch.runtime import TorchRuntime, to_numpy
 from zif.weights import Checkpoint, load_weights, open_checkpoint
+from zif.weights.load import stored
 from zif.weights.safetensors import SafetensorsFile
 
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, 20).tolist()
@@ -119,11 +120,7 @@ def test_loading_keeps_no_second_copy(tmp_path: Path) -> None:
         "num_hidden_layers": 6, "num_attention_heads": 8, "vocab_size": 4096,
     }  # fmt: skip
     (tmp_path / "config.json").write_text(json.dumps(config))
-    from zif.weights.load import _leaves, stored_shapes
-
-    shapes = {
-        name: shape for spec in _leaves(model_of(config).weights()) for name, shape in stored_shapes(spec).items()
-    }
+    shapes = stored(model_of(config).weights())
     save_file({name: np.ones(shape, np.float32) for name, shape in shapes.items()}, tmp_path / "model.safetensors")
     size = (tmp_path / "model.safetensors").stat().st_size
     assert size > 100 << 20

@@ -30,7 +30,7 @@ from zif.reference.torch import TorchBackend, TorchPacker, TorchRuntime
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
 from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, weight_bytes
-from zif.weights.shard import local_weights
+from zif.weights.load import local_weights
 
 RNG = np.random.default_rng(5)
 SHARED = RNG.integers(1, VOCAB, 17).tolist()

@@ -24,8 +24,9 @@ def contract_names() -> list[str]:
     for module_info in pkgutil.iter_modules(zif.contract.__path__):
         module = importlib.import_module(f"zif.contract.{module_info.name}")
         for name, value in vars(module).items():
-            ours = getattr(value, "__module__", None) == module.__name__ and not isinstance(value, TypeVar)
-            if ours and not name.startswith("_"):
+            home = getattr(value, "__module__", None) or ""
+            ours = home == module.__name__ or home.startswith(f"{module.__name__}.")  # of a package: its modules' too
+            if ours and not name.startswith("_") and not isinstance(value, TypeVar):
                 lines += list(_described(f"{module_info.name}.{name}", value))
     return sorted(lines)
 

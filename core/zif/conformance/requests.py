@@ -9,9 +9,8 @@ from typing import Any
 from zif.contract.attention import AttentionSpec
 from zif.contract.ops import op_specs
 from zif.contract.ops.attention import attention_request
-from zif.contract.ops.latent import head_linear_request
 from zif.contract.opspec import OpRequest, OpSpec
-from zif.contract.weights import PackedWeight
+from zif.contract.weights import PackedWeight, head_linear_request
 
 FLOAT32_ARGUMENTS = frozenset(
     {"angles", "logits", "temperature", "top_p", "min_p", "repetition", "presence", "frequency", "weights"}

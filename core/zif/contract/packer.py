@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Protocol
 
 from zif.contract.arrays import Array, Tree
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight, VectorSpec
+from zif.contract.weights import (
+    EmbeddingSpec,
+    ExpertsSpec,
+    HeadsSpec,
+    HostArray,
+    LinearSpec,
+    PackedWeight,
+    VectorSpec,
+)
 
-HostTensors = Sequence[np.ndarray[Any, Any]]
+HostTensors = Sequence[HostArray]
 
 
 class Packer(Protocol):
@@ -22,13 +28,13 @@ class Packer(Protocol):
 
     def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight: ...
 
-    def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight: ...
+    def embedding(self, spec: EmbeddingSpec, table: HostArray, dtype: str) -> PackedWeight: ...
 
     def tied(self, spec: LinearSpec, embedding: PackedWeight) -> PackedWeight:
         """The head that shares ``embedding``'s storage."""
         ...
 
-    def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Array: ...
+    def vector(self, spec: VectorSpec, value: HostArray, dtype: str) -> Array: ...
 
     def experts(
         self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
@@ -36,7 +42,7 @@ class Packer(Protocol):
         """``dense``: ``gate_up`` [experts, 2 size, hidden] and ``down`` [experts, hidden, size]."""
         ...
 
-    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+    def heads(self, spec: HeadsSpec, weight: HostArray, dtype: str) -> PackedWeight:
         """``weight`` is what ``spec.cut`` gives, [heads, out, in], and likely a strided view."""
         ...
 

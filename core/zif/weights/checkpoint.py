@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zif.contract.errors import WeightsError
-from zif.weights.safetensors import HostArray, SafetensorsFile, Stored
+from zif.contract.weights import HostArray
+from zif.weights.safetensors import SafetensorsFile, Stored
 
 CONFIG_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 """What of a hub's repository a model and its tokenizer need besides tensors."""

@@ -8,7 +8,7 @@ import zlib
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
 import numpy as np
 
-from zif.weights.safetensors import HostArray
+from zif.contract.weights import HostArray
 
 _BLOCK = 1_048_573  # a prime, so that rows of common widths differ
 

@@ -17,8 +17,7 @@ import ml_dtypes
 import numpy as np
 
 from zif.contract.errors import WeightsError
-
-HostArray = np.ndarray[Any, Any]
+from zif.contract.weights import HostArray
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16,

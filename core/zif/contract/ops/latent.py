@@ -20,25 +20,11 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.ops.attention import attention_request, draw_step
 from zif.contract.ops.draw import normal, stored
 from zif.contract.ops.tolerances import REDUCTION
-from zif.contract.opspec import OpCase, OpRequest, op
+from zif.contract.opspec import OpCase, op
 from zif.contract.step import Step
-from zif.contract.weights import PackedWeight
+from zif.contract.weights import PackedWeight, head_linear_request
 
 A = np.ndarray[Any, Any]
-
-
-def head_linear_request(dtype: str, w: PackedWeight) -> OpRequest:
-    """The request that a per-head weight makes."""
-    heads, outer, inner = w.shape
-    return OpRequest.of(
-        "head_linear",
-        dtype,
-        key=w.dispatch_key,
-        heads=heads,
-        in_features=inner,
-        out_features=outer,
-        format=w.format,
-    )
 
 
 def _head_weight(rng: np.random.Generator, shape: tuple[int, int, int], dtype: str) -> PackedWeight:

@@ -13,7 +13,7 @@ from zif.contract.ops.layers import gated_activation
 from zif.contract.ops.tolerances import REDUCTION
 from zif.contract.opspec import OpCase, OpRequest, Tolerance, op
 from zif.contract.step import Step
-from zif.contract.weights import PackedWeight
+from zif.contract.weights import ExpertsSpec, PackedWeight
 
 A = np.ndarray[Any, Any]
 _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
@@ -54,22 +54,6 @@ def route(logits: A, top_k: int, scoring: str, normalize: bool, scale: float) ->
     return weights * scale, experts.astype(np.int32)
 
 
-def moe_request(dtype: str, w: PackedWeight, top_k: int, kind: str) -> OpRequest:
-    """The request that a layer's experts make."""
-    experts, size, hidden = w.shape
-    return OpRequest.of(
-        "moe",
-        dtype,
-        key=w.dispatch_key,
-        experts=experts,
-        hidden=hidden,
-        size=size,
-        top_k=top_k,
-        kind=kind,
-        format=w.format,
-    )
-
-
 def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     hidden, size, count = 48, 32, 6
     for new, pad, top_k in (([1, 1, 1], 0, 2), ([9, 4], 3, 3)):
@@ -88,7 +72,9 @@ def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
             "kind": "silu",
             "step": step,
         }
-        yield OpCase(f"{new} of {tokens}, top {top_k}", moe_request(dtype, w, top_k, "silu"), arguments)
+        spec = ExpertsSpec("gate", "up", "down", count, hidden, size, top_k)
+        (request,) = spec.read_by(w, dtype)
+        yield OpCase(f"{new} of {tokens}, top {top_k}", request, arguments)
 
 
 @op(
