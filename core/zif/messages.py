@@ -20,13 +20,15 @@ class EngineRequest:
 
     ``prompt_ids`` is non-empty, every id in [0, vocab), and shorter than the context.
     ``params.max_tokens`` is set: the frontend has resolved None against the context length.
-    ``eos_token_ids`` end the sequence unless ``params.ignore_eos``.
+    ``eos_token_ids`` end the sequence unless ``params.ignore_eos``. Only requests of equal ``cache_key`` share
+    cached prefixes.
     """
 
     request_id: str
     prompt_ids: list[int]
     params: SamplingParams
     eos_token_ids: tuple[int, ...] = ()
+    cache_key: tuple[str, ...] = ()
 
 
 @dataclass(slots=True, frozen=True)

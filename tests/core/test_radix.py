@@ -61,6 +61,18 @@ def test_the_longest_prefix_is_found() -> None:
     assert match.node.end == 3
 
 
+def test_keys_that_are_never_used_again_leave_nothing() -> None:
+    cache = Cache(num_pages=4000)
+    for number in range(5000):
+        cache.tree.match(ints([1, 2]), f"salt {number}")
+        if number % 100 == 0:
+            cache.tree.insert(ints([1, 2, 3]), cache.pages(3), f"salt {number}", -1)
+    assert len(cache.tree._roots) < 1200
+    for number in range(0, 5000, 100):
+        assert cache.length([1, 2, 3], f"salt {number}") == 3
+        assert cache.length([1, 2, 3], f"salt {number + 1}") == 0
+
+
 def test_only_whole_pages_match() -> None:
     cache = Cache(page_size=4)
     cache.insert(range(8))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from zif.contract.errors import ContextLengthExceeded, InvalidRequest, InvalidSe
 from zif.sampling.params import SamplingParams
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.request import Request
+from zif.scheduler.waiting import Waiting
 
 FULL = [Group("full")]
 MIXED = [Group("full"), Group("window", 6)]
@@ -278,6 +280,41 @@ def test_a_full_queue_refuses() -> None:
         s.add(prompt(3, 4))
     s.run()
     s.check_drained()
+
+
+def test_queued_requests_are_dropped_in_constant_time() -> None:
+    s = session(max_running_requests=2)
+    for number in range(40_000):
+        s.scheduler.add(Request(f"r{number}", [1, 2], SamplingParams(max_tokens=4)))
+    began = time.perf_counter()
+    ended = [s.scheduler.abort(f"r{number}") for number in range(1, 40_000)]
+    assert time.perf_counter() - began < 2  # 0.05 s; a pass over the queue for each took half a minute
+    assert all(update is not None and update.finish_reason == "abort" for update in ended)
+    assert s.scheduler.request_ids() == ["r0"]
+    assert s.scheduler.stats()["num_waiting"] == 1
+
+
+def test_a_step_does_not_look_at_all_of_a_long_queue() -> None:
+    s = session(max_running_requests=8, chunked_prefill_size=64, pages=2000)
+    shared = prompt(1, 200)
+    for number in range(20_000):  # each could share what the first one is computing
+        s.scheduler.add(Request(f"r{number}", shared, SamplingParams(max_tokens=1)))
+    began = time.perf_counter()
+    assert s.scheduler.schedule() is not None
+    assert time.perf_counter() - began < 0.1
+
+
+def test_retracted_requests_go_first_and_new_ones_by_arrival() -> None:
+    queue, requests = Waiting(), [Request(str(i), [1], SamplingParams(max_tokens=1)) for i in range(5)]
+    for order, request in enumerate(requests):
+        request.order = order
+    requests[1].retractions = requests[3].retractions = 1
+    for i in (0, 3, 2, 1, 4):
+        queue.add(requests[i])
+    assert [r.id for r in queue] == ["1", "3", "0", "2", "4"]
+    queue.remove(requests[3])
+    queue.remove(requests[0])
+    assert ([r.id for r in queue], len(queue)) == (["1", "2", "4"], 3)
 
 
 def test_the_cache_is_flushed_only_when_idle() -> None:

@@ -18,6 +18,9 @@ from zif.cache.holdings import Holdings
 from zif.cache.node import Node
 from zif.cache.prefix import InsertResult, Lock, Match
 
+_PRUNE_FROM = 1024
+"""Roots from which on those without children are dropped: clients choose the keys, and may never use one twice."""
+
 
 class RadixCache:
     """See :class:`zif.cache.prefix.PrefixCache` for the meaning of each method."""
@@ -30,6 +33,7 @@ class RadixCache:
         self._window_groups = [(g, group.window) for g, group in enumerate(groups) if group.window is not None]
         self._num_groups = len(groups)
         self._roots: dict[Hashable, Node] = {}
+        self._prune_at = _PRUNE_FROM
         self._clock = 0
         self._holdings = Holdings(self._windows, allocators, page_size)
 
@@ -164,6 +168,9 @@ class RadixCache:
     def _root(self, extra_key: Hashable) -> Node:
         root = self._roots.get(extra_key)
         if root is None:
+            if len(self._roots) >= self._prune_at:
+                self._roots = {key: root for key, root in self._roots.items() if root.children}
+                self._prune_at = max(_PRUNE_FROM, 2 * len(self._roots))
             root = self._roots[extra_key] = Node.root(self._num_groups)
         return root
 

@@ -37,7 +37,9 @@ class Engine:
 
     def add(self, request: EngineRequest) -> EngineOutput | None:
         """Queue a request. The output is there where it cannot be served, and says why."""
-        queued = Request(request.request_id, request.prompt_ids, request.params, request.eos_token_ids)
+        queued = Request(
+            request.request_id, request.prompt_ids, request.params, request.eos_token_ids, request.cache_key
+        )
         try:
             if request.params.adjusted and len(queued.stop_ids) > BANS:
                 raise InvalidRequest(

@@ -51,13 +51,17 @@ class Frontend:
         self.tokenizer = tokenizer
         self.engine = engine
         self.model = model
+        self.max_running = 0
+        """Sequences that the engine runs at once; known once it is started."""
         self._live: dict[str, list[str]] = {}
         self._errands: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start the engine, and take over the context length that its memory allows."""
         await self.engine.start()
-        longest = (await self.engine.stats()).get("context_length", self.model.context_length)
+        facts = await self.engine.stats()
+        longest = facts.get("context_length", self.model.context_length)
+        self.max_running = facts.get("max_running_requests", 0)
         self.model = replace(self.model, context_length=min(self.model.context_length, longest))
 
     # --- prompts ------------------------------------------------------------------------------
@@ -106,13 +110,14 @@ class Frontend:
         params: SamplingParams | Sequence[SamplingParams],
         *,
         request_id: str | None = None,
+        cache_key: tuple[str, ...] = (),
     ) -> AsyncGenerator[Delta, None]:
         """Return a stream of deltas for ``prompts``, ``params.n`` choices of each, mixed as they come.
 
         ``params`` are one for all, or one a prompt. A request is checked when this is called:
         :class:`InvalidRequest`. The stream raises :class:`~zif.contract.errors.Overloaded` before its
         first delta and :class:`EngineDead` at any time. Closing the stream aborts what still runs.
-        ``request_id`` is a name for :meth:`abort`.
+        ``request_id`` is a name for :meth:`abort`. Only requests of equal ``cache_key`` share cached prefixes.
 
         ``max_tokens`` is cut to what the context has room for after the prompt. Choice ``i`` of a request
         with a seed always draws the same tokens; choice 0 those of the same request with ``n`` = 1.
@@ -125,7 +130,7 @@ class Frontend:
             raise InvalidRequest(f"{len(prompts)} prompts, but {len(each)} sampling params", "sampling_params")
         choices: list[ChoiceStream] = []
         for prompt_index, (prompt, asked) in enumerate(zip(prompts, each, strict=True)):
-            choices += self._choices(name, len(choices), prompt_index, prompt, asked)
+            choices += self._choices(name, len(choices), prompt_index, prompt, asked, cache_key)
         if not choices:
             raise InvalidRequest("prompt must not be empty", "prompt")
         return self._stream(name, choices)
@@ -154,7 +159,13 @@ class Frontend:
     # --- inside -------------------------------------------------------------------------------
 
     def _choices(
-        self, name: str, first_index: int, prompt_index: int, prompt: Sequence[int], asked: SamplingParams
+        self,
+        name: str,
+        first_index: int,
+        prompt_index: int,
+        prompt: Sequence[int],
+        asked: SamplingParams,
+        cache_key: tuple[str, ...],
     ) -> list[ChoiceStream]:
         prompt_ids = list(prompt)
         params, prompt_only = self._resolve(prompt_ids, asked)
@@ -167,6 +178,7 @@ class Frontend:
                     prompt_ids=prompt_ids,
                     params=replace(params, n=1, seed=choice_seed(params.seed, number)),
                     eos_token_ids=self.model.eos_token_ids,
+                    cache_key=cache_key,
                 ),
                 index=first_index + number,
                 prompt_index=prompt_index,

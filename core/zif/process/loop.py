@@ -23,6 +23,8 @@ ABANDON_SECONDS = 2.0
 """How long the last words of an engine that is abandoned wait for what it is just saying."""
 SELECTABLE = 1024
 """File descriptors below it can be waited for with select(2)."""
+COMMANDS_SECONDS = 0.005
+"""Time that commands may take before a step that could begin does: a flood of them must not halt what runs."""
 BEAT_SECONDS = 1.0
 """How long steps may go on without news before their client is told that they do."""
 
@@ -130,10 +132,15 @@ def serve(build: Build, port: Port) -> None:
 def _run(engine: Engine, port: Port) -> None:
     said = 0.0
     while True:
+        spent = 0.0
         while (command := port.receive(_patience(engine, port))) is not None:
             if isinstance(command, Stop):
                 return
+            began = time.monotonic()
             _obey(engine, command, port)
+            spent += time.monotonic() - began
+            if spent > COMMANDS_SECONDS and engine.has_work and not engine.patience:
+                break
         outputs = engine.step()
         if outputs:
             port.send(News.of(outputs))

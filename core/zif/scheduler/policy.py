@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 from zif.cache.node import Node
 from zif.cache.prefix import PrefixCache
 from zif.scheduler.request import Request
+from zif.scheduler.waiting import Waiting
 
 Policy = Literal["lpm", "fcfs"]
 
@@ -36,10 +37,10 @@ class QueueOrder:
         """One request has been admitted."""
         self._admitted += 1
 
-    def sort(self, waiting: Sequence[Request]) -> list[Request]:
+    def sort(self, waiting: Waiting) -> Iterable[Request]:
         """``waiting`` in the order of admission."""
         if self._policy == "fcfs" or len(waiting) > self._max_matched:
-            return sorted(waiting, key=lambda r: (r.retractions == 0, r.order))
+            return waiting
         return sorted(waiting, key=self._key)
 
     def _key(self, request: Request) -> tuple[bool, bool, int, int]:

@@ -21,9 +21,12 @@ from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
 from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
 from zif.scheduler.stop import accept
+from zif.scheduler.waiting import Waiting
 
 SCORED_POSITIONS = 256
 """Prompt positions a step whose logits are asked for: each takes the vocabulary's size in float32, and copies of it."""
+MOST_DEFERRED = 256
+"""Requests that a step may put off, for a prefix in the making or scores, before it leaves the rest of the queue."""
 ADMISSION_PAUSE = 8
 """Steps without a try at admission after one that found no memory, unless a request ends or arrives."""
 
@@ -62,7 +65,7 @@ class Scheduler:
         self.max_step_tokens = config.chunked_prefill_size + config.max_running_requests
         """No step has more tokens."""
         self._requests: dict[str, Request] = {}
-        self._waiting: list[Request] = []
+        self._waiting = Waiting()
         self._prefilling: list[Request] = []
         self._decoding: list[Request] = []
         self._decode_facts: tuple[IntArray, int] | None = None  # rows and needs of _decoding; None: to be made anew
@@ -107,7 +110,7 @@ class Scheduler:
         self._arrivals += 1
         self._order.joined(request, len(self._waiting))
         self._requests[request.id] = request
-        self._waiting.append(request)
+        self._waiting.add(request)
         self._admit_from = 0
 
     def abort(self, request_id: str) -> Update | None:
@@ -247,11 +250,15 @@ class Scheduler:
             for request in self._prefilling:
                 shared.add(request, *memory.shared_prefix(request))
         admitted: list[Request] = []
+        deferred = 0
         for request in self._order.sort(self._waiting):
             if budget <= 0 or memory.row_allocator.num_free == 0:
                 break
+            if deferred == MOST_DEFERRED:
+                break
             match = cache.match(request.matchable(), request.extra_key)
             if shared.covers(request, match.node, match.length):
+                deferred += 1
                 continue
             lock = cache.lock(match.node)
             need = pages_for_new(memory, request, match.length, self._ratio.value, self.max_step_tokens)
@@ -259,6 +266,7 @@ class Scheduler:
             want = self._wanted(request, match.length, budget)
             if not want:  # its positions cannot be scored in this step
                 cache.unlock(lock, after_step=-1)
+                deferred += 1
                 continue
             count = 0
             if alone or bool((need + needed <= memory.available()).all()):
@@ -283,9 +291,9 @@ class Scheduler:
             admitted.append(request)
             if count < want:
                 break
-        if admitted:
-            self._waiting = [r for r in self._waiting if r.status is Status.WAITING]
-            self._prefilling.extend(admitted)
+        for request in admitted:
+            self._waiting.remove(request)
+        self._prefilling.extend(admitted)
         return admitted
 
     def _launch(self, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: list[PageChanges]) -> Batch:
@@ -340,13 +348,19 @@ class Scheduler:
         return updates
 
     def _finish(self, requests: Sequence[Request], reason: FinishReason) -> None:
+        running = False
         for request in requests:
-            if request.row:
+            if request.status is Status.WAITING:
+                self._waiting.remove(request)
+            else:
+                running = True
                 self.memory.release(request)
             request.status = Status.FINISHED
             request.finish_reason = reason
             del self._requests[request.id]
-        self._sweep()
+        self._admit_from = 0
+        if running:
+            self._sweep()
 
     def _retract_youngest(self) -> None:
         """Send the request that arrived last back to the queue; what it has computed may stay in the cache."""
@@ -357,13 +371,12 @@ class Scheduler:
         victim.status = Status.WAITING
         victim.retractions += 1
         self._retractions += 1
-        self._waiting.insert(0, victim)
+        self._waiting.add(victim)
         self._sweep()
         self._ratio.retracted(self._decoding)
 
     def _sweep(self) -> None:
-        """Drop from every list what does not belong there any more."""
-        self._waiting = [r for r in self._waiting if r.status is Status.WAITING]
+        """Drop from the lists of what runs whatever does not run any more."""
         self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
         self._decoding = [r for r in self._decoding if r.status is Status.DECODING]
         self._decode_facts = None

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 
 from zif.contract.errors import EngineDead, InvalidRequest
 from zif.frontend import Delta, Frontend
 from zif.sampling.params import SamplingParams
+from zif.server.access import CALLER
 from zif.server.errors import ApiError
 from zif.server.metrics import Metrics
 from zif.server.options import ServerOptions
+from zif.server.places import Places
 
 
 class Service:
@@ -23,6 +26,7 @@ class Service:
         self.started = int(time.time())
         self.draining = False
         self.in_flight = 0
+        self.places = Places(frontend.max_running + options.max_queued)
 
     @property
     def sampling_defaults(self) -> Mapping[str, float]:
@@ -51,12 +55,13 @@ class Service:
 
     def check_choices(self, prompts: int, params: SamplingParams | Sequence[SamplingParams]) -> None:
         """Refuse a request of too many completions; cheap, so that it comes before anything is tokenized."""
-        choices = prompts * params.n if isinstance(params, SamplingParams) else sum(one.n for one in params)
+        choices = _count(prompts, params)
         if choices > self.options.max_choices:
             raise InvalidRequest(
                 f"{choices} completions in one request (prompts times n); at most {self.options.max_choices} are taken",
                 "n",
             )
+        self.places.check(CALLER.get().name, choices)
 
     def generate(
         self,
@@ -64,9 +69,30 @@ class Service:
         params: SamplingParams | Sequence[SamplingParams],
         *,
         request_id: str | None = None,
+        cache_salt: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
         """Return the frontend's deltas, measured. Whoever has several prompts has checked their number."""
         failure = self.frontend.engine.failure
         if failure is not None:
             raise EngineDead(f"the engine is dead: {failure}")
-        return self.metrics.measured(self.frontend.generate(prompts, params, request_id=request_id))
+        key = self._cache_key(cache_salt)
+        deltas = self.frontend.generate(prompts, params, request_id=request_id, cache_key=key)
+        return self._placed(deltas, _count(len(prompts), params))
+
+    async def _placed(self, deltas: AsyncGenerator[Delta, None], count: int) -> AsyncGenerator[Delta, None]:
+        """Pass ``deltas`` on, measured, while ``count`` places are held for whoever asks."""
+        async with aclosing(deltas):
+            with self.places.taken(CALLER.get().name, count):
+                async with aclosing(self.metrics.measured(deltas)) as measured:
+                    async for delta in measured:
+                        yield delta
+
+    def _cache_key(self, salt: str | None) -> tuple[str, ...]:
+        """Return what only requests that may share cached prefixes have in common."""
+        key = CALLER.get().key if self.options.cache_isolation == "api-key" else None
+        return () if key is None and salt is None else (key or "", salt or "")
+
+
+def _count(prompts: int, params: SamplingParams | Sequence[SamplingParams]) -> int:
+    """Return the number of completions, prompts times ``n``."""
+    return prompts * params.n if isinstance(params, SamplingParams) else sum(one.n for one in params)

@@ -34,7 +34,7 @@ def chat_router(service: Service) -> JsonRouter:
         params = request.params(service.sampling_defaults)
         service.check_choices(1, params)
         prompt = await service.frontend.encode_chat(request.messages, **request.template_arguments())
-        deltas = service.generate([prompt], params, request_id=answer["id"])
+        deltas = service.generate([prompt], params, request_id=answer["id"], cache_salt=request.cache_salt)
         if request.stream:
             return EventStream(_chunks(deltas, answer, request, prompt))
         completion = (await collect([prompt], deltas))[0]

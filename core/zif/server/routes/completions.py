@@ -47,7 +47,7 @@ def completions_router(service: Service) -> JsonRouter:
         service.check_choices(len(given), params)
         special = request.add_special_tokens is not False
         prompts = [await frontend.encode(prompt, add_special_tokens=special) for prompt in given]
-        deltas = service.generate(prompts, params, request_id=answer["id"])
+        deltas = service.generate(prompts, params, request_id=answer["id"], cache_salt=request.cache_salt)
         echoes = [
             _echo(frontend, text, ids, params.skip_special_tokens) if request.echo else _Echo()
             for text, ids in zip(given, prompts, strict=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
@@ -60,6 +61,10 @@ class StreamOptions(RequestModel):
     continuous_usage_stats: bool | None = None
 
 
+CacheSalt = Annotated[str | None, Field(min_length=1, max_length=1024)]
+"""Requests share cached prefixes only with those of the same salt: who may know it may learn what others asked."""
+
+
 class SamplingFields(RequestModel):
     """Sampling parameters that OpenAI's and SGLang's endpoints call alike."""
 
@@ -102,6 +107,7 @@ class SamplingRequest(SamplingFields):
     seed: int | None = None
     include_stop_str_in_output: bool | None = None
     response_format: dict[str, Any] | None = None
+    cache_salt: CacheSalt = None
 
     @model_validator(mode="after")
     def _check(self) -> SamplingRequest:

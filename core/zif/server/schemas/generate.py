@@ -9,7 +9,7 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from zif.sampling.params import SamplingParams
-from zif.server.schemas.common import RequestModel, SamplingFields, one_of, sampling_params
+from zif.server.schemas.common import CacheSalt, RequestModel, SamplingFields, one_of, sampling_params
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
@@ -73,6 +73,7 @@ class GenerateRequest(RequestModel):
         NativeSampling | list[NativeSampling] | None, one_of("an object, or a list of objects, of sampling parameters")
     ] = None
     rid: str | None = None
+    cache_salt: CacheSalt = None
     stream: bool | None = None
     return_logprob: bool | None = None
     logprob_start_len: int | None = None
