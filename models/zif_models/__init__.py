@@ -34,7 +34,9 @@ def resolve(config: Mapping[str, Any], extra: Mapping[str, str] | None = None) -
     :class:`UnsupportedModel`, which lists what is known.
     """
     known = {**ARCHITECTURES, **(extra or {})}
-    asked = list(config.get("architectures") or ())
+    asked = config.get("architectures") or []
+    if not isinstance(asked, list | tuple) or not all(isinstance(name, str) for name in asked):
+        raise UnsupportedModel("config.json: architectures is not a list of names")
     name = next((architecture for architecture in asked if architecture in known), None)
     if name is None:
         said = f"unknown architecture {', '.join(map(repr, asked))}" if asked else "config.json names no architecture"

@@ -6,8 +6,9 @@ logits bounded by tanh; embeddings scaled by sqrt(hidden).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec
@@ -39,20 +40,21 @@ def build(values: Values) -> Model:
     layers = range(config.integer("num_hidden_layers"))
     kinds = config.layer_kinds(["full_attention" if i % 2 else "sliding_attention" for i in layers])
     rope = rope_spec(config)
-    softcap = config.optional_number("attn_logit_softcapping")
+    softcap = config.optional_positive("attn_logit_softcapping")
     specs = {kind: attention_spec(config, kind, rope=rope, softcap=softcap) for kind in set(kinds)}
     return Gemma(**common(config), attention=tuple(specs[kind] for kind in kinds))
 
 
 def attention_spec(config: Config, kind: str, **facts: Any) -> AttentionSpec:
     """Attention of a layer of ``kind``."""
+    q_heads, kv_heads = config.heads()
     spec = AttentionSpec(
         group="full",
-        q_heads=config.integer("num_attention_heads"),
-        kv_heads=config.integer("num_key_value_heads"),
+        q_heads=q_heads,
+        kv_heads=kv_heads,
         head_dim=config.head_dim(),
         v_head_dim=config.head_dim(),
-        scale=config.number("query_pre_attn_scalar") ** -0.5,
+        scale=config.positive("query_pre_attn_scalar") ** -0.5,
         **facts,
     )
     return windowed(spec, config.window()) if kind == "sliding_attention" else spec
@@ -60,17 +62,16 @@ def attention_spec(config: Config, kind: str, **facts: Any) -> AttentionSpec:
 
 def common(config: Config) -> dict[str, Any]:
     """What Gemma 2 and 3 read alike."""
-    config.refuse("use_bidirectional_attention", "attention to later tokens")
     return {
         "vocab_size": config.integer("vocab_size"),
         "hidden_size": config.integer("hidden_size"),
         "intermediate_size": config.integer("intermediate_size"),
         "context_length": config.context_length(),
-        "eps": config.number("rms_norm_eps"),
+        "eps": config.positive("rms_norm_eps"),
         "activation": config.activation("hidden_activation"),
         "norm_offset": 1.0,
         "tied": config.flag("tie_word_embeddings"),
-        "final_softcap": config.optional_number("final_logit_softcapping"),
+        "final_softcap": config.optional_positive("final_logit_softcapping"),
         "bias": config.flag("attention_bias"),
     }
 
@@ -80,6 +81,9 @@ class Gemma(Decoder):
     """Gemma 2, and 3 too: its norms of q and k are a fact of the attention spec."""
 
     bias: bool = False
+    unsafe_dtypes: ClassVar[Mapping[str, str]] = {
+        "float16": "Gemma's hidden states exceed 65504, the largest number that it has"
+    }
 
     def layer_weights(self, name: str, spec: AttentionSpec) -> dict[str, Tree]:
         hidden, inner = self.hidden_size, self.intermediate_size

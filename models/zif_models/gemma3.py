@@ -34,15 +34,15 @@ DEFAULTS: Values = {
 
 def build(values: Values) -> Model:
     """The model that a ``config.json`` describes, or the language model of one with a ``text_config``."""
-    config = Config({**values, **(values.get("text_config") or {})}, DEFAULTS)
+    config = Config({**values, **Config({}, values).table("text_config")}, DEFAULTS)
     every = config.integer("sliding_window_pattern")
     layers = range(1, config.integer("num_hidden_layers") + 1)
     kinds = config.layer_kinds(["sliding_attention" if i % every else "full_attention" for i in layers])
-    local = Config({**config.values, "rope_scaling": None, "rope_theta": config.get("rope_local_base_freq")}, {})
+    local = config.but(rope_scaling=None, rope_theta=config.get("rope_local_base_freq"))
     ropes = {
         "full_attention": rope_spec(config, rope_parameters(config)),
         "sliding_attention": rope_spec(config, rope_parameters(local, "sliding_attention")),
     }
-    facts = {"qk_norm_eps": config.number("rms_norm_eps"), "qk_norm_offset": 1.0}
+    facts = {"qk_norm_eps": config.positive("rms_norm_eps"), "qk_norm_offset": 1.0}
     specs = {kind: attention_spec(config, kind, rope=ropes[kind], **facts) for kind in set(kinds)}
     return Gemma(**common(config), attention=tuple(specs[kind] for kind in kinds))

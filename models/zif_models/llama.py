@@ -33,11 +33,11 @@ def build(values: Values) -> Llama:
 
 def build_as(kind: type[Llama], config: Config) -> Llama:
     """As ``build``, for the families whose configs are read alike."""
-    heads, head_dim = config.integer("num_attention_heads"), config.head_dim()
+    (heads, kv_heads), head_dim = config.heads(), config.head_dim()
     attention = AttentionSpec(
         group="full",
         q_heads=heads,
-        kv_heads=config.integer("num_key_value_heads", heads),
+        kv_heads=kv_heads,
         head_dim=head_dim,
         v_head_dim=head_dim,
         scale=head_dim**-0.5,
@@ -49,7 +49,7 @@ def build_as(kind: type[Llama], config: Config) -> Llama:
         intermediate_size=config.integer("intermediate_size"),
         context_length=config.context_length(),
         attention=(attention,) * config.integer("num_hidden_layers"),
-        eps=config.number("rms_norm_eps"),
+        eps=config.positive("rms_norm_eps"),
         activation=config.activation(),
         tied=config.flag("tie_word_embeddings"),
         qkv_bias=config.flag("attention_bias"),

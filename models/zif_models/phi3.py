@@ -27,7 +27,7 @@ def build(values: Values) -> Model:
     rope = rope_parameters(config)
     if rope["rope_type"] in ("su", "yarn"):  # in Phi-3 alone, earlier names of LongRoPE
         rope["rope_type"] = "longrope"
-    model = llama.build_as(Phi3, Config({**config.values, "rope_scaling": rope}, {}))
+    model = llama.build_as(Phi3, config.but(rope_scaling=rope))
     return replace(model, attention=tuple(windowed(spec, config.window()) for spec in model.attention))
 
 

@@ -12,9 +12,25 @@ from typing import Any
 
 from zif.contract.attention import RopeSpec
 from zif.contract.errors import UnsupportedModel
-from zif_models.config import LAYER_KINDS, Config
+from zif_models.config import LARGEST, LAYER_KINDS, Config, is_number, shortened
 
 Parameters = dict[str, Any]
+
+_LISTS = ("short_factor", "long_factor")
+_NUMBERS = {
+    "rope_theta": (1.0, 1e15),
+    "partial_rotary_factor": (0.0, 1.0),
+    "factor": (0.0, 1e6),
+    "low_freq_factor": (0.0, 1e6),
+    "high_freq_factor": (0.0, 1e6),
+    "beta_fast": (0.0, 1e6),
+    "beta_slow": (0.0, 1e6),
+    "attention_factor": (0.0, 1e6),
+    "mscale": (-1.0, 1e6),
+    "mscale_all_dim": (-1.0, 1e6),
+    "original_max_position_embeddings": (1.0, LARGEST),
+}
+"""A parameter's least value, which it exceeds, and its greatest."""
 
 
 def rope_parameters(config: Config, layer_kind: str = "full_attention") -> Parameters:
@@ -23,9 +39,9 @@ def rope_parameters(config: Config, layer_kind: str = "full_attention") -> Param
     Newer: ``rope_parameters`` with everything in it, or a dict of those a layer kind. Older:
     ``rope_theta`` and ``rope_scaling``, whose type is called ``type`` or ``rope_type``.
     """
-    given = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    given = config.table("rope_scaling") or config.table("rope_parameters")
     if any(kind in given for kind in LAYER_KINDS):
-        given = given.get(layer_kind) or {}
+        given = Config({}, given).table(layer_kind)
     parameters = dict(given)
     parameters.setdefault("rope_type", parameters.get("type", "default"))
     for key, default in (("rope_theta", 10_000.0), ("partial_rotary_factor", 1.0)):
@@ -43,9 +59,11 @@ def rope_spec(config: Config, parameters: Parameters | None = None) -> RopeSpec:
 
     Raises UnsupportedModel for an unknown type, or parameters that are missing.
     """
-    parameters = rope_parameters(config) if parameters is None else parameters
-    kind = parameters["rope_type"]
-    if kind not in _SCALINGS:
+    given = rope_parameters(config) if parameters is None else parameters
+    parameters = {key: value for key, value in given.items() if value is not None}
+    _check(parameters)
+    kind = parameters.get("rope_type", "default")
+    if not isinstance(kind, str) or kind not in _SCALINGS:
         raise UnsupportedModel(f"config.json: rope type {kind!r} is unknown; known: {', '.join(_SCALINGS)}")
     rotary_dim = int(config.head_dim() * parameters["partial_rotary_factor"])
     if rotary_dim % 2 or rotary_dim < 2:
@@ -54,9 +72,27 @@ def rope_spec(config: Config, parameters: Parameters | None = None) -> RopeSpec:
         frequencies, factor = _SCALINGS[kind](rotary_dim, parameters, config)
     except KeyError as error:
         raise UnsupportedModel(f"config.json: rope type {kind!r} needs the parameter {error}") from None
+    except (ArithmeticError, ValueError):
+        raise UnsupportedModel(f"config.json: rope type {kind!r} cannot be computed from {parameters}") from None
     if len(frequencies) != rotary_dim // 2:
         raise UnsupportedModel(f"config.json: {len(frequencies)} rope factors for {rotary_dim // 2} rotary pairs")
+    if not all(math.isfinite(number) and number > 0 for number in (*frequencies, factor)):
+        raise UnsupportedModel(f"config.json: rope type {kind!r} gives no frequencies for {parameters}")
     return RopeSpec(rotary_dim, tuple(frequencies), factor)
+
+
+def _check(parameters: Parameters) -> None:
+    """Raise UnsupportedModel for values that are of no use in any formula."""
+    for key, value in parameters.items():
+        if key in _LISTS:
+            if not isinstance(value, list | tuple) or not all(is_number(number) and number > 0 for number in value):
+                raise UnsupportedModel(f"config.json: {key} is {shortened(value)}, not a list of numbers above zero")
+        elif key in _NUMBERS:
+            low, high = _NUMBERS[key]
+            if not is_number(value) or not low < value <= high:
+                raise UnsupportedModel(
+                    f"config.json: {key} is {shortened(value)}, not a number above {low:g} and at most {high:g}"
+                )
 
 
 def _frequencies(dim: int, theta: float) -> list[float]:
@@ -99,7 +135,7 @@ def _llama3(dim: int, p: Parameters, config: Config) -> tuple[list[float], float
 def _yarn(dim: int, p: Parameters, config: Config) -> tuple[list[float], float]:
     """YaRN (Peng et al. 2023): interpolate slow pairs, keep fast ones, and raise the temperature."""
     theta, trained = p["rope_theta"], p["original_max_position_embeddings"]
-    factor = p["factor"] or config.integer("max_position_embeddings") / trained
+    factor = p.get("factor") or config.integer("max_position_embeddings") / trained
 
     def pair_turning(times: float) -> float:
         return dim * math.log(trained / (times * 2 * math.pi)) / (2 * math.log(theta))

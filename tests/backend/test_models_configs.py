@@ -251,7 +251,6 @@ def test_plugins_add_architectures_and_replace_them(monkeypatch: pytest.MonkeyPa
         ({"rope_scaling": {"rope_type": "spiral"}}, "rope type 'spiral' is unknown; known: default, linear, dynamic"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "'llama3' needs the parameter 'low_freq_factor'"),
         ({"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}}, "1 rope factors for 8"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantized .*'gptq'.* cannot load yet"),
         ({"hidden_act": "relu"}, "hidden_act is 'relu', not one of silu"),
         ({"vocab_size": None}, "no 'vocab_size', which this architecture needs"),
         ({"hidden_size": "big"}, "hidden_size is 'big', not a positive whole number"),

@@ -48,7 +48,6 @@ def test_weights_that_do_not_fit_name_a_dtype_that_does(tmp_path: Path) -> None:
     message = str(caught.value)
     assert "the weights take 0.05 GiB in float32, and 0.04 GiB of 0.04 GiB were free" in message
     assert "with --dtype bfloat16 they take 0.02 GiB" in message
-    assert "null device: " in message  # what the device itself said
     assert start(tmp_path, 40, dtype="bfloat16").stats()["cache_tokens"] > 0
 
 

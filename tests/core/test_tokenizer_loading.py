@@ -99,10 +99,10 @@ def test_what_cannot_be_loaded_says_why(checkpoint: Path) -> None:
     with pytest.raises(InvalidSettings, match="not valid Jinja"):
         load_tokenizer(checkpoint, chat_template="{% for %}")
     write(checkpoint, "generation_config.json", "{")
-    with pytest.raises(WeightsError, match=r"generation_config\.json is not valid JSON"):
+    with pytest.raises(WeightsError, match=r"generation_config\.json cannot be read as JSON"):
         load_tokenizer(checkpoint)
     write(checkpoint, "generation_config.json", "[]")
-    with pytest.raises(WeightsError, match="does not hold a JSON object"):
+    with pytest.raises(WeightsError, match="holds no JSON object"):
         load_tokenizer(checkpoint)
     write(checkpoint, "tokenizer.json", "{}")
     with pytest.raises(WeightsError, match="cannot be read"):

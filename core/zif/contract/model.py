@@ -82,6 +82,15 @@ class Model(Protocol):
         ...
 
 
+def unsafe_dtypes(model: Model) -> Mapping[str, str]:
+    """Dtypes that the model's activations do not bear, each with the reason.
+
+    A model says so by an attribute of this name; one without it bears all.
+    """
+    unsafe: Mapping[str, str] = getattr(model, "unsafe_dtypes", {})
+    return unsafe
+
+
 class ModelFamily(Protocol):
     """A module of model definitions: builds a :class:`Model` from a Hugging Face config."""
 

@@ -49,9 +49,9 @@ def report_cache(num_pages: int, nbytes: int, plan: EnginePlan) -> str:
 
 
 def weights_do_not_fit(
-    model: Model, plan: EnginePlan, backend: Backend, before: MemoryInfo, error: OutOfMemory
+    model: Model, plan: EnginePlan, backend: Backend, before: MemoryInfo, error: OutOfMemory | None = None
 ) -> OutOfMemory:
-    """What to say when loading the whole ``model``, or a rank's part of it, ended in ``error``.
+    """What to say when loading the whole ``model``, or a rank's part of it, ended in ``error`` or cannot but do so.
 
     ``before``: the memory before that.
     """
@@ -69,7 +69,7 @@ def weights_do_not_fit(
         said += "; free the memory that others hold, or take a smaller model"
     else:
         said += "; take a smaller model, or a device with more memory"
-    return OutOfMemory(f"{said} ({error})")
+    return OutOfMemory(f"{said} ({error})" if error is not None else said)
 
 
 def gibibytes(size: float) -> str:

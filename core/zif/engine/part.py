@@ -13,6 +13,7 @@ import zif_models
 from zif.contract.arrays import Tree
 from zif.contract.bind import Bound, bind
 from zif.contract.errors import InvalidSettings, OutOfMemory
+from zif.contract.model import unsafe_dtypes
 from zif.engine.collectives import parallel_ops
 from zif.engine.memory import weights_do_not_fit
 from zif.engine.plan import EnginePlan, plan_engine
@@ -21,7 +22,7 @@ from zif.engine.runner import Runner
 from zif.engine.staging import Limits
 from zif.engine.store import CacheStore
 from zif.plugins import Selection, extension_kernels, extension_models
-from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint
+from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint, weight_bytes, with_its_head
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
@@ -75,10 +76,13 @@ def load_part(
     checkpoint = open_checkpoint(model_path(settings), settings.revision)
     family = zif_models.resolve(checkpoint.config, further_models(selection))
     longest = family.build(checkpoint.config).context_length
-    whole = family.build(family_config(settings, checkpoint))
+    config = family_config(settings, checkpoint)
+    whole = with_its_head(config, family.build, checkpoint.tensors) if load_format == "auto" else family.build(config)
     model = whole if comm.size == 1 else whole.local(comm.size)
-    plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend)
+    plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend, unsafe_dtypes(whole))
     before = backend.runtime.memory()
+    if weight_bytes(whole, plan.dtype, comm.size) > before.total:
+        raise weights_do_not_fit(whole, plan, backend, before)
     try:
         shards = [
             load_weights(

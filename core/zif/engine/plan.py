@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from zif.contract.backend import Backend
@@ -40,13 +41,20 @@ class EnginePlan:
         return -(-self.context_length // self.page_size)
 
 
-def plan_engine(settings: Settings, longest: int, checkpoint_dtype: str | None, backend: Backend) -> EnginePlan:
+def plan_engine(
+    settings: Settings,
+    longest: int,
+    checkpoint_dtype: str | None,
+    backend: Backend,
+    unsafe: Mapping[str, str] = MappingProxyType({}),
+) -> EnginePlan:
     """Decide what ``settings`` leave open; ``longest`` is the context that the model was made for.
 
-    Raises InvalidSettings for what the model or the backend cannot do.
+    ``unsafe`` are the dtypes that its activations do not bear, with the reason
+    (:func:`zif.contract.model.unsafe_dtypes`). Raises InvalidSettings for what the model or the backend cannot do.
     """
     capabilities = backend.capabilities
-    dtype = _dtype(settings.dtype, checkpoint_dtype, capabilities.dtypes, backend.name)
+    dtype = _dtype(settings.dtype, checkpoint_dtype, capabilities.dtypes, backend.name, unsafe)
     context_length = settings.context_length or longest
     if context_length > longest:
         raise InvalidSettings(f"--context-length {context_length} is over what the model was made for, {longest}")
@@ -90,16 +98,21 @@ def watchdog_timeout(settings: Settings, backend: Backend) -> float:
     return WATCHDOG_SECONDS if backend.capabilities.asynchronous else 0.0
 
 
-def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: str) -> str:
+def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: str, unsafe: Mapping[str, str]) -> str:
+    safe = [dtype for dtype in served if dtype not in unsafe]
     if asked != "auto":
         if asked not in served:
             raise InvalidSettings(f"--dtype {asked}: {backend} computes in {', '.join(served)}")
+        if asked in unsafe:
+            raise InvalidSettings(f"--dtype {asked}: {unsafe[asked]}; take {' or '.join(safe)}")
         return asked
-    if checkpoint in served:
+    if not safe:
+        raise InvalidSettings(f"{backend} computes in {served[0]} alone: {unsafe[served[0]]}")
+    if checkpoint in safe:
         return str(checkpoint)
-    if checkpoint == "float16" and "bfloat16" in served:  # as wide; keeps float16's range and more
+    if checkpoint == "float16" and "bfloat16" in safe:  # as wide; keeps float16's range and more
         return "bfloat16"
-    return served[0]
+    return safe[0]
 
 
 def _check_cache_dtype(plan: EnginePlan, backend: Backend) -> None:

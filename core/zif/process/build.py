@@ -103,7 +103,7 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
     limits = Limits(
         tokens=scheduler.max_step_tokens,
         rows=plan.max_running_requests,
-        pages=plan.pages_per_sequence,
+        pages=min(plan.pages_per_sequence, num_pages - 1),  # no sequence is longer than the cache
         page_size=plan.page_size,
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)

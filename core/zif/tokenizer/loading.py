@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import InvalidSettings, WeightsError
+from zif.files import read_json, read_text
 from zif.tokenizer.chat_template import ChatTemplate
 from zif.tokenizer.tokenizer import Tokenizer
 
@@ -80,15 +80,7 @@ def _directory(model: str, revision: str | None) -> Path:
 
 def _json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; empty if there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} does not hold a JSON object")
-    return loaded
+    return read_json(path) if path.is_file() else {}
 
 
 def _backend(directory: Path) -> Backend:
@@ -115,7 +107,7 @@ def _converted(directory: Path) -> Backend:
         )
     auto = importlib.import_module("transformers").AutoTokenizer
     try:
-        backend: Backend = auto.from_pretrained(str(directory)).backend_tokenizer
+        backend: Backend = auto.from_pretrained(str(directory), trust_remote_code=False).backend_tokenizer
     except Exception as error:  # whatever the conversion stumbles over
         raise WeightsError(
             f"{directory} has no tokenizer.json, and no other tokenizer that converts: {error}"
@@ -162,14 +154,14 @@ def _chat_template(
         if isinstance(inline, str):
             templates["default"] = inline
         elif isinstance(inline, list):
-            templates = {entry["name"]: entry["template"] for entry in inline}
+            templates = {entry["name"]: entry["template"] for entry in inline if _is_named_template(entry)}
         legacy = _json(directory / "chat_template.json").get("chat_template")
         if isinstance(legacy, str):
             templates.setdefault("default", legacy)
         for file in sorted(directory.glob("additional_chat_templates/*.jinja")):
-            templates[file.stem] = file.read_text(encoding="utf-8")
+            templates[file.stem] = _template(directory, file)
         if (file := directory / "chat_template.jinja").is_file():
-            templates["default"] = file.read_text(encoding="utf-8")
+            templates["default"] = _template(directory, file)
     source = templates.get("default") or next(iter(templates.values()), None)
     if source is None:
         return None
@@ -183,4 +175,20 @@ def _read_override(template: str | Path) -> str:
     path = Path(text).expanduser()
     if not path.is_file():
         raise InvalidSettings(f"chat template {text!r} is neither a file nor a Jinja template")
-    return path.read_text(encoding="utf-8")
+    return read_text(path)
+
+
+def _is_named_template(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("name"), str) and isinstance(entry.get("template"), str)
+
+
+def _template(directory: Path, file: Path) -> str:
+    """A template of a checkpoint, which may be a link within the checkpoint or the hub's cache, and no further.
+
+    A link to elsewhere would have the server print files that are not the model's.
+    """
+    home = directory.resolve()
+    allowed = [home, home.parent.parent / "blobs"] if home.parent.name == "snapshots" else [home]
+    if not any(file.resolve().is_relative_to(place) for place in allowed):
+        raise WeightsError(f"{file} is a link to {file.resolve()}, outside of the checkpoint: copy the template there")
+    return read_text(file)

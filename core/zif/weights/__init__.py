@@ -2,6 +2,7 @@
 
 from zif.contract.weights import Shard
 from zif.weights.checkpoint import Checkpoint, Tensors, open_checkpoint
+from zif.weights.head import with_its_head
 from zif.weights.load import LoadFormat, load_weights, parameters_per_token, weight_bytes
 
 __all__ = [
@@ -13,4 +14,5 @@ __all__ = [
     "open_checkpoint",
     "parameters_per_token",
     "weight_bytes",
+    "with_its_head",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,9 @@ from typing import Any
 
 from zif.contract.errors import WeightsError
 from zif.contract.weights import HostArray
+from zif.files import read_json
+from zif.weights.places import file_not_directory, no_checkpoint, no_tensors
+from zif.weights.quantized import refuse_quantized
 from zif.weights.safetensors import SafetensorsFile, Stored
 
 CONFIG_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
@@ -80,14 +82,16 @@ class Checkpoint:
     def config(self) -> dict[str, Any]:
         """``config.json``. Raises WeightsError if it is missing or no JSON object."""
         if not (self.path / "config.json").is_file():
-            raise WeightsError(f"{self.path} has no config.json: it is no checkpoint of a model")
-        return _json(self.path / "config.json")
+            raise no_checkpoint(self.path)
+        config = read_json(self.path / "config.json")
+        refuse_quantized(self.path, config)
+        return config
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:
         """``generation_config.json``, empty if there is none."""
         path = self.path / "generation_config.json"
-        return _json(path) if path.is_file() else {}
+        return read_json(path) if path.is_file() else {}
 
     @cached_property
     def tensors(self) -> Tensors:
@@ -100,23 +104,30 @@ class Checkpoint:
             return self._indexed(index)
         single = self.path / "model.safetensors"
         paths = [single] if single.is_file() else sorted(self.path.glob("*.safetensors"))
-        paths = [path for path in paths if not path.name.startswith(("consolidated", "adapter_"))]
+        paths = [path for path in paths if path.is_file() and not path.name.startswith(("consolidated", "adapter_"))]
         if not paths:
-            others = sorted(path.name for path in self.path.glob("*.bin")) + sorted(
-                path.name for path in self.path.glob("*.gguf")
-            )
-            hint = f"; it has {', '.join(others)}: convert to safetensors" if others else ""
-            raise WeightsError(f"{self.path} has no *.safetensors file{hint}")
+            raise no_tensors(self.path)
         files = [SafetensorsFile(path) for path in paths]
-        return Tensors({name: file for file in files for name in file.tensors}, ", ".join(map(str, paths)))
+        owners: dict[str, SafetensorsFile] = {}
+        for file in files:
+            for name in file.tensors:
+                if owners.setdefault(name, file) is not file:
+                    raise WeightsError(
+                        f"{owners[name].path} and {file.path} both hold {name}, and no model.safetensors.index.json "
+                        "says which is meant: remove the files that are not the model's"
+                    )
+        return Tensors(owners, ", ".join(map(str, paths)))
 
     def _indexed(self, index: Path) -> Tensors:
-        shards = _json(index).get("weight_map")
-        if not isinstance(shards, dict):
-            raise WeightsError(f"{index} has no weight_map")
+        shards = read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+            raise WeightsError(f"{index} has no weight_map of tensors to files")
+        for shard in sorted(set(shards.values())):
+            if not shard or Path(shard).is_absolute() or ".." in Path(shard).parts:
+                raise WeightsError(f"{index} places tensors in {shard!r}, which is not a file of this directory")
         missing = sorted({name for name in shards.values() if not (self.path / name).is_file()})
         if missing:
-            raise WeightsError(f"{index} lists files that are not there: {', '.join(missing)}; download them again")
+            raise WeightsError(f"{index} lists files that are not there: {_some(missing)}; download them again")
         files = {name: SafetensorsFile(self.path / name) for name in sorted(set(shards.values()))}
         absent = [tensor for tensor, shard in shards.items() if tensor not in files[shard].tensors]
         if absent:
@@ -134,7 +145,7 @@ def open_checkpoint(model: str | Path, revision: str | None = None, *, tensors: 
     if path.is_dir():
         return Checkpoint(path)
     if path.exists():
-        raise WeightsError(f"{path} is a file; name the directory that holds config.json and *.safetensors")
+        raise file_not_directory(path)
     if path.is_absolute() or str(model).count("/") > 1 or str(model).startswith((".", "~")):
         raise WeightsError(f"{model} does not exist")
     return Checkpoint(_download(str(model), revision, tensors))
@@ -173,11 +184,5 @@ def _download(repository: str, revision: str | None, tensors: bool) -> Path:
     return Path(found)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise WeightsError(f"{path} holds no JSON object")
-    return value
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

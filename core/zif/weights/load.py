@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +12,7 @@ from zif.contract.arrays import Tree, dtype_bytes
 from zif.contract.errors import WeightsError
 from zif.contract.weights import ALONE, HostArray, PackedWeight, Shape, Shard, WeightSpec, named_specs, shares
 from zif.weights.dummy import DummyTensors, Shapes
+from zif.weights.leftover import sort_leftovers
 
 if TYPE_CHECKING:
     from zif.contract.model import Model
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 LoadFormat = Literal["auto", "dummy", "shapes"]
 _SHOWN = 5  # names in a message; the rest are counted
-_UNUSED = ("rotary_emb.inv_freq", ".masked_bias")  # buffers that older checkpoints carry along
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ def load_weights(
     shows a bar on a terminal.
 
     Raises :class:`WeightsError` before anything is packed if tensors are missing, of another shape
-    or not floating; what the model does not use is reported once in the log.
+    or not floating, or if some are left over that would change what is computed (:mod:`zif.weights.leftover`).
     """
     from tqdm import tqdm
 
@@ -53,7 +54,7 @@ def load_weights(
     if load_format == "auto":
         tensors = checkpoint.tensors
         _check(specs, tensors)
-        _report_unused(specs, tensors)
+        _check_unused(specs, tensors, checkpoint.config)
     else:
         tensors = DummyTensors(dtype) if load_format == "dummy" else Shapes(dtype)
     total = sum(tensors.nbytes(name, shape) for name, shape in stored(specs).items())
@@ -144,7 +145,7 @@ def _check(specs: Tree, tensors: Tensors) -> None:
             missing.append(name)
         elif found.shape != shape:
             wrong.append(f"{name} is {list(found.shape)}, not {list(shape)}")
-        elif found.dtype.kind in "iub":
+        elif found.dtype.kind in "iub" or found.dtype.itemsize == 1:
             wrong.append(f"{name} is {found.dtype.name}: quantized checkpoints cannot be loaded yet")
     if missing:
         raise WeightsError(f"tensors are missing: {_some(missing)}; looked at {tensors.where}")
@@ -152,10 +153,17 @@ def _check(specs: Tree, tensors: Tensors) -> None:
         raise WeightsError(f"tensors are not what config.json says: {_some(wrong)}; looked at {tensors.where}")
 
 
-def _report_unused(specs: Tree, tensors: Tensors) -> None:
-    known = {*stored(specs), *(name for _, spec in named_specs(specs) for name in spec.repeated_names())}
-    used = {tensors.locate(name) for name in known}
-    unused = [name for name in tensors.names if name not in used and not name.endswith(_UNUSED)]
+def _check_unused(specs: Tree, tensors: Tensors, config: Mapping[str, Any]) -> None:
+    """Log the tensors that are not used; raise WeightsError if leaving one out would change what is computed."""
+    repeated = [name for _, spec in named_specs(specs) for name in spec.repeated_names()]
+    used = {tensors.locate(name) for name in (*stored(specs), *repeated)}
+    names = [*repeated, *(name for name in tensors.names if name in used)]
+    unused, refused = sort_leftovers([name for name in tensors.names if name not in used], names, config)
+    if refused:
+        raise WeightsError(
+            f"the checkpoint has {len(refused)} tensors that config.json gives no use for, and that would change what "
+            f"its layers compute: {_some(refused)}; looked at {tensors.where}"
+        )
     if unused:
         logger.warning("%d tensors of the checkpoint are not used: %s", len(unused), _some(unused))
 
