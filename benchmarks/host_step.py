@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from zif.engine.engine import Engine
+from zif.engine.launch import Launch, Observer
 from zif.messages import EngineRequest
 from zif.null.backend import NullBackend, NullOptions
 from zif.process.build import build_engine
@@ -80,6 +81,7 @@ def simulated() -> Any:
     from zif_cuda.runtime import CudaRuntime
 
     from zif.contract.arrays import tree_map
+    from zif.contract.executable import NO_FACTS
     from zif.reference.torch import TorchBackend, TorchRuntime
 
     class Nothing:
@@ -118,14 +120,13 @@ def simulated() -> Any:
         """Programs that put out zeros."""
 
         def compile(
-            self, name: str, fn: Any, inputs: Any, outputs: Any, resident: Any, donate: Any = (), static: Any = None
+            self, name: str, fn: Any, inputs: Any, outputs: Any, resident: Any, donate: Any = (), facts: Any = NO_FACTS
         ) -> Any:
             def nothing(_: Any, given: Mapping[str, Any]) -> Any:
                 return tree_map(made, dict(outputs)), {key: given[key] for key in donate}
 
             made = TorchRuntime("cpu").zeros
-            facts = {**(static or {}), "capturable": True}
-            return super().compile(name, nothing, inputs, outputs, resident, donate, facts)
+            return super().compile(name, nothing, inputs, outputs, resident, donate, replace(facts, capturable=True))
 
     device: Any = Device()
     backend: Any = TorchBackend(TorchRuntime("cpu"))
@@ -173,19 +174,22 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
     return {name: round(value, 1) for name, value in {**named, "step_us": statistics.median(steps), **parts}.items()}
 
 
+class Last(Observer):
+    """Keeps the launch that was made last."""
+
+    launch: Launch
+
+    def launching(self, launch: Launch) -> None:
+        self.launch = launch
+
+
 def program_of(engine: Engine) -> Any:
     """The program that a step runs last, of the next step."""
-    runner: Any = engine.runner
-    find, ran = runner._program, []
-
-    def seen(key: Any) -> Any:
-        ran.append(find(key))
-        return ran[-1]
-
-    runner._program = seen
+    last = Last()
+    engine.runner.observers.append(last)
     engine.step()
-    del runner._program
-    return ran[-1][0]
+    engine.runner.observers.remove(last)
+    return engine.runner.executable(last.launch.program)
 
 
 def parts_of(engine: Engine, steps: int, before: Callable[[], None] = lambda: None) -> dict[str, float]:

@@ -130,16 +130,18 @@ def broadcast() -> None:
     import numpy as np
 
     from zif.contract.step import HostStep, StepShape
+    from zif.engine.launch import Launch
+    from zif.engine.programs import Decode
     from zif.parallel.leader import Followers
     from zif.parallel.wire import LaunchWriter
     from zif.sampling.sampler import SamplerShape
 
     shape = StepShape(256, 256, 256, 256, decode=True)
-    key = ("decode", shape, SamplerShape(256, random=True))
+    program = Decode(shape, SamplerShape(256, random=True))
     column = np.arange(256, dtype=np.int32)
     inputs = dict.fromkeys(("rows", "tokens", "page_rows", "page_indices", "page_ids.full"), column)
     inputs["num_tokens"] = column[:1]
-    step = HostStep(shape, np.arange(257, dtype=np.int32), column)
+    launch = Launch(program, inputs, step=HostStep(shape, np.arange(257, dtype=np.int32), column))
     drain = "import sys; from multiprocessing.connection import Connection; pipe = Connection(int(sys.argv[1]))\n"
     drain += "while len(pipe.recv_bytes()) > 9: pass"
     for count in (1, 3, 7):
@@ -156,7 +158,7 @@ def broadcast() -> None:
         took = []
         for _ in range(400):
             begin = time.perf_counter()
-            followers.launch(key, inputs, step)
+            followers.launching(launch)
             took.append(time.perf_counter() - begin)
             time.sleep(1e-3)  # a step
         followers._tell(0)

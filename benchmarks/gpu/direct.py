@@ -58,7 +58,7 @@ class DirectModel:
 
     def __init__(self, engine: Any) -> None:
         runner = engine.runner
-        weights = runner._holders["weights"].arrays
+        weights = runner.residents["weights"].arrays
         self.bound, self.model, self.cache = runner.bound, runner.model, runner.cache.arrays
         triton = next(kernels for kernels in runner.backend.kernels() if kernels.provider == "triton")
         self.launch = triton._launch

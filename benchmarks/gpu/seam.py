@@ -15,6 +15,7 @@ from gpu.direct import FIELDS, DirectModel
 from gpu.measuring import open_engine
 from gpu.workloads import say
 from zif.contract.arrays import ArraySpec
+from zif.contract.executable import ProgramFacts
 from zif.contract.step import HostStep, Step, StepShape
 from zif.engine.engine import Engine
 
@@ -110,11 +111,11 @@ def _through(engine: Engine, inputs: Any, shape: StepShape, host: HostStep) -> C
         logits = model.head(ops, resident["weights"], x if shape.decode else x[step.logits_at])
         return {"logits": logits}, {"cache": cache}
 
-    residents = {"weights": runner._holders["weights"].arrays, "cache": runner.cache.arrays}
+    residents = {"weights": runner.residents["weights"].arrays, "cache": runner.cache.arrays}
     specs = {name: ArraySpec(value.shape, "int32") for name, value in inputs.items()}
     logits = {"logits": ArraySpec((shape.logits, model.vocab_size), "float32")}
-    static = {"step": shape, "capturable": False}
-    executable = runner.backend.executables.compile("seam", fn, specs, logits, residents, ("cache",), static)
+    facts = ProgramFacts(shape, capturable=False)
+    executable = runner.backend.executables.compile("seam", fn, specs, logits, residents, ("cache",), facts)
 
     def run() -> torch.Tensor:
         for prepare in runner.bound.plans:

@@ -18,6 +18,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.kernel import kernel
 from zif.contract.step import Step, StepShape
 from zif.engine.engine import Engine
+from zif.engine.warmup import warm_up
 from zif.messages import EngineRequest
 from zif.process.build import build_engine
 from zif.reference.torch import EagerExecutables, TorchBackend, TorchRuntime
@@ -155,9 +156,9 @@ def test_warming_up_compiles_all_that_is_captured(llama: Saved) -> None:
     settings = {"max_running_requests": 3, "chunked_prefill_size": LARGEST}
     plain, engine = (engine_of(llama, made, **settings) for made in (TorchBackend(TorchRuntime()), CapturingBackend()))
     runner = engine.runner
-    shapes = [(shape.tokens, shape.seqs, shape.logits) for shape in runner.warm_shapes() if not shape.decode]
+    shapes = [(shape.tokens, shape.seqs, shape.logits) for shape in runner.staging.shapes.warmed() if not shape.decode]
     assert shapes == [(16, 3, 3), (LARGEST, 3, 3)]
-    count = runner.warm_up()
+    count = warm_up(runner)
     made = Counter(program.name.partition("-")[0] for program in runner.programs)
     assert made.total() == count
     # a sampler for all mixed steps, greedy and random ones for three sizes of decode steps
@@ -173,4 +174,4 @@ def test_kernels_that_cannot_be_captured_leave_steps_as_they_are(llama: Saved) -
     assert not engine.runner.bound.capturable
     assert answers(engine, sampled()) == answers(plain, sampled())
     assert "mixed" not in kinds(engine)
-    assert all(shape.decode for shape in engine.runner.warm_shapes())
+    assert all(shape.decode for shape in engine.runner.staging.shapes.warmed())

@@ -16,6 +16,7 @@ from zif.contract.errors import InvalidSettings
 from zif.contract.kernel import kernel
 from zif.contract.step import Step
 from zif.engine.engine import Engine
+from zif.engine.warmup import warm_up
 from zif.messages import EngineOutput, EngineRequest
 from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
@@ -279,7 +280,7 @@ def test_what_cannot_be_served_is_refused_and_says_why(llama: Saved) -> None:
 
 def test_warming_up_changes_nothing_that_a_request_sees(llama: Saved) -> None:
     engine = engine_of(llama, max_running_requests=3)
-    compiled = engine.runner.warm_up()
+    compiled = warm_up(engine.runner)
     answers = run(engine, PROMPTS[:3], GREEDY)
     assert tokens_of(answers) == [llama.continue_greedily(prompt, 10) for prompt in PROMPTS[:3]]
     new = {program.name for program in engine.runner.programs[compiled:]}

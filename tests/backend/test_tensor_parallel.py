@@ -18,16 +18,20 @@ from backend.driver import model_of
 from backend.ranks import on_ranks
 from zif.contract.arrays import ArraySpec
 from zif.contract.errors import InvalidSettings, NoUsableDevice, UnsupportedModel
+from zif.contract.executable import ProgramFacts
 from zif.contract.info import Available, Device
 from zif.contract.step import HostStep, StepShape
 from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight, RepeatedSpec, VectorSpec
 from zif.engine.engine import Engine
+from zif.engine.launch import Launch
+from zif.engine.programs import Decode, ProgramSpec
 from zif.messages import EngineRequest
 from zif.parallel.wire import LaunchReader, LaunchWriter
 from zif.plugins.selection import Considered, Selection
 from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchPacker, TorchRuntime
 from zif.sampling.params import SamplingParams
+from zif.sampling.sampler import SamplerShape
 from zif.settings import Settings
 from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, weight_bytes
 from zif.weights.load import local_weights
@@ -214,21 +218,24 @@ def test_devices_of_ranks() -> None:
 
 
 def test_an_order_to_followers_says_all_that_a_launch_needs() -> None:
-    key = ("decode", StepShape(4, 4, 8, 4, decode=True), "sampler")
-    inputs = {"rows": np.arange(4, dtype=np.int32), "scale": np.ones((4, 2), np.float32), "logits": torch.ones(1)}
+    shape = StepShape(4, 4, 8, 4, decode=True)
+    program = Decode(shape, SamplerShape(4))
+    inputs = {"rows": np.arange(4, dtype=np.int32), "scale": np.ones((4, 2), np.float32)}
     specs = {"rows": ArraySpec((4,), "int32"), "scale": ArraySpec((4, 2), "float32")}
-    step = HostStep(key[1], np.array([0, 1, 2], np.int32), np.array([5, 9], np.int32), exact=False)
-    writer, reader = LaunchWriter(), LaunchReader(lambda asked: specs if asked == key else {})
-    for message in (writer.message(key, inputs, step), writer.message(key, inputs, None)):
-        found, arrays, plan = reader.launch(*pickle.loads(message))
-        assert found == key
-        assert arrays["logits"] is None, "it is on the follower's device already"
+    spec = ProgramSpec("decode", lambda inputs, resident: ({}, {}), specs, {}, (), facts=ProgramFacts(shape))
+    step = HostStep(shape, np.array([0, 1, 2], np.int32), np.array([5, 9], np.int32), exact=False)
+    planned = Launch(program, inputs, ("logits",), step)
+    writer, reader = LaunchWriter(), LaunchReader({program: spec}.__getitem__)
+    for launch in (planned, replace(planned, step=None)):
+        message = writer.message(launch)
+        found = reader.launch(*pickle.loads(message))
+        assert (found.program, found.takes) == (program, ("logits",))
         for name in specs:
-            np.testing.assert_array_equal(arrays[name], inputs[name])
-            assert arrays[name].dtype == inputs[name].dtype
-        if plan is not None:
-            assert (plan.shape, plan.exact) == (step.shape, False)
-            np.testing.assert_array_equal(plan.query_starts, step.query_starts)
-            np.testing.assert_array_equal(plan.kv_lens, step.kv_lens)
-    assert plan is None
-    assert len(message) < 200, "the key travels once"
+            np.testing.assert_array_equal(found.inputs[name], inputs[name])
+            assert found.inputs[name].dtype == inputs[name].dtype
+        if found.step is not None:
+            assert (found.step.shape, found.step.exact) == (shape, False)
+            np.testing.assert_array_equal(found.step.query_starts, step.query_starts)
+            np.testing.assert_array_equal(found.step.kv_lens, step.kv_lens)
+    assert found.step is None
+    assert len(message) < 200, "the program travels once"

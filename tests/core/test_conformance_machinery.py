@@ -101,7 +101,7 @@ class QueuedExecutables:
         return min(-(-size // 16) * 16, limit)
 
     def compile(
-        self, name: str, fn: Any, inputs: Any, outputs: Any, resident: Any, donate: Any = (), static: Any = None
+        self, name: str, fn: Any, inputs: Any, outputs: Any, resident: Any, donate: Any = (), facts: Any = None
     ) -> QueuedExecutable:
         return QueuedExecutable(self._queue, name, fn, inputs, outputs, donate, self._bugs)
 

@@ -162,7 +162,7 @@ def test_executables_are_told_what_to_expect_before_they_are_asked(tmp_path: Pat
     settings = Settings(model=str(tmp_path), load_format="dummy", dtype="float32")
     engine = build_engine(settings, progress=False, backend=variant(backend))
     assert asked.calls[0] == ("expect", (MULTIPLIED,))
-    engine.runner.warm_shapes()
+    engine.runner.staging.shapes.warmed()
     assert [name for name, _ in asked.calls].count("expect") == 1
     assert {"bucket", "captures"} <= {name for name, _ in asked.calls}
 

@@ -37,7 +37,7 @@ def test_decode_programs_are_run_and_choices_measured_where_the_backend_wants_it
     asked: list[str] = []
     backend: Any = engine.runner.backend
     monkeypatch.setattr(backend, "tune", lambda: asked.append("tune"))
-    monkeypatch.setattr(engine.runner, "warm_up", lambda: asked.append("warm_up"))
+    monkeypatch.setattr("zif.process.warming.warm_up", lambda runner: asked.append("warm_up"))
     monkeypatch.setattr(type(backend), "capabilities", _wanting(backend.capabilities))
     assert next(iter(warm_everything(engine))).name == "decode steps"
     assert asked == ["tune", "warm_up"], "measured in the very programs"

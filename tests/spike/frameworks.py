@@ -63,7 +63,7 @@ class OracleExecutables:
         return size
 
     def compile(
-        self, name: str, fn: Program, inputs: Any, outputs: Any, resident: Any, donate: Any = (), static: Any = None
+        self, name: str, fn: Program, inputs: Any, outputs: Any, resident: Any, donate: Any = (), facts: Any = None
     ) -> OracleExecutable:
         return OracleExecutable(name, fn, inputs)
 

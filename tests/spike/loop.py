@@ -16,7 +16,7 @@ from zif.contract.model import Model
 from zif.contract.step import StepShape
 from zif.engine import programs
 from zif.engine.collectives import parallel_ops
-from zif.engine.programs import ProgramSpec
+from zif.engine.programs import Context, EngineProgram
 from zif.engine.requests import model_requests
 from zif.engine.store import CacheStore
 from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, admitted_row
@@ -106,16 +106,20 @@ class Loop:
             self._free[group][:0] = pages
         return np.stack(columns)[:, : len(rows)].T.tolist()
 
-    def run(self, spec: ProgramSpec, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def context(self) -> Context:
+        return Context(self.bound.ops, self.model, self.shape)
+
+    def run(self, program: EngineProgram, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Compile (once) and run a program on the residents that it needs."""
+        spec = program.spec(self.context)
         held = {"weights": self.weights, "cache": self.store.arrays, "table": self.table.arrays}
         resident = {name: held[name] for name in spec.residents}
-        key = (spec.name, *spec.static.items())
-        if key not in self.compiled:
-            self.compiled[key] = self.backend.executables.compile(
-                spec.name, spec.fn, spec.inputs, spec.outputs, resident, spec.donate, spec.static
+        if program not in self.compiled:
+            self.compiled[program] = self.backend.executables.compile(
+                spec.name, spec.fn, spec.inputs, spec.outputs, resident, spec.donate, spec.facts
             )
-        executable = self.compiled[key]
+        executable = self.compiled[program]
         outputs, updates = executable.run(executable.stage(inputs), resident)
         self.store.arrays = updates.get("cache", self.store.arrays)
         self.table.arrays = updates.get("table", self.table.arrays)
@@ -130,14 +134,14 @@ class Loop:
             )
             for name, dtype in ADMITTED.items()
         }
-        self.run(programs.admit(self.bound.ops, self.shape, len(rows)), {"rows": rows, **inputs})
+        self.run(programs.Admit(len(rows)), {"rows": rows, **inputs})
         # every page of a sequence at once, out of order, and other ones in every group
         count = len(rows) * WIDTH
         taken = {group: [free.pop() for _ in range(count)] for group, free in self._free.items()}
         pages = {f"page_ids.{group}": np.array(ids, np.int32) for group, ids in taken.items()}
         index = np.tile(np.arange(WIDTH, dtype=np.int32), len(rows))
         where = {"page_rows": np.repeat(rows, WIDTH), "page_indices": index}
-        self.run(programs.assign(self.bound.ops, self.shape, count), where | pages)
+        self.run(programs.Assign(count), where | pages)
         return taken
 
     def _prefill(self, work: Sequences, rows: Any) -> Any:
@@ -155,8 +159,7 @@ class Loop:
             "logits_at": _padded(starts[1:-1] - 1, n + 1, 0),
         }
         adapters = np.repeat(work.adapters, lens)
-        forward = programs.forward(self.bound.ops, self.model, self.shape, shape)
-        logits = self.run(forward, inputs | self._adapters(adapters, shape.tokens))["logits"]
+        logits = self.run(programs.Forward(shape), inputs | self._adapters(adapters, shape.tokens))["logits"]
         self.logits.append(logits)
         return self._sample(work, rows, logits, n + 1)
 
@@ -174,18 +177,16 @@ class Loop:
             **{f"page_ids.{group}": nothing for group in self.shape.groups},
             **self._adapters(np.array(work.adapters), n + 1),
         }
-        ops = self.bound.ops
         if fuse:
-            sampler = self._sampler(work, n + 1)
-            outputs = self.run(programs.decode(ops, self.model, self.shape, shape, sampler), inputs)
+            outputs = self.run(programs.Decode(shape, self._sampler(work, n + 1)), inputs)
             return self.backend.runtime.fetch(outputs)
-        logits = self.run(programs.forward(ops, self.model, self.shape, shape), inputs)["logits"]
+        logits = self.run(programs.Forward(shape, shape.seqs), inputs)["logits"]
         self.logits.append(logits)
         return self._sample(work, rows, logits, n + 1)
 
     def _sample(self, work: Sequences, rows: Any, logits: Any, size: int) -> Any:
-        spec = programs.sample(self.bound.ops, self.shape, self._sampler(work, size))
-        return self.backend.runtime.fetch(self.run(spec, {"rows": _padded(rows, size, SCRATCH), "logits": logits}))
+        program = programs.Sample(self._sampler(work, size))
+        return self.backend.runtime.fetch(self.run(program, {"rows": _padded(rows, size, SCRATCH), "logits": logits}))
 
     def _sampler(self, work: Sequences, rows: int) -> SamplerShape:
         return SamplerShape(rows, random=any(not params.greedy for params in work.params))

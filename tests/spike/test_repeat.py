@@ -38,7 +38,7 @@ def traced(model: Any, quantized: Callable[[int], bool] = lambda layer: False) -
         return quantized(int(name.split(".")[0]))
 
     of = Loop(JAX, model, (Int8(JAX.einsum),), lambda packer, runtime: Int8Packer(packer, runtime, chosen))
-    spec = programs.forward(of.bound.ops, model, of.shape, SHAPE)
+    spec = programs.Forward(SHAPE, SHAPE.seqs).spec(of.context)
     inputs = {name: of.backend.runtime.zeros(array) for name, array in spec.inputs.items()}
     resident = {"weights": of.weights, "cache": of.store.arrays, "table": of.table.arrays}
     return measured(jax.make_jaxpr(spec.fn)(inputs, resident).jaxpr)

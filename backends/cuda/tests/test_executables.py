@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from zif.conformance.machinery import check_machinery
 from zif.conformance.results import Recorder
 from zif.contract.arrays import ArraySpec
 from zif.contract.errors import OutOfMemory
+from zif.contract.executable import ProgramFacts
 from zif.contract.step import StepShape
 from zif.reference.torch import TorchBackend, TorchRuntime
 from zif_cuda.executables import CudaExecutable, CudaExecutables, GraphExecutable
 from zif_cuda.staging import ALIGNMENT, DEPTH, Layout, Ring
 
 X = {"x": ArraySpec((3,), "float32")}
-STATIC = {"step": StepShape(1, 1, 1, 1, decode=True), "capturable": True}
+DECODE = ProgramFacts(StepShape(1, 1, 1, 1, decode=True))
 
 
 def floats(value: float) -> dict[str, np.ndarray[Any, Any]]:
@@ -31,17 +33,17 @@ def add(inputs: Any, resident: Any) -> Any:
     return {"y": inputs["x"] * 2}, {"sum": {"total": resident["sum"]["total"]}}
 
 
-def compiled(device: FakeDevice, *, graphs: bool = True, static: Any = None) -> tuple[CudaExecutable, Any]:
+def compiled(device: FakeDevice, *, graphs: bool = True, facts: Any = None) -> tuple[CudaExecutable, Any]:
     resident = {"sum": {"total": torch.zeros(3)}}
     device.world = [resident["sum"]["total"]]
-    made = CudaExecutables(device, graphs=graphs).compile("add", add, X, X, resident, ("sum",), static or STATIC)  # type: ignore[arg-type]
+    made = CudaExecutables(device, graphs=graphs).compile("add", add, X, X, resident, ("sum",), facts or DECODE)  # type: ignore[arg-type]
     return made, resident
 
 
-@pytest.mark.parametrize("static", [STATIC, {"rows": 4, "repeated": True}], ids=["decode", "repeated"])
-def test_a_program_is_captured_at_its_second_run_and_each_run_happens_once(static: Any) -> None:
+@pytest.mark.parametrize("facts", [DECODE, ProgramFacts(repeated=True)], ids=["decode", "repeated"])
+def test_a_program_is_captured_at_its_second_run_and_each_run_happens_once(facts: Any) -> None:
     device = FakeDevice()
-    program, resident = compiled(device, static=static)
+    program, resident = compiled(device, facts=facts)
     assert isinstance(program, GraphExecutable)
     for number in range(1, 6):
         outputs, resident = program.run(program.stage(floats(number)), resident)
@@ -52,14 +54,16 @@ def test_a_program_is_captured_at_its_second_run_and_each_run_happens_once(stati
 
 
 @pytest.mark.parametrize(
-    ("graphs", "static"),
-    [(False, STATIC), (True, {**STATIC, "capturable": False}), (True, {"rows": 4}), (False, {"repeated": True}),
-     (True, {"repeated": True, "capturable": False}),
-     (True, {"step": StepShape(4, 2, 1, 4, decode=False)}), (True, {"step": StepShape(1088, 2, 1, 2, decode=False)})],
+    ("graphs", "facts"),
+    [(False, DECODE), (True, replace(DECODE, capturable=False)), (True, ProgramFacts()),
+     (False, ProgramFacts(repeated=True)),
+     (True, ProgramFacts(repeated=True, capturable=False)),
+     (True, ProgramFacts(StepShape(4, 2, 1, 4, decode=False))),
+     (True, ProgramFacts(StepShape(1088, 2, 1, 2, decode=False)))],
 )  # fmt: skip
-def test_what_is_not_captured_gives_the_same(graphs: bool, static: Any) -> None:
+def test_what_is_not_captured_gives_the_same(graphs: bool, facts: Any) -> None:
     device = FakeDevice()
-    program, resident = compiled(device, graphs=graphs, static=static)
+    program, resident = compiled(device, graphs=graphs, facts=facts)
     assert not isinstance(program, GraphExecutable)
     for number in range(1, 4):
         outputs, resident = program.run(program.stage(floats(number)), resident)
@@ -71,7 +75,7 @@ def test_what_is_not_captured_gives_the_same(graphs: bool, static: Any) -> None:
 def test_a_graphs_output_keeps_its_value_when_it_is_staged_elsewhere() -> None:
     device = FakeDevice()
     executables = CudaExecutables(device, graphs=True)  # type: ignore[arg-type]
-    first = executables.compile("first", lambda i, _: ({"y": i["x"] * 2}, {}), X, X, {}, (), STATIC)
+    first = executables.compile("first", lambda i, _: ({"y": i["x"] * 2}, {}), X, X, {}, (), DECODE)
     second = executables.compile("second", lambda i, _: ({"y": i["x"] * 2}, {}), X, X, {})
     for _ in range(2):
         first.run(first.stage(floats(5)), {})
@@ -85,7 +89,7 @@ def test_a_graphs_output_keeps_its_value_when_it_is_staged_elsewhere() -> None:
 def test_a_graphs_output_that_is_read_at_once_is_not_copied() -> None:
     executables = CudaExecutables(FakeDevice(), graphs=True)  # type: ignore[arg-type]
     read: list[int] = []
-    first = executables.compile("first", lambda i, _: ({"y": i["x"] * 2}, {}), X, X, {}, (), STATIC)
+    first = executables.compile("first", lambda i, _: ({"y": i["x"] * 2}, {}), X, X, {}, (), DECODE)
     second = executables.compile("second", lambda i, _: (read.append(i["x"].data_ptr()) or {}, {}), X, {}, {})
     for _ in range(4):
         outputs, _ = first.run(first.stage(floats(5)), {})
@@ -98,7 +102,7 @@ def test_residents_that_move_are_found_when_a_program_is_captured() -> None:
     device = FakeDevice()
     executables = CudaExecutables(device, graphs=True)  # type: ignore[arg-type]
     moving = executables.compile(
-        "moving", lambda i, r: ({}, {"t": r["t"] + i["x"]}), X, {}, {"t": torch.zeros(3)}, ("t",), STATIC
+        "moving", lambda i, r: ({}, {"t": r["t"] + i["x"]}), X, {}, {"t": torch.zeros(3)}, ("t",), DECODE
     )
     moving.run(moving.stage(floats(1)), {"t": torch.zeros(3)})
     with pytest.raises(AssertionError, match="not updated in place"):
@@ -200,9 +204,9 @@ def test_the_conformance_suites_checks_of_executables() -> None:
     assert not [result for result in recorder.results if result.status not in ("pass", "skip")]
 
 
-@pytest.mark.parametrize("static", [STATIC, {"rows": 4}], ids=["captured", "op by op"])
-def test_a_step_that_does_not_fit_says_what_would_help(static: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    program, resident = compiled(FakeDevice(), static=static)
+@pytest.mark.parametrize("facts", [DECODE, ProgramFacts()], ids=["captured", "op by op"])
+def test_a_step_that_does_not_fit_says_what_would_help(facts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, resident = compiled(FakeDevice(), facts=facts)
 
     def full(*_: Any) -> Any:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -20,6 +20,7 @@ from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, Step, StepShape
 from zif.engine.engine import Engine
+from zif.engine.warmup import warm_up
 from zif.messages import EngineRequest
 from zif.process.build import build_engine
 from zif.reference.torch import TorchBackend, TorchRuntime
@@ -210,9 +211,9 @@ def test_large_steps_are_warmed_up_and_planned_before_each_replay(
     backend, plain = Backend(graphs=True), engine_of(path, Backend(graphs=False))
     backend.kernels = lambda: (PlanningReference(events),)  # type: ignore[method-assign]
     engine = engine_of(path, backend)
-    warm = {shape.tokens for shape in engine.runner.warm_shapes() if not shape.decode}
+    warm = {shape.tokens for shape in engine.runner.staging.shapes.warmed() if not shape.decode}
     assert warm == {16, 32, 48, 68}
-    engine.runner.warm_up()
+    warm_up(engine.runner)
     count = len(engine.runner.programs)
     assert tokens_of(engine) == tokens_of(plain)
     assert not {program.name for program in engine.runner.programs[count:] if program.name.startswith("mixed")}

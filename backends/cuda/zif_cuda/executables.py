@@ -23,7 +23,7 @@ import torch
 
 from zif.contract.arrays import ArraySpec, Tree, tree_leaves
 from zif.contract.errors import OutOfMemory
-from zif.contract.executable import Program, Staged
+from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
 from zif.contract.step import StepShape
 from zif_cuda.device import CudaDevice, copy
 from zif_cuda.staging import Chunk, Layout, Rings
@@ -262,11 +262,10 @@ class CudaExecutables:
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> CudaExecutable:
-        facts = static or {}
-        step = facts.get("step")
-        wanted = facts.get("repeated", False) if step is None else step.decode or self.captures(step)
-        captured = self._graphs and wanted and facts.get("capturable", True)
+        step = facts.step
+        wanted = facts.repeated if step is None else step.decode or self.captures(step)
+        captured = self._graphs and wanted and facts.capturable
         kind = GraphExecutable if captured else CudaExecutable
         return kind(name, fn, inputs, self._shared)

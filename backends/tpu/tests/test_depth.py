@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zif.contract.info import Device
+from zif.engine.programs import Forward
 from zif.process.build import build_engine
 from zif.settings import Settings
 from zif_tpu.backend import create
@@ -26,7 +27,9 @@ def compiled(layers: int, directory: Path) -> tuple[float, int]:
     settings = Settings(model=str(directory), max_total_tokens=256, max_running_requests=8)
     runner = build_engine(settings, progress=False, backend=backend, load_format="dummy").runner
     begin = time.monotonic()
-    executable: Any = runner.compile_step(runner.step_shapes()[0])
+    shapes = runner.staging.shapes
+    first = shapes.every()[0]
+    executable: Any = runner.executable(Forward(first, shapes.assigned(first)))
     return time.monotonic() - begin, len(executable.compiled.as_text().splitlines())
 
 

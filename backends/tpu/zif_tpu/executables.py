@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import Program
+from zif.contract.executable import NO_FACTS, Program, ProgramFacts
 from zif.reference.jax import JaxExecutable, JaxExecutables, JaxRuntime
 from zif.reference.jax.executables import JaxSlot
 from zif_tpu import buckets
@@ -50,21 +50,21 @@ class TpuExecutables(JaxExecutables):
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> JaxExecutable:
         """Raises OutOfMemory for a bucket that the device has no room for."""
         start = time.monotonic()
         # Pallas asks for the default device, to learn which chip it compiles for
         with room_for(name), jax.default_device(self._runtime.device):
             try:
-                executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
+                executable = super().compile(name, fn, inputs, outputs, resident, donate, facts)
             except jax.errors.JaxRuntimeError as error:
                 if not self._compiler_options or "No such compile option" not in str(error):
                     raise
                 logger.warning("steps may copy the weights (docs/backends/tpu.md): %s", str(error).splitlines()[0])
                 self._compiler_options = {}
-                executable = super().compile(name, fn, inputs, outputs, resident, donate, static)
-        self.compiled(executable, time.monotonic() - start, "step" in (static or {}))
+                executable = super().compile(name, fn, inputs, outputs, resident, donate, facts)
+        self.compiled(executable, time.monotonic() - start, facts.step is not None)
         return executable
 
     def compiled(self, executable: JaxExecutable, seconds: float, of_model: bool) -> None:

@@ -23,11 +23,11 @@ from zif.conformance import variants
 from zif.conformance.results import Recorder
 from zif.contract.backend import Backend
 from zif.engine.engine import Engine
-from zif.engine.runner import InFlight
+from zif.engine.launch import Launch, Observer
+from zif.engine.programs import Forward, Mixed
 from zif.messages import EngineRequest, TokenLogprob
 from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
-from zif.scheduler.batch import Batch
 from zif.settings import Settings
 
 SECTION = "engine"
@@ -94,6 +94,16 @@ def check_engine(backend: Backend, profiles: tuple[str, ...], recorder: Recorder
                     recorder.check(SECTION, name, model, test, logging.INFO)
 
 
+class Joined(Observer):
+    """The ``most`` sequences of one token that were beside a prompt in one step."""
+
+    most = 0
+
+    def launching(self, launch: Launch) -> None:
+        if isinstance(launch.program, Forward | Mixed) and not launch.program.shape.decode:
+            self.most = max(self.most, int((launch.inputs["tokens"] < 0).sum()))
+
+
 class Bench:
     """One model on one backend; each test compares two ways of running it."""
 
@@ -138,17 +148,11 @@ class Bench:
         room = {"max_total_tokens": 4096, "max_running_requests": CROWD + len(self.prompts)}
         whole = generate(self.engine(**room), prompts, params)
         engine = self.engine(chunked_prefill_size=16, **room)
-        joined, launch = [0], engine.runner.launch
-
-        def watched(batch: Batch) -> InFlight:
-            if not batch.decode_only:
-                joined.append(batch.num_decodes)
-            return launch(batch)
-
-        engine.runner.launch = watched  # type: ignore[method-assign]
+        joined = Joined()
+        engine.runner.observers.append(joined)
         pieces = generate(engine, prompts, params)
-        if max(joined) < CROWD:
-            return f"no prompt joined more than {max(joined)} that decode"
+        if joined.most < CROWD:
+            return f"no prompt joined more than {joined.most} that decode"
         return compare(whole, pieces, self._close)
 
     def cached(self) -> str | None:

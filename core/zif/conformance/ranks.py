@@ -21,6 +21,7 @@ from zif.conformance.compare import same_bits
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend
 from zif.contract.comm import Communicator, Group
+from zif.contract.executable import ProgramFacts
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
 from zif.plugins import select
@@ -134,9 +135,9 @@ def _program(backend: Backend, comm: Communicator, collective: Callable[[Any], A
 
     tokens, columns = shape
     wide = ArraySpec((tokens, columns * comm.size if collective == comm.all_gather else columns), dtype)
-    static = {"step": StepShape(tokens, tokens, 1, tokens, decode=True), "capturable": True}
+    facts = ProgramFacts(step=StepShape(tokens, tokens, 1, tokens, decode=True))
     return backend.executables.compile(
-        f"conformance-{collective.__name__}", fn, {"x": ArraySpec(shape, dtype)}, {"y": wide}, {}, (), static
+        f"conformance-{collective.__name__}", fn, {"x": ArraySpec(shape, dtype)}, {"y": wide}, {}, (), facts
     )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from zif.conformance.paging import unwritten
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.backend import Backend
-from zif.contract.executable import Executables, Program
+from zif.contract.executable import NO_FACTS, Executables, Program, ProgramFacts
 from zif.contract.step import StepShape
 from zif.engine.engine import Engine
 
@@ -73,7 +73,7 @@ class EagerExecutables:
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> _Eager:
         """Nothing is compiled."""
         return _Eager(name, fn, self._runtime)

@@ -16,6 +16,7 @@ Staged inputs and outputs are at most 32 bits wide (JAX has no wider integers by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +28,22 @@ Program = Callable[[dict[str, Any], dict[str, Tree]], tuple[dict[str, Any], dict
 Staged = Mapping[str, Any]
 """Host arrays, or Arrays that an executable of the same backend put out."""
 
+
+@dataclass(frozen=True, slots=True)
+class ProgramFacts:
+    """What core says of a program, for a backend that treats some programs unlike others.
+
+    ``step``: the padded sizes of the step that it runs the model over; None where it runs no model.
+    ``repeated``: a short helper program whose inputs all come from the host, run before many steps.
+    ``capturable``: every kernel in it may run inside a captured graph.
+    """
+
+    step: StepShape | None = None
+    repeated: bool = False
+    capturable: bool = True
+
+
+NO_FACTS = ProgramFacts()
 
 Slot = Any
 """Inputs of one run, staged; opaque to core. It is retired when its run has completed."""
@@ -105,10 +122,8 @@ class Executables(Protocol):
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> Executable:
         """``resident`` holds the trees that it will be run with, for their shapes and, where memory is
-        captured, their addresses. ``static`` holds hashable facts of the program, for keys and reports: its
-        step shape (``step``), and whether every kernel may run inside a captured graph of it (``capturable``). What
-        is no step, but of a few launches that precede many steps, all of its inputs the host's, is ``repeated``."""
+        captured, their addresses. ``facts`` change nothing of what is computed."""
         ...

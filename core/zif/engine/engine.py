@@ -8,7 +8,8 @@ from typing import Any
 
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.engine.pace import Pace
-from zif.engine.runner import InFlight, Runner, StepResult
+from zif.engine.results import StepResult
+from zif.engine.runner import InFlight, Runner
 from zif.engine.table import BANS
 from zif.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.sampling.params import SCORED

@@ -6,8 +6,9 @@ It is all of the model, or a rank's part of it where several share its layers.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import zif_models
 from zif.contract.arrays import Tree
@@ -15,11 +16,12 @@ from zif.contract.bind import Bound, bind
 from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.contract.model import unsafe_dtypes
 from zif.engine.collectives import parallel_ops
+from zif.engine.launch import Observer
 from zif.engine.memory import weights_do_not_fit
 from zif.engine.plan import EnginePlan, plan_engine
 from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
-from zif.engine.staging import Limits
+from zif.engine.shapes import Limits
 from zif.engine.store import CacheStore
 from zif.plugins import Selection, extension_kernels, extension_models
 from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint, weight_bytes, with_its_head
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
     from zif.contract.model import Model
     from zif.settings import Settings
 
-R = TypeVar("R", bound=Runner)
 logger = logging.getLogger(__name__)
 
 
@@ -43,11 +44,13 @@ class Part:
     weights: Tree
     bound: Bound
 
-    def runner(self, num_pages: int, limits: Limits, seed: int, kind: type[R]) -> R:
+    def runner(self, num_pages: int, limits: Limits, *, seed: int, observers: Sequence[Observer] = ()) -> Runner:
         """A runner with a cache of ``num_pages`` pages a group."""
         counts = {group.name: num_pages for group in self.model.cache_groups}
         cache = CacheStore(self.backend, self.model.cache_groups, self.plan.page_size, counts, self.plan.kv_cache_dtype)
-        return kind(self.backend, self.model, self.weights, self.bound, cache, limits=limits, seed=seed)
+        return Runner(
+            self.backend, self.model, self.weights, self.bound, cache, limits=limits, seed=seed, observers=observers
+        )
 
 
 def check_ranks(settings: Settings, selection: Selection) -> None:

@@ -1,109 +1,102 @@
-"""From a scheduled batch to the host arrays that a step's programs are staged with: numpy, no device."""
+"""From a scheduled batch to the launches of its step: numpy, no device, nothing remembered."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from zif.contract.step import HostStep, StepShape
-from zif.engine.table import SCRATCH
+from zif.engine.admission import admissions
+from zif.engine.launch import Launch
+from zif.engine.logits import LogitsPlan, plan_logits
+from zif.engine.padding import IntArray, padded
+from zif.engine.programs import Assign, Decode, Forward, Mixed, Sample
+from zif.engine.shapes import UNBOUNDED, Shapes
+from zif.engine.table import SCRATCH, TableShape
 from zif.sampling.params import ADJUSTED, FILTERED, RANDOM, SCORED
 from zif.sampling.sampler import SamplerShape
 from zif.scheduler.batch import Batch
 
-IntArray = np.ndarray[Any, np.dtype[np.int32]]
-Bucket = Callable[[str, int, int], int]
+_NO_PAGES = np.zeros(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Upper bounds of the padded extents."""
+class Staging:
+    """What staging goes by, beside the batch.
 
-    tokens: int
-    rows: int
-    pages: int
-    page_size: int
-
-
-@dataclass(slots=True)
-class LogitsPlan:
-    """Which positions of a batch get logits, and what for: R of them before padding.
-
-    ``at`` [R] token indices; ``rows`` [R] table rows, the scratch row where a prompt is only
-    scored; ``targets`` [R] the prompt token to score, -1 to draw one. ``sampled`` has the place in
-    R of each entry of ``batch.sampling``; ``scored`` (entry, first place, count) of scored prompts.
-    Where nothing is scored, ``targets`` mean nothing.
+    ``fuse``: plain samplers are part of a decode step's program, and of a captured mixed one's. ``plans``: some kernel
+    plans on the host, so that steps bring a :class:`HostStep`. ``seed`` is the engine's.
     """
 
-    at: IntArray
-    rows: IntArray
-    targets: IntArray
-    sampled: IntArray
-    scored: list[tuple[int, int, int]]
+    shapes: Shapes
+    table: TableShape
+    fuse: bool
+    plans: bool
+    seed: int
 
+    def launches(self, batch: Batch) -> tuple[list[Launch], LogitsPlan]:
+        """The launches of a step, in order, and what its logits are for; the last one's outputs are the step's."""
+        launches: list[Launch] = []
+        if batch.new_requests:
+            launches += admissions(batch, self.table, self.shapes.bucket, self.seed)
+        plan = plan_logits(batch)
+        shape = self.shapes.of(batch, len(plan.at))
+        room = self.shapes.assigned(shape)
+        inputs = forward_inputs(batch, plan, shape)
+        if len(batch.page_rows) > room:
+            launches.append(self._assignment(batch))
+            inputs |= self.no_pages(room)
+        elif room:
+            inputs |= assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, self.table.groups, room)
+        sampler = sampler_shape(batch, plan, shape.logits)
+        step = host_step(batch, shape) if self.plans else None
+        if self.drawn(shape, sampler):
+            launches.append(self.drawing(shape, sampler, plan.rows, inputs, step))
+        else:
+            launches.append(Launch(Forward(shape, room), inputs, step=step))
+            if len(plan.at):
+                launches.append(_sampling(sampler, batch, plan))
+        return launches, plan
 
-def plan_logits(batch: Batch) -> LogitsPlan:
-    """Logits of the last position of every entry that samples, and of all positions of scored prompts."""
-    if batch.decode_only:
-        every = np.arange(len(batch.requests), dtype=np.int32)
-        return LogitsPlan(every, batch.rows, every, every, [])
-    ends = np.cumsum(batch.counts, dtype=np.int32)
-    if not batch.all_logits.any():
-        entries = np.flatnonzero(batch.samples)
-        count = len(entries)
-        every = np.arange(count, dtype=np.int32)
-        return LogitsPlan(ends[entries] - 1, batch.rows[entries], every, every, [])
-    at: list[int] = []
-    rows: list[int] = []
-    targets: list[int] = []
-    sampled: list[int] = []
-    scored: list[tuple[int, int, int]] = []
-    for entry, request in enumerate(batch.requests):
-        end, count = int(ends[entry]), int(batch.counts[entry])
-        if batch.all_logits[entry]:
-            first = int(batch.starts[entry]) + 1
-            following = request.prompt[first : first + count].tolist()
-            if following:
-                scored.append((entry, len(at), len(following)))
-            at += range(end - count, end - count + len(following))
-            rows += [SCRATCH] * len(following)
-            targets += following
-        if batch.samples[entry]:
-            sampled.append(len(at))
-            at.append(end - 1)
-            rows.append(int(batch.rows[entry]))
-            targets.append(-1)
-    as_ints = [np.array(column, np.int32) for column in (at, rows, targets, sampled)]
-    return LogitsPlan(as_ints[0], as_ints[1], as_ints[2], as_ints[3], scored)
+    def drawn(self, shape: StepShape, sampler: SamplerShape) -> bool:
+        """Whether a step and its sampler are one program."""
+        return self.fuse and sampler.plain and self.shapes.assigned(shape) > 0
 
+    def drawing(
+        self,
+        shape: StepShape,
+        sampler: SamplerShape,
+        rows: IntArray,
+        inputs: dict[str, IntArray],
+        step: HostStep | None,
+    ) -> Launch:
+        """A step and its sampler in one program; ``rows`` are the table's of the logits.
 
-def step_shape(
-    batch: Batch, logits: int, limits: Limits, bucket: Bucket, captures: Callable[[StepShape], bool] = lambda _: False
-) -> StepShape:
-    """The padded shape that a batch with ``logits`` logits rows runs as.
+        A mixed step's sampler draws at random, which draws the same greedy tokens: a program less to capture.
+        """
+        if shape.decode:
+            return Launch(Decode(shape, sampler), inputs, step=step)
+        program = Mixed(shape, replace(sampler, random=True), self.shapes.assigned(shape))
+        return Launch(program, {**inputs, "logits_rows": padded(rows, shape.logits, SCRATCH)}, step=step)
 
-    A mixed step has a row of logits a sequence where that makes it one of those that ``captures`` says are captured.
-    """
-    size = len(batch.requests)
-    longest = int(batch.starts.max()) + 1 if batch.decode_only else int((batch.starts + batch.counts).max())
-    pages = bucket("pages", -(-longest // limits.page_size), limits.pages)
-    if batch.decode_only:
-        seqs = bucket("decode_seqs", size, limits.rows)
-        return StepShape(seqs, seqs, pages, seqs, decode=True)
-    tokens = bucket("tokens", batch.num_tokens, limits.tokens)
-    seqs = bucket("seqs", size, limits.rows)
-    even = StepShape(tokens, seqs, pages, seqs, decode=False)
-    if logits <= seqs and captures(even):
-        return even
-    return StepShape(tokens, seqs, pages, bucket("logits", max(logits, 1), limits.tokens), decode=False)
+    def no_pages(self, room: int) -> dict[str, IntArray]:
+        """Inputs of so many page assignments, all of them padding."""
+        groups = self.table.groups
+        if not room:
+            return {}
+        return assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, room)
+
+    def _assignment(self, batch: Batch) -> Launch:
+        size = self.shapes.bucket("assignments", len(batch.page_rows), UNBOUNDED)
+        groups = self.table.groups
+        return Launch(
+            Assign(size), assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, groups, size)
+        )
 
 
 def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str, IntArray]:
-    """Host arrays of the forward program, page assignments aside. Unknown tokens are -1."""
+    """Host arrays of a step, page assignments aside. Unknown tokens are -1."""
     size, total = len(batch.requests), batch.num_tokens
     tokens = np.zeros(shape.tokens, np.int32)
     tokens[: batch.num_decodes] = -1
@@ -167,20 +160,16 @@ def assignment_inputs(
     return inputs
 
 
-def padded(values: Any, size: int, fill: int) -> IntArray:
-    """``values`` as int32 [size], ``fill`` behind them; not to be written where there are none."""
-    if not len(values):
-        return _filled(size, fill)
-    out = np.full(size, fill, np.int32)
-    out[: len(values)] = values
-    return out
-
-
-@functools.lru_cache(maxsize=1024)
-def _filled(size: int, fill: int) -> IntArray:
-    out = np.full(size, fill, np.int32)
-    out.flags.writeable = False
-    return out
+def _sampling(shape: SamplerShape, batch: Batch, plan: LogitsPlan) -> Launch:
+    """The sampler of a step whose forward program is launched before it."""
+    inputs = {"rows": padded(plan.rows, shape.rows, SCRATCH)}
+    if shape.adjusted:
+        rows = np.zeros(shape.rows, np.int32)
+        rows[plan.sampled] = [request.row if request.params.adjusted else SCRATCH for request in batch.sampling]
+        inputs["adjusted_rows"] = rows
+    if shape.targets:
+        inputs["targets"] = padded(plan.targets, shape.rows, -1)
+    return Launch(Sample(shape), inputs, takes=("logits",))
 
 
 def _top_bucket(top: int) -> int:

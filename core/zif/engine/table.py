@@ -97,18 +97,23 @@ class RequestTable:
 
 
 class Adjustments:
-    """The only holder of the adjustments' arrays; there are none until :meth:`ensure`."""
+    """The only holder of the adjustments' arrays, which are allocated when a program is first run on them."""
 
     def __init__(self, shape: TableShape, runtime: Runtime) -> None:
         self._shape = shape
         self._runtime = runtime
-        self.arrays: Tree = None
+        self._arrays: Tree = None
 
-    def ensure(self) -> None:
-        """Allocate them, once."""
-        if self.arrays is None:
-            self.arrays = tree_map(self._runtime.zeros, self._shape.adjustments())
-            self.arrays["repetition"] = self._runtime.put(np.ones(self._shape.rows + 1, np.float32))
+    @property
+    def arrays(self) -> Tree:
+        if self._arrays is None:
+            self._arrays = tree_map(self._runtime.zeros, self._shape.adjustments())
+            self._arrays["repetition"] = self._runtime.put(np.ones(self._shape.rows + 1, np.float32))
+        return self._arrays
+
+    @arrays.setter
+    def arrays(self, arrays: Tree) -> None:
+        self._arrays = arrays
 
 
 def admitted_row(params: SamplingParams, seed: int, kv_len: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zif.contract.arrays import ArraySpec, Tree, dtype_bytes, tree_leaves, tree_map
-from zif.contract.executable import Executable, Program, Slot, Staged
+from zif.contract.executable import NO_FACTS, Executable, Program, ProgramFacts, Slot, Staged
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
 from zif.null.device import NullArray, NullDevice
@@ -218,10 +218,9 @@ class NullExecutables:
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> Executable:
-        """An executable that never calls ``fn``; ``static`` must be hashable, as everywhere."""
-        hash(tuple(sorted((static or {}).items(), key=lambda item: item[0])))
+        """An executable that never calls ``fn``."""
         return NullExecutable(self._device, name, inputs, outputs, resident, donate)
 
 

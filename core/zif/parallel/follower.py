@@ -13,34 +13,15 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Mapping
 from multiprocessing.connection import Connection
-from types import MappingProxyType
-from typing import Any
 
-from zif.contract.step import HostStep
-from zif.engine.runner import Key, Runner
+from zif.engine.runner import Runner
 from zif.engine.wire import Failed
 from zif.parallel.wire import Begin, Join, LaunchReader, Pages, Ready, Tune
 
 logger = logging.getLogger(__name__)
 IDLE_SECONDS = 1.0
 """After so long without a launch, a follower looks whether its device is well."""
-
-
-class FollowingRunner(Runner):
-    """Device programs of a rank that is told what to run."""
-
-    _outputs: Mapping[str, Any] = MappingProxyType({})
-
-    def replay(self, key: Key, inputs: dict[str, Any], step: HostStep | None) -> None:
-        """Carry out one launch; see :class:`zif.parallel.wire.LaunchWriter`."""
-        if step is not None:
-            self._prepare(step)
-        if key[0] == "adjust":
-            self.table.adjustments.ensure()
-        given = {name: self._outputs[name] if value is None else value for name, value in inputs.items()}
-        self._outputs = self._run(key, given)
 
 
 def main(descriptor: int) -> None:
@@ -80,16 +61,16 @@ def _follow(pipe: Connection) -> None:
     part = load_part(settings, backend, selection, load_format=settings.load_format, progress=False)
     pipe.send(Pages(plan_pages(part.plan, part.model.cache_groups, backend)))
     begin: Begin = pipe.recv()
-    runner = part.runner(begin.num_pages, begin.limits, 0, FollowingRunner)
+    runner = part.runner(begin.num_pages, begin.limits, seed=0)
     gc.collect()
     gc.freeze()  # as the leader does: a collection here would halt all ranks
     pipe.send(Ready())
     _obey(pipe, runner)
 
 
-def _obey(pipe: Connection, runner: FollowingRunner) -> None:
+def _obey(pipe: Connection, runner: Runner) -> None:
     """Do what the leader says, until it says that this is all."""
-    reader = LaunchReader(lambda key: runner.spec(key).inputs)
+    reader = LaunchReader(runner.spec)
     arrivals = select.poll()  # Connection.poll makes a selector each time
     arrivals.register(pipe, select.POLLIN)
     while True:
@@ -101,7 +82,7 @@ def _obey(pipe: Connection, runner: FollowingRunner) -> None:
             case Tune():
                 runner.tune()
             case launch:
-                runner.replay(*reader.launch(*launch))
+                runner.run(reader.launch(*launch))
 
 
 def _end_with_leader() -> None:

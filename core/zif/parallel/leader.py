@@ -16,20 +16,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.comm import Group
 from zif.contract.errors import EngineDead, ZifError
-from zif.contract.step import HostStep
-from zif.engine.runner import InFlight, Key, Runner, StepResult
+from zif.engine.launch import Launch, Observer
 from zif.engine.wire import Failed
 from zif.parallel.store import Store
 from zif.parallel.wire import Begin, Join, LaunchWriter, Pages, Ready, Report, Tune
 
 if TYPE_CHECKING:
-    from zif.engine.staging import Limits
+    from zif.engine.shapes import Limits
     from zif.plugins import Selection
     from zif.settings import Settings
 
@@ -45,8 +44,11 @@ STOP_SECONDS = 5.0
 """How long followers get to end."""
 
 
-class Followers:
-    """The processes of the ranks but the first. They end with this process, however it ends."""
+class Followers(Observer):
+    """The processes of the ranks but the first, which make every launch that the runner here makes.
+
+    They end with this process, however it ends.
+    """
 
     def __init__(self, settings: Settings, selection: Selection, abandon: Abandon | None = None) -> None:
         """Start them. Raises InvalidSettings or NoUsableDevice where devices do not suffice."""
@@ -79,18 +81,26 @@ class Followers:
         self._tell(Begin(num_pages, limits))
         self._gather(Ready)
 
-    def launch(self, key: Key, inputs: Mapping[str, Any], step: HostStep | None) -> None:
-        """Have them run a program. Does not wait."""
-        self._send(self._writer.message(key, inputs, step))
+    def launching(self, launch: Launch) -> None:
+        """Have them make the launch. Does not wait."""
+        self._send(self._writer.message(launch))
 
-    def tune(self) -> None:
+    def tuning(self) -> None:
         """Have them tune in what they run from now on. Does not wait."""
         self._tell(Tune())
 
-    def blame(self, error: Exception) -> Exception:
-        """What to raise for ``error``: what went wrong with a follower, if that explains it."""
+    def explain(self, error: Exception) -> Exception | None:
+        """What went wrong with a follower, if that may be why."""
         self._failed.wait(LAST_WORDS_SECONDS)
-        return self.failure or error
+        return self.failure
+
+    def closing(self, *, failed: bool) -> None:
+        """Stop them; those of a device that has ``failed`` at once."""
+        self.stop(0.0 if failed else STOP_SECONDS)
+
+    def closed(self) -> None:
+        """Leave nothing behind: the communicator does not look into the store any more."""
+        self.close()
 
     def close(self, patience: float = STOP_SECONDS) -> None:
         """Stop them, and leave nothing behind."""
@@ -145,7 +155,8 @@ class Followers:
             for pipe in self._pipes:
                 pipe.send_bytes(message)
         except OSError as error:
-            raise self.blame(EngineDead(f"a rank's process is gone: {error}")) from None
+            gone = EngineDead(f"a rank's process is gone: {error}")
+            raise self.explain(gone) or gone from None
 
     def _gather(self, kind: type[Any]) -> list[Any]:
         reports = []
@@ -188,37 +199,3 @@ class Followers:
         if self._abandon is not None:
             self._store.remove()  # the engine's process may end now: nobody else would
             self._abandon(str(failure))
-
-
-class LeadingRunner(Runner):
-    """A runner whose launches other ranks make too."""
-
-    followers: Followers
-    _step: HostStep | None = None
-
-    def collect(self, launched: InFlight) -> StepResult:
-        try:
-            return super().collect(launched)
-        except Exception as error:
-            raise self.followers.blame(error) from error
-
-    def close(self, *, failed: bool = False) -> None:
-        self.followers.stop(0.0 if failed else STOP_SECONDS)
-        super().close(failed=failed)  # the communicator, which may still look into the store
-        self.followers.close()
-
-    def tune(self) -> None:
-        self.followers.tune()
-        super().tune()
-
-    def _prepare(self, step: HostStep) -> None:
-        self._step = step
-        super()._prepare(step)
-
-    def _run(self, key: Key, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        self.followers.launch(key, inputs, self._step)
-        self._step = None
-        try:
-            return super()._run(key, inputs)
-        except Exception as error:
-            raise self.followers.blame(error) from error

@@ -8,20 +8,20 @@ is the last thing that it says.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zif.contract.arrays import ArraySpec
 from zif.contract.comm import Group
 from zif.contract.step import HostStep
-from zif.engine.staging import Limits
+from zif.engine.launch import Launch
+from zif.engine.programs import EngineProgram, ProgramSpec
+from zif.engine.shapes import Limits
 from zif.engine.wire import Failed
 
 if TYPE_CHECKING:
-    from zif.engine.runner import Key
     from zif.settings import Settings
 
 
@@ -62,50 +62,46 @@ Report = Pages | Ready | Failed
 
 
 class LaunchWriter:
-    """Launches as bytes: arrays as their memory, a key by its number once it has been sent, 7 us for 256 sequences
+    """Launches as bytes: arrays as their memory, a program by its number once it has been sent, 7 us for 256 sequences
     where pickling the same objects takes 100.
     """
 
     def __init__(self) -> None:
-        self._numbers: dict[Key, int] = {}
+        self._numbers: dict[EngineProgram, int] = {}
 
-    def message(self, key: Key, inputs: Mapping[str, Any], step: HostStep | None) -> bytes:
-        """The program ``key`` is to be run with ``inputs``, after its kernels have planned for ``step``.
-
-        An input that another program put out is None: the last run's output of that name.
-        """
-        number = self._numbers.get(key)
+    def message(self, launch: Launch) -> bytes:
+        """What a :class:`LaunchReader` makes the same launch of."""
+        program, step = launch.program, launch.step
+        number = self._numbers.get(program)
         known = number is not None
         if number is None:
-            number = self._numbers[key] = len(self._numbers)
-        arrays = {
-            name: (value.dtype.char, value.tobytes()) if isinstance(value, np.ndarray) else None
-            for name, value in inputs.items()
-        }
+            number = self._numbers[program] = len(self._numbers)
+        arrays = {name: (value.dtype.char, value.tobytes()) for name, value in launch.inputs.items()}
         plan = None if step is None else (step.query_starts.tobytes(), step.kv_lens.tobytes(), step.exact)
-        assert step is None or step.shape == key[1], "kernels plan for the step that is run next"
-        return pickle.dumps((number, None if known else key, arrays, plan), pickle.HIGHEST_PROTOCOL)
+        told = number, None if known else program, arrays, launch.takes, plan
+        return pickle.dumps(told, pickle.HIGHEST_PROTOCOL)
 
 
 class LaunchReader:
-    """What :class:`LaunchWriter` wrote. ``specs`` gives the inputs of a program."""
+    """What :class:`LaunchWriter` wrote. ``spec`` gives what a program is."""
 
-    def __init__(self, specs: Callable[[Key], Mapping[str, ArraySpec]]) -> None:
-        self._specs = specs
-        self._known: dict[int, tuple[Key, Mapping[str, ArraySpec]]] = {}
+    def __init__(self, spec: Callable[[EngineProgram], ProgramSpec]) -> None:
+        self._spec = spec
+        self._known: dict[int, tuple[EngineProgram, ProgramSpec]] = {}
 
     def launch(
-        self, number: int, key: Key | None, arrays: dict[str, Any], plan: Any
-    ) -> tuple[Key, dict[str, Any], HostStep | None]:
-        """(key, inputs, step) of an unpickled message; arrays are read-only."""
-        if key is not None:
-            self._known[number] = (key, self._specs(key))
-        key, specs = self._known[number]
+        self, number: int, program: EngineProgram | None, arrays: dict[str, Any], takes: tuple[str, ...], plan: Any
+    ) -> Launch:
+        """The launch of an unpickled message; its arrays are read-only."""
+        if program is not None:
+            self._known[number] = (program, self._spec(program))
+        program, spec = self._known[number]
         inputs = {
-            name: None if value is None else np.frombuffer(value[1], value[0]).reshape(specs[name].shape)
-            for name, value in arrays.items()
+            name: np.frombuffer(data, dtype).reshape(spec.inputs[name].shape) for name, (dtype, data) in arrays.items()
         }
         if plan is None:
-            return key, inputs, None
+            return Launch(program, inputs, takes)
         starts, lens, exact = plan
-        return key, inputs, HostStep(key[1], np.frombuffer(starts, np.int32), np.frombuffer(lens, np.int32), exact)
+        assert spec.facts.step is not None, "kernels plan for the step that is run next"
+        step = HostStep(spec.facts.step, np.frombuffer(starts, np.int32), np.frombuffer(lens, np.int32), exact)
+        return Launch(program, inputs, takes, step)

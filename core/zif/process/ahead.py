@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from zif.contract.ahead import AheadExecutable
 from zif.contract.errors import InvalidSettings, OutOfMemory
+from zif.engine.programs import Forward
 from zif.plugins import load
 from zif.plugins.selection import complete_options, parse_device_opts
 from zif.process.build import build_engine
@@ -57,13 +58,14 @@ class Ahead:
         of a full step over the least time that it can take.
         """
         runner, facts = self._engine.runner, self.facts
-        for shape in runner.step_shapes():
+        shapes = runner.staging.shapes
+        for shape in shapes.every():
             name = "decode" if shape.decode else "mixed"
             label = f"{name}-{shape.tokens}x{shape.seqs}x{shape.pages}x{shape.logits}"
             if only and not any(fnmatch.fnmatch(label, pattern) for pattern in only):
                 continue
             try:
-                executable = cast("AheadExecutable", runner.compile_step(shape))
+                executable = cast("AheadExecutable", runner.executable(Forward(shape, shapes.assigned(shape))))
             except OutOfMemory as error:
                 yield {"program": label, **dict.fromkeys(FIGURES), "fits": False, "refusal": str(error)}
                 continue

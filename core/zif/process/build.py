@@ -11,12 +11,12 @@ from zif.contract.comm import Group
 from zif.contract.errors import ZifError
 from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
-from zif.engine.memory import plan_pages, report_cache
+from zif.engine.memory import gibibytes, plan_pages, report_cache
 from zif.engine.part import Part, check_ranks, load_part
 from zif.engine.plan import cache_report, watchdog_timeout
-from zif.engine.runner import Runner
-from zif.engine.staging import Limits
-from zif.parallel.leader import Abandon, Followers, LeadingRunner
+from zif.engine.shapes import Limits
+from zif.engine.warmup import warm_up as compile_steps
+from zif.parallel.leader import Abandon, Followers
 from zif.plugins import select
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.scheduler import Scheduler
@@ -107,18 +107,15 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
         page_size=plan.page_size,
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)
-    runner: Runner
-    if followers is None:
-        runner = part.runner(num_pages, limits, seed, Runner)
-    else:
+    if followers is not None:
         followers.begin(num_pages, limits)
-        runner = part.runner(num_pages, limits, seed, LeadingRunner)
-        runner.followers = followers
+    runner = part.runner(num_pages, limits, seed=seed, observers=() if followers is None else (followers,))
     logger.info("%s", report_cache(num_pages, runner.cache.nbytes, plan))
     if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()
-        count = runner.warm_up()
-        logger.info("%d programs compiled in %.1f s", count, time.monotonic() - begin)
+        count = compile_steps(runner)
+        held = gibibytes(sum(program.memory_bytes for program in runner.programs))
+        logger.info("%d programs compiled in %.1f s, which hold %s", count, time.monotonic() - begin, held)
     facts: dict[str, Any] = {
         "model": served_name(settings),
         "device": backend.name,

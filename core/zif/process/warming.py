@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from zif.contract.errors import ZifError
 from zif.engine.engine import Engine
+from zif.engine.warmup import warm_up
 from zif.messages import EngineRequest
 from zif.sampling.params import SamplingParams
 
@@ -57,7 +58,7 @@ def warm_everything(engine: Engine) -> Iterator[Phase]:
     begin = time.monotonic()
     engine.runner.tune()
     if engine.runner.backend.capabilities.warm_up:
-        engine.runner.warm_up()
+        warm_up(engine.runner)
         yield Phase("decode steps", time.monotonic() - begin)
     longest = engine.scheduler.max_length - TOKENS - 1
     fits = sorted({length for length in (*LENGTHS, engine.scheduler.config.chunked_prefill_size) if length <= longest})

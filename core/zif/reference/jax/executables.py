@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import Program, Staged
+from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
 from zif.reference.jax.runtime import RANKS, JaxRuntime, jax_dtype
@@ -140,7 +140,7 @@ class JaxExecutables:
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> JaxExecutable:
         return self.kind(name, fn, inputs, outputs, resident, donate, self._runtime, self._compiler_options)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import Program, Staged
+from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
 from zif.contract.step import StepShape
 from zif.reference.torch.runtime import copy_into, torch_dtype
 
@@ -101,6 +101,6 @@ class EagerExecutables:
         outputs: Mapping[str, ArraySpec],
         resident: Mapping[str, Tree],
         donate: tuple[str, ...] = (),
-        static: Mapping[str, Any] | None = None,
+        facts: ProgramFacts = NO_FACTS,
     ) -> EagerExecutable:
         return EagerExecutable(name, fn, inputs, self._device)

@@ -1,0 +1,46 @@
+"""One launch of a device program, and those who are told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zif.contract.step import HostStep
+from zif.engine.programs import EngineProgram
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A program and the host arrays that it is staged with.
+
+    ``takes``: further inputs, which are the outputs of these names that the launches before put out, back to the last
+    one that took none. ``step``: what kernels that plan on the host are told before it, if anything.
+    """
+
+    program: EngineProgram
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+    takes: tuple[str, ...] = ()
+    step: HostStep | None = None
+
+
+class Observer:
+    """Told by a runner of what it does. Each method does nothing here; override those that are wanted."""
+
+    def launching(self, launch: Launch) -> None:
+        """``launch`` is made next."""
+
+    def tuning(self) -> None:
+        """The backend is asked next to measure what it has to choose from."""
+
+    def explain(self, error: Exception) -> Exception | None:
+        """What to raise instead of ``error``, which a launch or its results raised; None: nothing is known of it."""
+        return None
+
+    def closing(self, *, failed: bool) -> None:
+        """Nothing is launched any more: work is done, or the device has ``failed``."""
+
+    def closed(self) -> None:
+        """The runner has let go of the device."""

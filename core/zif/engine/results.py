@@ -1,0 +1,51 @@
+"""What a step drew, once it is read from the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zif.engine.logits import LogitsPlan
+from zif.messages import TokenLogprob
+from zif.scheduler.batch import Batch
+from zif.scheduler.request import Request
+
+HostArray = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class StepResult:
+    """What a step drew. ``tokens`` [len(batch.sampling)] int32."""
+
+    tokens: HostArray
+    arrays: Mapping[str, HostArray]
+    plan: LogitsPlan
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, HostArray], plan: LogitsPlan) -> StepResult:
+        """Of a step's outputs; ``arrays`` is empty where it had no logits."""
+        return cls(arrays["tokens"][plan.sampled] if arrays else np.zeros(0, np.int32), arrays, plan)
+
+    def logprob(self, index: int, top: int) -> TokenLogprob:
+        """That of the ``index``-th sampled token, with ``top`` alternatives."""
+        return self._entry(int(self.plan.sampled[index]), int(self.tokens[index]), top)
+
+    def prompt_logprobs(self, batch: Batch) -> list[tuple[Request, int, list[TokenLogprob]]]:
+        """Those of the prompt positions that the step scored: (request, first position, scores) each."""
+        scored = []
+        for entry, first, count in self.plan.scored:
+            request = batch.requests[entry]
+            top = request.params.prompt_logprobs or 0
+            places = range(first, first + count)
+            scores = [self._entry(at, int(self.plan.targets[at]), top) for at in places]
+            scored.append((request, int(batch.starts[entry]) + 1, scores))
+        return scored
+
+    def _entry(self, at: int, token: int, top: int) -> TokenLogprob:
+        ids, values = self.arrays["top_ids"][at, :top].tolist(), self.arrays["top_logprobs"][at, :top].tolist()
+        return TokenLogprob(
+            token, float(self.arrays["logprob"][at]), int(self.arrays["rank"][at]), list(zip(ids, values, strict=True))
+        )
