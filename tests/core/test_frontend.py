@@ -94,9 +94,9 @@ async def test_text_held_back_is_given_out_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("stop", [(), ("never",)])
-async def test_a_character_cut_by_max_tokens_shows_as_broken(stop: tuple[str, ...]) -> None:
+async def test_a_character_cut_by_max_tokens_is_not_there(stop: tuple[str, ...]) -> None:
     engine = ScriptedEngine(lambda request: [TOKENIZER.backend.token_to_id(c) for c in "hðŁĻĤ"])
-    assert (await complete(engine, max_tokens=4, stop=stop)).text == "h\ufffd"
+    assert (await complete(engine, max_tokens=4, stop=stop)).text == "h"
     assert (await complete(engine, max_tokens=5, stop=stop)).text == "h🙂"
 
 
@@ -105,6 +105,36 @@ async def test_stop_strings_count_only_after_min_tokens() -> None:
     count = len(TOKENIZER.encode("stop and go,"))
     assert (await complete(says(text), stop=("stop",), min_tokens=count)).text == "stop and go, "
     assert (await complete(says(text), stop=("stop",))).text == ""
+    begun = len(TOKENIZER.encode("one two th"))
+    choice = (await complete(says("one two three"), stop=("two three",), min_tokens=begun)).choices[0]
+    assert (choice.text, choice.stop_reason) == ("one ", "two three"), "begins before, ends after"
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("chunk", [1, 100])
+async def test_a_special_token_s_text_can_be_a_stop_string_whether_it_is_shown_or_not(skip: bool, chunk: int) -> None:
+    said = "hello<|user|>there<|system|>more"
+    for stop, text in (("<|user|>", "hello"), ("e<|system|>m", "hello<|user|>ther"), ("|>there<", "hello<|user")):
+        shown = text if not skip else text.replace("<|user|>", "").replace("<|user", "")
+        completion = await complete(says(said, chunk=chunk), stop=(stop,), skip_special_tokens=skip, logprobs=0)
+        choice = completion.choices[0]
+        assert (choice.text, choice.finish_reason, choice.stop_reason) == (shown, "stop", stop)
+        assert choice.logprobs is not None
+        assert all(token.text_offset <= len(shown) for token in choice.logprobs)
+    kept = await complete(says(said), stop=("e<|system|>m",), skip_special_tokens=skip, include_stop_str_in_output=True)
+    assert kept.text == ("hellotherem" if skip else "hello<|user|>there<|system|>m")
+
+
+@pytest.mark.parametrize("skip", [True, False])
+async def test_offsets_are_those_of_the_text_that_is_seen(skip: bool) -> None:
+    completion = await complete(says("a<|user|>é<|system|>🙂!"), skip_special_tokens=skip, logprobs=0)
+    choice = completion.choices[0]
+    assert choice.logprobs is not None
+    seen = [token for token in choice.logprobs if token.chosen.text in ("a", "!", "<|user|>")]
+    for token in seen:
+        if token.chosen.text in choice.text:
+            assert choice.text[token.text_offset :].startswith(token.chosen.text)
+    assert choice.logprobs[-1].text_offset == len(choice.text) - 1
 
 
 async def test_logprobs_know_tokens_bytes_and_offsets() -> None:
@@ -166,11 +196,14 @@ async def test_no_tokens_asked_for_no_tokens_made() -> None:
     engine = ScriptedEngine(echo)
     completion = await complete(engine, "hello", max_tokens=0)
     assert (completion.text, completion.choices[0].finish_reason) == ("", "length")
-    assert not engine.submitted
+    assert engine.submitted.pop().params.max_tokens == 0
+    whole = await complete(engine, [1] * CONTEXT, max_tokens=0, prompt_logprobs=0)
+    assert whole.prompt_logprobs is not None, "a prompt alone may fill the context"
+    engine.submitted.clear()
     scored = await complete(engine, "hello", max_tokens=0, prompt_logprobs=0, logprobs=0)
     assert scored.prompt_logprobs is not None
     assert scored.completion_tokens == 0
-    assert engine.submitted[0].params.max_tokens == 1
+    assert engine.submitted[0].params.max_tokens == 0
 
 
 @pytest.mark.parametrize(

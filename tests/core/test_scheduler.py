@@ -255,9 +255,9 @@ def test_min_tokens_and_stop_ids() -> None:
 
 def test_what_can_never_be_served_is_refused_with_a_reason() -> None:
     s = session(pages=11)
-    with pytest.raises(ContextLengthExceeded, match=r"prompt has 40 tokens; .* the KV cache, 40 tokens"):
+    with pytest.raises(ContextLengthExceeded, match=r"what fits the KV cache is 40 tokens, but the prompt has 40"):
         s.add(prompt(1, 40))
-    with pytest.raises(ContextLengthExceeded, match="the model's context, 8 tokens"):
+    with pytest.raises(ContextLengthExceeded, match="the model's context is 8 tokens, but the prompt has 9"):
         session(context_length=8).add(prompt(1, 9))
     with pytest.raises(InvalidRequest, match="empty"):
         s.add([])

@@ -46,7 +46,7 @@ class ScriptedEngine:
             raise Overloaded(f"{self.limit} sequences are running")
         name, params = request.request_id, request.params
         assert params.n == 1
-        assert params.max_tokens
+        assert params.max_tokens is not None
         self.submitted.append(request)
         interrupt = self.running[name] = asyncio.Event()
         tokens = list(self.script(request))[: params.max_tokens]
@@ -54,7 +54,7 @@ class ScriptedEngine:
         end = next((i for i, token in enumerate(tokens) if token in ends), None)
         if end is not None:
             tokens = tokens[: end + 1]
-        for start in range(0, len(tokens), self.chunk):
+        for start in range(0, len(tokens) or params.max_tokens == 0, self.chunk):
             if await self._interrupted(interrupt):
                 if self.failure is not None:
                     raise EngineDead(self.failure)
@@ -63,7 +63,7 @@ class ScriptedEngine:
             part = tokens[start : start + self.chunk]
             last = start + self.chunk >= len(tokens)
             output = EngineOutput(name, part, cached_tokens=len(request.prompt_ids) // 2)
-            if params.logprobs is not None:
+            if params.logprobs is not None and part:
                 output.logprobs = [score(token, params.logprobs) for token in part]
             if params.prompt_logprobs is not None and start == 0:
                 scored = [score(token, params.prompt_logprobs) for token in request.prompt_ids[1:]]

@@ -148,3 +148,36 @@ async def test_too_long_a_prompt_has_a_code_of_its_own(client: httpx.AsyncClient
     response = await client.post(URL, json={"prompt": [5] * CONTEXT})
     assert response.status_code == 400
     assert response.json()["error"]["code"] == "context_length_exceeded"
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize("as_ids", [True, False])
+async def test_offsets_of_an_echo_are_those_of_its_text(
+    client: httpx.AsyncClient, tokenizer: Tokenizer, engine: ScriptedEngine, skip: bool, as_ids: bool
+) -> None:
+    engine.script = lambda request: tokenizer.encode("d<|user|>é")
+    text = "a<|user|>bé<|system|>🙂c"
+    prompt: Any = tokenizer.encode(text) if as_ids else text
+    fields = {"prompt": prompt, "max_tokens": 9, "logprobs": 0, "echo": True, "skip_special_tokens": skip}
+    choice = (await client.post(URL, json=fields)).json()["choices"][0]
+    seen, logprobs = choice["text"], choice["logprobs"]
+    assert seen == (text if not as_ids or not skip else "abé🙂c") + ("dé" if skip else "d<|user|>é")
+    at = dict(zip(logprobs["tokens"], logprobs["text_offset"], strict=True))
+    for letter in "abcd":
+        assert seen[at[letter]] == letter
+    assert logprobs["text_offset"] == sorted(logprobs["text_offset"])
+    (again,) = tokenizer.encode("<|user|>")
+    assert (await client.post("/detokenize", json={"tokens": tokenizer.encode(text)})).json() == {"prompt": text}
+    assert tokenizer.decode([again], skip_special_tokens=skip) == ("" if skip else "<|user|>")
+
+
+async def test_an_echo_and_its_completion_meet_within_a_character(
+    client: httpx.AsyncClient, tokenizer: Tokenizer, engine: ScriptedEngine
+) -> None:
+    ids = tokenizer.encode("h🙂")
+    assert len(ids) > 2
+    engine.script = lambda request: ids[2:]
+    fields = {"prompt": ids[:2], "max_tokens": len(ids) - 2, "echo": True}
+    assert (await client.post(URL, json=fields)).json()["choices"][0]["text"] == "h🙂"
+    cut = {**fields, "max_tokens": len(ids) - 3}
+    assert (await client.post(URL, json=cut)).json()["choices"][0]["text"] == "h"

@@ -41,7 +41,7 @@ def _adjustment(request: Request, bucket: Bucket) -> Launch:
     prompt, output = request.prompt, request.output_ids
     prompt_size = bucket("history", len(prompt), UNBOUNDED)
     output_size = bucket("history", max(len(output), 1), UNBOUNDED)
-    row = adjusted_row(request.params, len(prompt), sorted(request.stop_ids))
+    row = adjusted_row(request.params, len(prompt), sorted(request.rule.ends))
     inputs = {name: np.asarray(value)[None] for name, value in row.items()}
     inputs = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float32) for name, v in inputs.items()}
     inputs |= {

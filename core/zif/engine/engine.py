@@ -42,9 +42,9 @@ class Engine:
             request.request_id, request.prompt_ids, request.params, request.eos_token_ids, request.cache_key
         )
         try:
-            if request.params.adjusted and len(queued.stop_ids) > BANS:
+            if request.params.adjusted and len(queued.rule.ends) > BANS:
                 raise InvalidRequest(
-                    f"min_tokens takes up to {BANS} ends, not {len(queued.stop_ids)}", "stop_token_ids"
+                    f"min_tokens takes up to {BANS} ends, not {len(queued.rule.ends)}", "stop_token_ids"
                 )
             self.scheduler.add(queued)
         except (InvalidRequest, Overloaded) as error:

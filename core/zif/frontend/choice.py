@@ -3,86 +3,92 @@
 from __future__ import annotations
 
 from zif.contract.errors import ZifError
-from zif.frontend.output import Delta, ScoredToken, TokenScore
-from zif.frontend.stop import StopMatcher, StopStrings
+from zif.frontend.output import Delta, ScoredToken, TokenScore, within
+from zif.frontend.stop import StopMatcher
 from zif.messages import EngineOutput, EngineRequest, TokenLogprob
+from zif.sampling.stop import StopRule
 from zif.tokenizer import Tokenizer
 
 
 class ChoiceStream:
-    """Turns the outputs of one engine request into deltas.
+    """Turns the outputs of one engine request, ``request``, into deltas.
 
-    ``request`` is what the engine is asked; with ``prompt_only`` nothing but its prompt's
-    log-probabilities is wanted, and the token that an engine makes to get them is dropped.
+    ``first``: it is the first choice of its prompt. The others find in the prefix cache what that one has computed,
+    so it alone says how many of the prompt's tokens were there before.
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        request: EngineRequest,
-        *,
-        index: int,
-        prompt_index: int,
-        stop: StopStrings | None,
-        prompt_only: bool = False,
+        self, tokenizer: Tokenizer, request: EngineRequest, *, index: int, prompt_index: int, first: bool = True
     ) -> None:
         params = request.params
         self.request = request
         self.index = index
         self.prompt_index = prompt_index
-        self.prompt_only = prompt_only
+        self._first = first
         self._tokenizer = tokenizer
         self._text = tokenizer.detokenizer(request.prompt_ids, skip_special_tokens=params.skip_special_tokens)
-        self._stop = StopMatcher(stop, include=params.include_stop_str_in_output) if stop else None
-        self._min_tokens = params.min_tokens
+        self._hidden = tokenizer.special_ids if params.skip_special_tokens else frozenset()
+        self._stop = StopMatcher(params.stop, include=params.include_stop_str_in_output) if params.stop else None
+        self._rule = StopRule.of(params, request.eos_token_ids)
         self._count = 0
         self._characters = 0
-        hidden = set(params.stop_token_ids)
-        if not params.ignore_eos:
-            hidden.update(request.eos_token_ids)
-        self._end_ids = frozenset() if params.include_stop_str_in_output else frozenset(hidden)
+        self._given = 0
 
     def feed(self, output: EngineOutput) -> Delta:
         """Return the news in ``output``; a finish reason in it may be a stop string's, before the engine's."""
         if output.finish_reason == "error":
             raise ZifError(output.error or "the engine failed on this request")
-        delta = Delta(self.index, self.prompt_index, cached_tokens=output.cached_tokens)
+        delta = Delta(self.index, self.prompt_index, cached_tokens=output.cached_tokens if self._first else 0)
         if output.prompt_logprobs is not None:
             delta.prompt_logprobs = self._score_prompt(output.prompt_logprobs)
-        if self.prompt_only:
-            delta.finish_reason = "abort" if output.finish_reason == "abort" else output.finish_reason and "length"
-            return delta
         ids = output.token_ids
-        # The token that ends a sequence is reported, but is no part of its text.
-        shown = len(ids)
-        if ids and output.finish_reason == "stop" and ids[-1] in self._end_ids:
-            shown -= 1
         scored: list[ScoredToken] | None = None if output.logprobs is None else []
         delta.logprobs = scored
         pieces: list[str] = []
         for position, token_id in enumerate(ids):
             if scored is not None and output.logprobs is not None:
                 scored.append(self._score(output.logprobs[position], self._characters))
-            piece = self._text.push(token_id) if position < shown else ""
-            self._characters += len(piece)
             self._count += 1
-            if self._stop is not None and self._count > self._min_tokens:
-                piece, matched = self._stop.push(piece)
-                if matched is not None:
-                    pieces.append(piece)
-                    delta.text = "".join(pieces)
-                    delta.token_ids = ids[: position + 1]
-                    delta.finish_reason, delta.stop_reason = "stop", matched
-                    return delta
+            last = output.finish_reason == "stop" and position == len(ids) - 1
+            piece, matched = ("", None) if last and self._is_unseen_end(token_id) else self._show(token_id)
             pieces.append(piece)
-        if output.finish_reason is not None:
-            delta.finish_reason, delta.stop_reason = output.finish_reason, output.stop_reason
-            if self._stop is not None:
-                pieces.append(self._stop.flush())
-            pieces.append(self._text.flush())
+            if matched is not None:
+                delta.finish_reason, delta.stop_reason = "stop", matched
+                ids = ids[: position + 1]
+                break
+        else:
+            if output.finish_reason is not None:
+                delta.finish_reason, delta.stop_reason = output.finish_reason, output.stop_reason
+                piece, matched = self._match(self._text.flush())
+                pieces.append(piece)
+                if matched is not None:
+                    delta.finish_reason, delta.stop_reason = "stop", matched
+                elif self._stop is not None:
+                    pieces.append(self._stop.flush())
         delta.text = "".join(pieces)
         delta.token_ids = ids
+        self._given += len(delta.text)
+        if scored and delta.finish_reason is not None:
+            delta.logprobs = within(scored, self._given)
         return delta
+
+    def _is_unseen_end(self, token_id: int) -> bool:
+        """Whether this is a token that ended the sequence: it is reported, but is no part of the text."""
+        return token_id in self._rule.ends and not self.request.params.include_stop_str_in_output
+
+    def _show(self, token_id: int) -> tuple[str, str | None]:
+        """Return the text that can be given out now that ``token_id`` is there, and the stop string that ends it."""
+        piece = self._text.push(token_id)
+        self._characters += len(piece)
+        if self._stop is not None and token_id in self._hidden:
+            spelled = self._tokenizer.token_bytes(token_id).decode(errors="replace")
+            return self._stop.push(spelled, hidden=True, may_end=self._count > self._rule.min_tokens)
+        return self._match(piece)
+
+    def _match(self, piece: str) -> tuple[str, str | None]:
+        if self._stop is None:
+            return piece, None
+        return self._stop.push(piece, may_end=self._count > self._rule.min_tokens)
 
     def _score(self, entry: TokenLogprob, text_offset: int) -> ScoredToken:
         spell = self._tokenizer.token_bytes

@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from zif.contract.errors import ContextLengthExceeded, EngineDead, InvalidRequest, ZifError
+from zif.contract.errors import EngineDead, InvalidRequest, ZifError
 from zif.frontend.choice import ChoiceStream
 from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
-from zif.frontend.stop import StopStrings
 from zif.messages import EngineOutput, EngineRequest
 from zif.sampling.params import SamplingParams
+from zif.sampling.stop import granted
 from zif.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -119,7 +119,8 @@ class Frontend:
         first delta and :class:`EngineDead` at any time. Closing the stream aborts what still runs.
         ``request_id`` is a name for :meth:`abort`. Only requests of equal ``cache_key`` share cached prefixes.
 
-        ``max_tokens`` is cut to what the context has room for after the prompt. Choice ``i`` of a request
+        ``max_tokens`` is cut to what the context has room for after the prompt; with 0 the prompt is computed (and
+        scored, if ``prompt_logprobs`` are asked for), but no token is made. Choice ``i`` of a request
         with a seed always draws the same tokens; choice 0 those of the same request with ``n`` = 1.
         """
         if request_id is not None and request_id in self._live:
@@ -168,8 +169,7 @@ class Frontend:
         cache_key: tuple[str, ...],
     ) -> list[ChoiceStream]:
         prompt_ids = list(prompt)
-        params, prompt_only = self._resolve(prompt_ids, asked)
-        stop = StopStrings(params.stop) if params.stop else None
+        params = self._resolve(prompt_ids, asked)
         return [
             ChoiceStream(
                 self.tokenizer,
@@ -182,14 +182,13 @@ class Frontend:
                 ),
                 index=first_index + number,
                 prompt_index=prompt_index,
-                stop=stop,
-                prompt_only=prompt_only,
+                first=number == 0,
             )
             for number in range(asked.n)
         ]
 
-    def _resolve(self, prompt_ids: list[int], params: SamplingParams) -> tuple[SamplingParams, bool]:
-        """Return ``params`` as the engine is to have them, and whether no token at all is wanted."""
+    def _resolve(self, prompt_ids: list[int], params: SamplingParams) -> SamplingParams:
+        """Return ``params`` as the engine is to have them."""
         model = self.model
         if not prompt_ids:
             raise InvalidRequest("prompt must not be empty", "prompt")
@@ -200,13 +199,6 @@ class Frontend:
                 f"{model.vocab_size} ids",
                 "prompt",
             )
-        room = model.context_length - len(prompt_ids)
-        if room < 1:
-            raise ContextLengthExceeded(
-                f"this model's maximum context length is {model.context_length} tokens, but the prompt has "
-                f"{len(prompt_ids)}: at most {model.context_length - 1} leave room for an answer",
-                "prompt",
-            )
         for parameter, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             for token_id in ids:
                 if not 0 <= token_id < model.vocab_size:
@@ -214,11 +206,7 @@ class Frontend:
                         f"{parameter}: token id {token_id} is out of range: the model has {model.vocab_size} ids",
                         parameter,
                     )
-        wanted = room if params.max_tokens is None else min(params.max_tokens, room)
-        # An engine makes at least one token; who asks for none gets the prompt's scores, or nothing at all.
-        granted = max(wanted, 1)
-        resolved = replace(params, max_tokens=granted, min_tokens=min(params.min_tokens, granted))
-        return resolved, wanted == 0
+        return granted(params, len(prompt_ids), model.context_length)
 
     async def _stream(self, name: str, choices: list[ChoiceStream]) -> AsyncGenerator[Delta, None]:
         self._live[name] = [choice.request.request_id for choice in choices]
@@ -262,9 +250,6 @@ class Frontend:
                 task.cancel()
 
     async def _run(self, choice: ChoiceStream) -> AsyncGenerator[Delta, None]:
-        if choice.prompt_only and choice.request.params.prompt_logprobs is None:
-            yield Delta(choice.index, choice.prompt_index, finish_reason="length")
-            return
         outputs = self.engine.submit(choice.request)
         over = False
         try:

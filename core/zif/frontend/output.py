@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from zif.messages import FinishReason
@@ -92,6 +92,11 @@ class Completion:
         return sum(len(choice.token_ids) for choice in self.choices)
 
 
+def within(scored: list[ScoredToken], length: int) -> list[ScoredToken]:
+    """Return ``scored`` with the offsets of tokens that a stop string has cut off at the text's end, ``length``."""
+    return [token if token.text_offset <= length else replace(token, text_offset=length) for token in scored]
+
+
 async def collect(prompts: Sequence[Sequence[int]], deltas: AsyncIterable[Delta]) -> list[Completion]:
     """Read ``deltas`` to the end; return a completion for each of ``prompts``."""
     completions = [Completion(prompt_ids, []) for prompt_ids in prompts]
@@ -117,6 +122,8 @@ async def collect(prompts: Sequence[Sequence[int]], deltas: AsyncIterable[Delta]
         completion.cached_tokens = max(completion.cached_tokens, delta.cached_tokens)
     for index, choice in choices.items():
         choice.text = "".join(texts[index])
+        if choice.logprobs is not None:
+            choice.logprobs = within(choice.logprobs, len(choice.text))
     for completion in completions:
         completion.choices.sort(key=lambda choice: choice.index)
     return completions

@@ -117,5 +117,5 @@ class NewTokenRatio:
         done = wanted = 0
         for request in running:
             done += len(request.output_ids) + self.AHEAD
-            wanted += request.max_new
+            wanted += request.rule.max_tokens
         self.value = min(1.0, max(self.value, done / max(wanted, 1)))

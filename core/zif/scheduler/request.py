@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from zif.cache.allocator import IntArray
 from zif.messages import FinishReason
 from zif.sampling.params import SamplingParams
+from zif.sampling.stop import StopRule, granted
 
 
 class Status(Enum):
@@ -31,7 +33,7 @@ class Request:
     ``row``            its row of the request table, 0 while it has none.
     ``tokens``         int32: what prefill computes. The prompt, or prompt and output after a retraction.
     ``cached_tokens``  prompt tokens found in the prefix cache when it was first admitted.
-    ``max_new``        outputs after which it ends with "length"; ``max_tokens``, bounded by what fits.
+    ``rule``           how its tokens end it.
     ``extra_key``      sequences share cached prefixes only within one key (adapters).
     ``order``          arrival, counted from 0.
     """
@@ -42,17 +44,15 @@ class Request:
         "finish_reason",
         "id",
         "matched",
-        "max_new",
         "order",
         "output_ids",
         "params",
         "prompt",
         "retractions",
         "row",
+        "rule",
         "scored",
         "status",
-        "stop_ids",
-        "stop_token_ids",
         "tokens",
         "turn",
     )
@@ -65,15 +65,11 @@ class Request:
         eos_token_ids: Sequence[int] = (),
         extra_key: Hashable = None,
     ) -> None:
-        assert params.max_tokens is not None, "max_tokens is resolved before a request reaches the scheduler"
         self.id = request_id
         self.prompt: IntArray = np.asarray(prompt_ids, dtype=np.int32)
         self.params = params
         self.extra_key = extra_key
-        self.stop_token_ids = frozenset(params.stop_token_ids)
-        eos = () if params.ignore_eos else eos_token_ids
-        self.stop_ids = self.stop_token_ids.union(eos)
-        self.max_new = params.max_tokens
+        self.rule = StopRule.of(params, eos_token_ids)
         self.output_ids: list[int] = []
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
@@ -102,12 +98,21 @@ class Request:
     @property
     def final_length(self) -> int:
         """Positions computed when it ends by count: all but the last token's, whose KV nobody needs."""
-        return len(self.prompt) + max(self.max_new, 1) - 1
+        return len(self.prompt) + max(self.rule.max_tokens, 1) - 1
 
     @property
     def samples(self) -> bool:
         """Whether it wants any output token at all."""
-        return self.max_new > 0
+        return self.rule.max_tokens > 0
+
+    def fit(self, limit: int, what: str) -> None:
+        """Ask for no more tokens than ``limit``, ``what`` by name, leaves after the prompt.
+
+        Raises ContextLengthExceeded if it leaves none.
+        """
+        self.params = granted(self.params, len(self.prompt), limit, what=what)
+        assert self.params.max_tokens is not None
+        self.rule = replace(self.rule, min_tokens=self.params.min_tokens, max_tokens=self.params.max_tokens)
 
     def known_tokens(self) -> IntArray:
         """Prompt and committed output, int32 ``(num_tokens,)``."""

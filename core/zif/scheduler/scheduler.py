@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
 from zif.cache.groups import HostGroup
-from zif.contract.errors import ContextLengthExceeded, InvalidRequest, Overloaded
+from zif.contract.errors import InvalidRequest, Overloaded
 from zif.messages import FinishReason
 from zif.scheduler.batch import Batch, Chunk, Decodes, Update, build_batch, join_changes, sampler_needs
 from zif.scheduler.config import SchedulerConfig
@@ -20,7 +20,6 @@ from zif.scheduler.memory import Memory, PageChanges
 from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
 from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
-from zif.scheduler.stop import accept
 from zif.scheduler.waiting import Waiting
 
 SCORED_POSITIONS = 256
@@ -88,24 +87,15 @@ class Scheduler:
 
         Raises InvalidRequest (ContextLengthExceeded if it can never fit) or Overloaded; it is not queued then.
         """
-        length = len(request.prompt)
         if request.id in self._requests:
             raise InvalidRequest(f"a request with the id {request.id!r} is already there", "request_id")
-        if length == 0:
+        if not len(request.prompt):
             raise InvalidRequest("the prompt is empty: at least one token is needed", "prompt")
-        room = self.max_length - length
-        if room < 0 or (room == 0 and request.samples):
-            limit, why = self.config.context_length, "the model's context"
-            if self.max_length < limit:
-                limit, why = self.max_length, "what fits the KV cache"
-            raise ContextLengthExceeded(
-                f"the prompt has {length} tokens; with at least one token of output that is over {why}, {limit} tokens",
-                "prompt",
-            )
+        what = "the model's context" if self.max_length == self.config.context_length else "what fits the KV cache"
+        request.fit(self.max_length, what)
         held_back = len(self._waiting) - self.memory.row_allocator.num_free  # the others wait for the next step alone
         if self.config.max_queued is not None and held_back >= self.config.max_queued:
             raise Overloaded(f"{len(self._waiting)} requests are waiting, which is the limit: try again later")
-        request.max_new = min(request.max_new, room)
         request.order = self._arrivals
         self._arrivals += 1
         self._order.joined(request, len(self._waiting))
@@ -332,7 +322,11 @@ class Scheduler:
         for index, (request, token) in enumerate(zip(batch.sampling, tokens, strict=True)):
             if request.finish_reason is not None:
                 continue
-            reason, stop = accept(request, token)
+            rule, output = request.rule, request.output_ids
+            reason, stop = None, None
+            if rule.may_end(len(output), token):
+                _, reason, stop = rule.cut(len(output), (token,))
+            output.append(token)
             updates.append(Update(request, token, index, reason, stop))
             if reason is not None:
                 ended.setdefault(reason, []).append(request)
@@ -341,8 +335,8 @@ class Scheduler:
             if not request.samples and request.status is Status.DECODING:
                 updates.append(Update(request, None, -1, "length"))
                 ended.setdefault("length", []).append(request)
-        for reason, requests in ended.items():
-            self._finish(requests, reason)
+        for why, requests in ended.items():
+            self._finish(requests, why)
         if not self._prefilling and not self._decoding:
             self._ratio.reset()
         return updates

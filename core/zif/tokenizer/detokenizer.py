@@ -2,7 +2,8 @@
 
 A detokenizer yields the text that its tokens *add* to the prompt: what decoding prompt and output
 together gives after what the prompt alone gives. A character whose bytes are spread over several
-tokens comes with the last of them; a broken one comes as U+FFFD as soon as it is known to be broken.
+tokens comes with the last of them; a broken one comes as U+FFFD as soon as it is known to be broken. One that
+the end of the tokens cuts off is not broken, but not there: no U+FFFD stands for it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Detokenizer(Protocol):
         ...
 
     def flush(self) -> str:
-        """Return what was held back: U+FFFD for a character cut in the middle, else nothing."""
+        """Return the text that was held back, when no more tokens come; nothing of a character cut in the middle."""
         ...
 
 
@@ -61,8 +62,9 @@ class ByteDetokenizer:
         return self._decoder.decode(piece)
 
     def flush(self) -> str:
-        """Return what was held back."""
-        return self._decoder.decode(b"", final=True)
+        """Return nothing: only a character's first bytes are ever held back."""
+        self._decoder.reset()
+        return ""
 
 
 def _incomplete_tail(pieces: PieceTable, prompt_ids: Sequence[int], hidden: Collection[int]) -> bytes:
@@ -117,8 +119,8 @@ class WindowDetokenizer:
         return after[len(before) :]
 
     def flush(self) -> str:
-        """Return what was held back."""
+        """Return what was held back, less what is not whole."""
         before = self._decode(self._window[: self._given])
         after = self._decode(self._window)
         self._given = len(self._window)
-        return after[len(before) :]
+        return after[len(before) :].rstrip("\ufffd")

@@ -63,8 +63,9 @@ class Tokenizer:
         return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
-        """Return the text of ``ids`` taken as a whole."""
-        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        """Return the text of ``ids`` taken as a whole: what a detokenizer gives out of them, piece by piece."""
+        text = self.detokenizer(skip_special_tokens=skip_special_tokens)
+        return "".join([*map(text.push, ids), text.flush()])
 
     def detokenizer(self, prompt_ids: Sequence[int] = (), *, skip_special_tokens: bool = True) -> Detokenizer:
         """Return a detokenizer of what follows ``prompt_ids``."""
@@ -72,16 +73,16 @@ class Tokenizer:
         if self._pieces is not None:
             return ByteDetokenizer(self._pieces, prompt_ids, hidden)
 
-        def decode(ids: Sequence[int]) -> str:
-            return self.decode(ids, skip_special_tokens=False)
+        return WindowDetokenizer(self._decode_window, prompt_ids, hidden)
 
-        return WindowDetokenizer(decode, prompt_ids, hidden)
+    def _decode_window(self, ids: Sequence[int]) -> str:
+        return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return what the token stands for on its own, special tokens included; perhaps not whole UTF-8."""
         if self._pieces is not None:
             return self._pieces[token_id]
-        return self.decode([token_id], skip_special_tokens=False).encode()
+        return self._decode_window([token_id]).encode()
 
     def token_text(self, token_id: int) -> str:
         r"""Return the token as text; bytes that are no whole UTF-8 are spelled ``bytes:\xe2\x82``, as OpenAI does."""

@@ -13,18 +13,27 @@ from fastapi import Response
 from zif.frontend import Completion, Delta, Frontend, ScoredToken
 from zif.frontend.output import collect
 from zif.server.body import JsonRouter
-from zif.server.routes.shapes import FINGERPRINT, CompletionLogprobs, RunningUsage, new_id, usage_of
+from zif.server.routes.shapes import FINGERPRINT, CompletionLogprobs, RunningUsage, new_id, offsets, usage_of
 from zif.server.schemas.completions import CompletionRequest
 from zif.server.service import Service
 from zif.server.stream import DONE, EventStream, event, json_response
+from zif.tokenizer.tokenizer import spell
 
 
 @dataclass(frozen=True)
 class _Echo:
-    """What of a prompt comes before its completions: its text, and how its first token is spelled."""
+    """What of a prompt comes before its completions: its text, and the tokens in it, as they are spelled."""
 
     text: str = ""
-    first_token: str = ""
+    tokens: tuple[bytes, ...] = ()
+
+    def score(self, scores: Sequence[ScoredToken | None]) -> CompletionLogprobs:
+        """Return the log-probabilities of the prompt, with offsets in ``text``."""
+        logprobs = CompletionLogprobs()
+        logprobs.add_first(spell(self.tokens[0]))
+        logprobs.add(token for token in scores if token is not None)
+        logprobs.text_offset = offsets(self.text, self.tokens)
+        return logprobs
 
 
 def completions_router(service: Service) -> JsonRouter:
@@ -69,7 +78,7 @@ def completions_router(service: Service) -> JsonRouter:
 def _echo(frontend: Frontend, prompt: str | list[int], ids: list[int], skip_special_tokens: bool) -> _Echo:
     tokenizer = frontend.tokenizer
     text = prompt if isinstance(prompt, str) else tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-    return _Echo(text, tokenizer.token_text(ids[0]))
+    return _Echo(text, tuple(map(tokenizer.token_bytes, ids)))
 
 
 def _choices(completion: Completion, echo: _Echo, request: CompletionRequest) -> list[dict[str, Any]]:
@@ -93,10 +102,7 @@ def _logprobs(
 ) -> dict[str, Any] | None:
     if request.logprobs is None:
         return None
-    logprobs = CompletionLogprobs()
-    if prompt:
-        logprobs.add_first(echo.first_token)
-        logprobs.add((token for token in prompt if token is not None), 0)
+    logprobs = echo.score(prompt) if prompt else CompletionLogprobs()
     logprobs.add(tokens or (), len(echo.text))
     return logprobs.report()
 

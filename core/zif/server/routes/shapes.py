@@ -75,6 +75,25 @@ def chat_logprobs(tokens: Iterable[ScoredToken]) -> dict[str, Any]:
     }
 
 
+def offsets(text: str, tokens: Iterable[bytes]) -> list[int]:
+    """Return where in ``text``, in characters, each of the tokens that it was made of, as bytes, begins.
+
+    A token that the text does not show (BOS, one that is hidden) begins where the next one does, and so does one
+    that goes on with a character.
+    """
+    data, at, begun = text.encode(), 0, 0
+    found: list[int] = []
+    for token in tokens:
+        within = at < len(data) and data[at] & 0xC0 == 0x80
+        found.append(begun - within)
+        # The marker of a word's start is no space where a text begins.
+        piece = token if data.startswith(token, at) else token.lstrip(b" ")
+        if data.startswith(piece, at):
+            at += len(piece)
+            begun += sum(byte & 0xC0 != 0x80 for byte in piece)
+    return found
+
+
 class CompletionLogprobs:
     """The ``logprobs`` of a completion choice: four lists, an entry a token."""
 
@@ -84,7 +103,7 @@ class CompletionLogprobs:
         self.top_logprobs: list[dict[str, float] | None] = []
         self.text_offset: list[int] = []
 
-    def add(self, tokens: Iterable[ScoredToken], offset: int) -> None:
+    def add(self, tokens: Iterable[ScoredToken], offset: int = 0) -> None:
         """Append tokens of a text that begins at ``offset``."""
         for token in tokens:
             self.tokens.append(token.chosen.text)
