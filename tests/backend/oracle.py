@@ -24,13 +24,17 @@ class Specifications(KernelSet):
     """The references that the ops are specified by."""
 
     provider = "specification"
+    level = 1
 
     def tune(self) -> None:
         """There is nothing to choose from."""
 
     def kernels(self) -> Iterator[Kernel]:
         for spec in op_specs().values():
-            yield Kernel(spec.name, spec.name, self.provider, lambda _: None, partial(_made, spec.reference))
+            yield Kernel(
+                spec.name, spec.name, self.provider, level=self.level, module=__name__, when=None,
+                maker=partial(_made, spec.reference),
+            )  # fmt: skip
 
 
 def _made(reference: Callable[..., Any], request: OpRequest, ops: Ops) -> Callable[..., Any]:

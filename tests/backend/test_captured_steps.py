@@ -34,6 +34,8 @@ SIZES = (16, LARGEST)
 
 
 class CapturableReference(TorchReference):
+    level = 1
+
     @kernel("paged_attention")
     def paged_attention(self, q: Any, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         return super().paged_attention(q, cache, layer, step, spec)

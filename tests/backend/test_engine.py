@@ -328,6 +328,7 @@ def test_many_ends_with_min_tokens_are_refused(llama: Saved) -> None:
 class RoundedReference(TorchReference):
     """Keys and values that eight bits can hold, in a cache of the activations' dtype."""
 
+    level = 1
     kind = torch.float8_e4m3fn
 
     @kernel("kv_write")

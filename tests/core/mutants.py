@@ -43,7 +43,7 @@ def as_kernels(op: str, mutant: Any) -> KernelSet:
     scope: dict[str, Any] = {"mutant": mutant}
     exec(f"def method(self, {parameters}): return mutant({parameters})", scope)
     method = kernel(op)(scope["method"])
-    return type("Mutant", (TorchReference,), {"provider": "mutant", op: method})()
+    return type("Mutant", (TorchReference,), {"provider": "mutant", "level": 1, op: method})()
 
 
 def expect(op: str, **changes: Callable[[Any], Any]) -> Callable[..., Any]:

@@ -52,6 +52,7 @@ def test_a_missing_kernel_fails() -> None:
 def test_a_kernel_that_refuses_is_not_run_but_one_that_serves_is_though_it_does_not_win() -> None:
     class Second(TorchReference):
         provider = "second"
+        level = 1
 
         @kernel("rms_norm", when=lambda _, request: None if request["size"] == 16 else "sizes other than 16")
         def rms_norm(self, x: Any, weight: Any, eps: Any, offset: Any = 0.0) -> Any:

@@ -85,6 +85,7 @@ class Faster(KernelSet):
     """Refuses the head size of the model, and everything else for the lack of a library."""
 
     provider = "faster"
+    level = 1
 
     def _small(self, request: OpRequest) -> str | None:
         return f"takes heads of 64, not {request['head_dim']}" if request["head_dim"] != 64 else None
@@ -107,6 +108,7 @@ class Faster(KernelSet):
 
 class Plain(KernelSet):
     provider = "plain"
+    level = 1
 
     @kernel("gated_activation")
     def gated_activation(self, x: Any, kind: str) -> Any:

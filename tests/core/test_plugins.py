@@ -259,6 +259,7 @@ from zif.contract.kernel import KernelSet
 
 class Fast(KernelSet):
     provider = "fast"
+    level = 1
 
 @hookimpl
 def zif_extension_info():

@@ -63,6 +63,7 @@ class Int8(KernelSet):
     """Linears over ``int8``. ``einsum`` is the framework's."""
 
     provider = "int8_extension"
+    level = 1
 
     def __init__(self, einsum: Callable[..., Any]) -> None:
         self._einsum = einsum
@@ -76,6 +77,7 @@ class Lora(KernelSet):
     """Linears with an adapter a token: ``step.inputs["adapter"]`` [T] int32, -1 for none."""
 
     provider = "lora_extension"
+    level = 1
 
     def __init__(self, einsum: Callable[..., Any]) -> None:
         self._einsum = einsum

@@ -59,6 +59,7 @@ class NativeKernels(KernelSet):
     """Kernels compiled on this machine; ``missing`` says why there are none."""
 
     provider = "cpu"
+    level = 1
 
     def __init__(self, native: Native | None, missing: str | None) -> None:
         assert (native is None) == (missing is not None)

@@ -149,6 +149,7 @@ class Wrapper:
 
 class Unplanned(KernelSet):
     provider = "unplanned"
+    level = 1
 
     @kernel("paged_attention")
     def paged_attention(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
@@ -159,6 +160,7 @@ class Fronted(KernelSet):
     """As :class:`Unplanned`, and it takes sequences at the front of other kernels' steps."""
 
     provider = "fronted"
+    level = 1
 
     @kernel("paged_attention", makes=True)
     def paged_attention(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:

@@ -96,6 +96,8 @@ def test_without_graphs_nothing_is_captured_and_steps_are_padded_little() -> Non
 
 
 class CapturableReference(TorchReference):
+    level = 1
+
     @kernel("paged_attention")
     def paged_attention(self, q: Any, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         return super().paged_attention(q, cache, layer, step, spec)
@@ -174,6 +176,8 @@ class Planned:
 
 
 class PlanningReference(TorchReference):
+    level = 1
+
     def __init__(self, events: list[Any]) -> None:
         super().__init__()
         self._events = events

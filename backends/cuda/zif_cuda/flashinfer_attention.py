@@ -56,6 +56,7 @@ class FlashinferAttention(KernelSet):
     """
 
     provider = "flashinfer"
+    level = 1
 
     def __init__(
         self,

@@ -57,6 +57,7 @@ class CudaLinears(KernelSet):
     """
 
     provider = "cuda"
+    level = 1
 
     def __init__(self, launch: Launch, choices: Choices, ranks: int = 1) -> None:
         self._launch = launch

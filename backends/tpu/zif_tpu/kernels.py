@@ -65,6 +65,7 @@ class PallasKernels(KernelSet):
     """
 
     provider = "pallas"
+    level = 1
 
     def __init__(self, interpret: bool = False) -> None:
         self.interpreted = interpret

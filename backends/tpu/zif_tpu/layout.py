@@ -45,6 +45,8 @@ def page_size(group: Any) -> int:
 class TpuReference(JaxReference):
     """The JAX reference, in the paired layout too."""
 
+    level = 1
+
     @kernel("kv_write")
     def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         group = cache[spec.group]

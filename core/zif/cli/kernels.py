@@ -40,7 +40,7 @@ def _choices(backend: Backend, providers: Sequence[KernelSet], names: Sequence[s
         for dtype in backend.capabilities.dtypes:
             for case in cases_of(spec, dtype, 0, narrow_caches(backend, dtype)):
                 rng = np.random.default_rng(0)
-                cache = case.request.get("cache_dtype", dtype)
+                cache = dict(case.request.facts).get("cache_dtype", dtype)
                 shown = dtype if cache == dtype else f"{dtype}, {cache} cache"
                 row = {"op": name, "dtype": shown, "case": case.label}
                 try:

@@ -28,7 +28,6 @@ from zif.contract.ops.draw import normal, numpy_dtype
 from zif.contract.ops.tolerances import NEIGHBOURS
 from zif.contract.opspec import OpCase, OpRequest, OpSpec, Tolerance
 from zif.contract.optable import Ops
-from zif.contract.version import API_VERSION
 from zif.contract.weights import LoopStack, PackedWeight
 
 SECTION = "ops"
@@ -37,22 +36,26 @@ WRITERS = {"kv_write": "paged_attention", "rope_and_cache": "attention"}
 
 
 def check_ops(
-    backend: Backend, providers: Sequence[KernelSet], profiles: tuple[str, ...], recorder: Recorder, seed: int = 0
-) -> None:
-    """Record a result for each op x dtype x case x kernel x way of calling it."""
-    names = required(profiles, API_VERSION)
+    backend: Backend, providers: Sequence[KernelSet], profiles: tuple[str, ...], recorder: Recorder, level: int,
+    seed: int = 0,
+) -> None:  # fmt: skip
+    """Record a result for each op x dtype x case x kernel x way of calling it, of what ``level`` asks for."""
+    names = required(profiles, level)
     if not names:
         recorder.add(SECTION, "all", "", "skip", "the plugin claims no profile")
     for name in names:
         if recorder.wants(SECTION, name):
             for dtype in backend.capabilities.dtypes:
-                _check_op(backend, providers, op_specs()[name], dtype, recorder, seed)
+                _check_op(backend, providers, op_specs()[name], dtype, recorder, level, seed)
 
 
 def _check_op(
-    backend: Backend, providers: Sequence[KernelSet], spec: OpSpec, dtype: str, recorder: Recorder, seed: int
-) -> None:
+    backend: Backend, providers: Sequence[KernelSet], spec: OpSpec, dtype: str, recorder: Recorder, level: int,
+    seed: int,
+) -> None:  # fmt: skip
     for case in cases_of(spec, dtype, seed, narrow_caches(backend, dtype)):
+        if spec.newer(case.request, level) is not None:
+            continue
         rng = np.random.default_rng([seed, zlib.crc32(f"{spec.name} {dtype} {case.label}".encode())])
         for form in _weight_forms(backend, case):
             label = f"{dtype}/{case.label}" + ("" if form == "packed" else ", dense")
@@ -183,7 +186,7 @@ class Subject:
             return Tolerance(0.0, 0.0)
         own = tolerances[self.dtype]
         computed = _writes(self.spec) and self.spec.name != "kv_write"
-        more = NEIGHBOURS.get(self.request.get("cache_dtype", ""), 0.0) if computed else 0.0
+        more = NEIGHBOURS.get(self.request["cache_dtype"], 0.0) if computed else 0.0
         return Tolerance(own.rtol, own.atol + more)
 
 

@@ -39,7 +39,7 @@ def actual_request(request: OpRequest, arguments: Mapping[str, Any], page_size: 
 
 
 def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size: int | None) -> list[OpRequest]:
-    """``request``, and those of the ops that a composite of it, or its cache, is made of."""
+    """``request``, and those of the ops that fill and read its cache, or read its further weights."""
     wanted, specs = [request], op_specs()
     attention = arguments.get("spec")
     if isinstance(attention, AttentionSpec):
@@ -50,21 +50,6 @@ def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size:
             for name, spec in specs.items()
             if spec.dispatch == "spec" and spec.profile == specs[request.op].profile and name != request.op
         ]
-        wanted.append(OpRequest.of("rms_norm", request.dtype, size=attention.head_dim))
-        if attention.rope is not None:
-            rotary = attention.rope.rotary_dim
-            wanted.append(OpRequest.of("rope", request.dtype, head_dim=attention.head_dim, rotary_dim=rotary))
-    if request.op == "add_norm":
-        wanted.append(OpRequest.of("rms_norm", request.dtype, size=request["size"]))
-        wanted.append(OpRequest.of("add", request.dtype))
-    if request.op in ("logits", "gated_linear"):
-        facts = {name: value for name, value in request.facts if name != "kind"}
-        wanted.append(OpRequest.of("linear", request.dtype, **facts))
-    if request.op == "gated_linear":
-        size = request["out_features"] // 2
-        wanted.append(OpRequest.of("gated_activation", request.dtype, size=size, kind=request["kind"]))
-    if request.op == "sample_rows":
-        wanted += [OpRequest.of(name, request.dtype, vocab=request["vocab"]) for name in ("argmax", "sample")]
     if specs[request.op].profile == "mla":
         wanted += [
             head_linear_request(request.dtype, value) for value in arguments.values() if isinstance(value, PackedWeight)

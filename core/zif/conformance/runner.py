@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zif.conformance.results import Recorder, Report, Waiver, apply_waivers
+from zif.contract import version
 from zif.contract.backend import Backend
 from zif.contract.kernel import KernelSet
 
@@ -35,15 +36,23 @@ def run(
     if any(recorder.wants(section) for section in ("runtime", "executables", "ops", "engine")):
         backend = selection.create_backend()
         added = extension_kernels(backend, selection.plugin.name)
-        check_backend(backend, selection.plugin.info.profiles, recorder, extra_kernels=added)
+        level = selection.plugin.api_version
+        check_backend(backend, selection.plugin.info.profiles, recorder, extra_kernels=added, level=level)
     results = list(apply_waivers(recorder.results, waivers))
     return Report(name, str(selection.plugin.found), results)
 
 
 def check_backend(
-    backend: Backend, profiles: tuple[str, ...], recorder: Recorder, extra_kernels: Sequence[KernelSet] = ()
+    backend: Backend,
+    profiles: tuple[str, ...],
+    recorder: Recorder,
+    extra_kernels: Sequence[KernelSet] = (),
+    level: int | None = None,
 ) -> None:
-    """Run the sections that need a backend alone: ``runtime``, ``executables``, ``ops`` and ``engine``."""
+    """Run the sections that need a backend alone: ``runtime``, ``executables``, ``ops`` and ``engine``.
+
+    ``level`` is the version of the plugin API whose profiles are asked for: what plugin and core agreed on, or core's.
+    """
     from zif.conformance.machinery import check_machinery
     from zif.conformance.opcheck import check_ops
 
@@ -54,7 +63,7 @@ def check_backend(
         for section in ("runtime", "executables"):
             recorder.add(section, "all", "", "skip", "the plugin claims no profile")
     if recorder.begins("ops"):
-        check_ops(backend, providers, profiles, recorder)
+        check_ops(backend, providers, profiles, recorder, version.API_VERSION if level is None else level)
     if recorder.begins("engine"):
         from zif.conformance.metamorphic import check_engine
 

@@ -24,7 +24,11 @@ def pack(backend: Backend, request: OpRequest, weight: PackedWeight) -> PackedWe
         rows, inner = _two(weight.shape)
         cut = rows // 2 if op == "gated_linear" else rows // 3
         spec = LinearSpec(
-            ("a", "b"), (cut, rows - cut), inner, ("c", "d") if "b" in host else (), gate=request.get("kind")
+            ("a", "b"),
+            (cut, rows - cut),
+            inner,
+            ("c", "d") if "b" in host else (),
+            gate=request["kind"] if op == "gated_linear" else None,
         )
         biases = [host["b"][:cut], host["b"][cut:]] if "b" in host else []
         return backend.packer.linear(spec, [host["w"][:cut], host["w"][cut:]], biases, dtype)

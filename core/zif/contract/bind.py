@@ -6,16 +6,20 @@ attribute, plus one look-up where an op that dispatches is served by several ker
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zif.contract import version
 from zif.contract.errors import InvalidSettings, KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest, OpSpec
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, StepShape
+
+COMPOSITE = "composite"
+"""The provider of ops that are made of others."""
 
 
 @dataclass(frozen=True)
@@ -91,40 +95,78 @@ def candidates(providers: Sequence[KernelSet]) -> list[Kernel]:
 
 
 def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Mapping[str, str] | None = None) -> Bound:
-    """Bind ops for ``requests``. ``providers`` come in order of preference.
+    """Bind ops for ``requests`` and for what composites of them ask. ``providers`` come in order of preference.
 
-    An op without a request is bound where a provider has a kernel for it that asks for nothing.
-    A composite takes part between the providers and the framework reference, which is the last.
+    An op whose requests have no facts is bound unasked, where a provider has a kernel for it.
+    A composite takes part between the providers and the framework reference, which is the last. What it is made of
+    must be served only where it is chosen.
+    Raises :class:`KernelNotFound` with every refusal, :class:`InvalidSettings` for a pin that names nothing,
+    PluginError for a kernel that breaks, ValueError for a request with other facts than its op declares.
     """
     pins = pins or {}
     strange = sorted(set(pins) - set(op_specs()))
     if strange:
         raise InvalidSettings(f"--kernel names unknown ops {strange}; known: {', '.join(sorted(op_specs()))}")
-    ops = Ops()
-    kernels = candidates(providers)
+    asked = list(dict.fromkeys(requests))
     by_op: dict[str, list[OpRequest]] = {}
-    for request in requests:
-        wanted = by_op.setdefault(request.op, [])
-        if request not in wanted:
-            wanted.append(request)
-    choices = []
+    for request in _with_parts(asked):
+        op_specs()[request.op].check(request)
+        by_op.setdefault(request.op, []).append(request)
+    kernels = candidates(providers)
+    ops = Ops()
+    choices: list[Choice] = []
+    failed: dict[OpRequest, KernelNotFound] = {}
     planners: list[Any] = []
     for name, spec in op_specs().items():
         wanted = by_op.get(name, [])
-        if not wanted:
+        if not wanted and not spec.facts:
             _bind_unasked(ops, name, kernels)
-            continue
-        chosen = _choose_all(spec, wanted, kernels, pins.get(name))
+        chosen = _choose_all(spec, wanted, kernels, pins.get(name), failed) if wanted else []
         choices += chosen
-        setattr(ops, name, _callable(spec, chosen, ops, planners))
+        if chosen:
+            setattr(ops, name, _callable(spec, chosen, ops, planners))
+    for request in _needed(asked, choices):
+        if request in failed:
+            raise failed[request]
     captures = [planner.capturable for planner in planners if hasattr(planner, "capturable")]
     return Bound(ops, tuple(choices), tuple(planner.plan for planner in planners), tuple(captures))
 
 
-def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None) -> list[Choice]:
-    """A choice a request; one kernel for all of them unless the op dispatches."""
+def _with_parts(requests: Iterable[OpRequest]) -> list[OpRequest]:
+    """``requests``, and behind each those of the ops that it is made of."""
+    found: dict[OpRequest, None] = {}
+    for request in requests:
+        found[request] = None
+        found |= dict.fromkeys(_with_parts(op_specs()[request.op].parts(request)))
+    return list(found)
+
+
+def _needed(asked: Iterable[OpRequest], choices: Sequence[Choice]) -> Iterator[OpRequest]:
+    """``asked``, and the parts of composites that were chosen."""
+    composed = {choice.request for choice in choices if choice.kernel.provider == COMPOSITE}
+    for request in asked:
+        yield request
+        if request in composed:
+            yield from _needed(op_specs()[request.op].parts(request), choices)
+
+
+def _choose_all(
+    spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None,
+    failed: dict[OpRequest, KernelNotFound],
+) -> list[Choice]:  # fmt: skip
+    """A choice a request; one kernel for all of them unless the op dispatches. What none serves goes to ``failed``."""
+    served = []
+    for request in wanted:
+        try:
+            served.append(choose(request, kernels, pin))
+        except KernelNotFound as error:
+            failed[request] = error
     if spec.dispatch is not None:
-        return [choose(request, kernels, pin) for request in wanted]
+        return served
+    return _one_for_all(spec, [choice.request for choice in served], kernels, pin)
+
+
+def _one_for_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None) -> list[Choice]:
     serving_all = [
         kernel
         for kernel in kernels
@@ -132,20 +174,22 @@ def _choose_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ker
         and all(kernel.supports(request) is None for request in wanted)
         and not (kernel.per_request and len(wanted) > 1)
     ]
-    for request in wanted:
-        choose(request, kernels, pin)  # the error that names the refusals, where one request has no kernel
+    if wanted and not serving_all:
+        told = "".join(f"\n  {k}: {_refusal(k, wanted)}" for k in kernels if k.op == spec.name)
+        raise KernelNotFound(f"no one kernel serves all of {', '.join(map(str, wanted))}:{told}")
     refused = [kernel for kernel in kernels if kernel.op == spec.name and kernel not in serving_all]
     choices = []
     for request in wanted:
         choice = choose(request, serving_all, pin)
-        reasons = tuple(
-            Rejected(
-                str(kernel), kernel.supports(request) or "one callable of it does not serve all of the model's calls"
-            )
-            for kernel in refused
-        )
+        reasons = tuple(Rejected(str(kernel), _refusal(kernel, (request,))) for kernel in refused)
         choices.append(Choice(request, choice.kernel, reasons))
     return choices
+
+
+def _refusal(kernel: Kernel, requests: Iterable[OpRequest]) -> str:
+    """Why a kernel does not serve one of ``requests``, or not all together."""
+    reasons = [reason for request in requests if (reason := kernel.supports(request)) is not None]
+    return reasons[0] if reasons else "one callable of it does not serve all of the model's calls"
 
 
 def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops, planners: list[Any]) -> Callable[..., Any]:
@@ -179,18 +223,21 @@ def _dispatch_key(request: OpRequest) -> Any:
 
 
 def _bind_unasked(ops: Ops, name: str, kernels: Sequence[Kernel]) -> None:
-    for kernel in kernels:
-        if kernel.op == name:
-            try:
-                refusal = kernel.supports(OpRequest.of(name, "float32"))
-            except KeyError:
-                continue
-            if refusal is None:
-                setattr(ops, name, kernel.make(OpRequest.of(name, "float32"), ops))
-                return
+    request = OpRequest.of(name, "float32")
+    serving = next((kernel for kernel in kernels if kernel.op == name and kernel.supports(request) is None), None)
+    if serving is not None:
+        setattr(ops, name, serving.make(request, ops))
 
 
 def _composite_kernel(spec: OpSpec) -> Kernel:
     composite = spec.composite
     assert composite is not None
-    return Kernel(spec.name, spec.name, "composite", lambda _: None, lambda _, ops: composite(ops))
+    return Kernel(
+        op=spec.name,
+        name=spec.name,
+        provider=COMPOSITE,
+        level=version.API_VERSION,
+        module=__name__,
+        when=None,
+        maker=lambda _, ops: composite(ops),
+    )

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+BACKENDS = "zif.backends"
+EXTENSIONS = "zif.extensions"
+"""The groups of entry points that plugins are found by."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackendInfo:

@@ -4,6 +4,7 @@ An author writes a class::
 
     class AcmeKernels(KernelSet):
         provider = "acme"
+        level = 1
 
         @kernel("rms_norm", when=dtypes("bfloat16", "float16"))
         def rms_norm(self, x, weight, eps, offset=0.0):
@@ -14,6 +15,9 @@ An author writes a class::
             plan = self.lib.plan(request["head_dim"])
             def run(q, cache, layer, step, spec): ...
             return run
+
+``level`` is the version of the plugin API that the class was written for, a number that its author raises when they
+have read what is new (:mod:`zif.contract.level`): methods have the parameters that ops had at that level.
 
 ``ops`` are the ops bound together with this one, for kernels that build on others; they are complete
 only once binding is over, so look them up in the call (``ops.linear``), not before. Names and
@@ -31,11 +35,16 @@ them apart: pure, and known to its ``plan`` too, which has nothing to do for a s
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from zif.contract import version
+from zif.contract.errors import PluginError, ZifError
+from zif.contract.info import BACKENDS, EXTENSIONS
+from zif.contract.level import Trimmed
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
@@ -56,20 +65,23 @@ class Cost:
 
 @dataclass(frozen=True)
 class Kernel:
-    """One implementation of one op.
+    """One implementation of one op, written for ``level`` in ``module``.
 
-    ``make(request, ops)`` gives the callable; it is called once, at load. ``capturable``: may run inside
+    ``when(request)`` is None or says why not; ``maker(request, ops)`` gives the callable. Core asks :meth:`supports`
+    and :meth:`make`, which guard both. ``capturable``: may run inside
     a captured graph (no host synchronisation, no allocation outside the graph's pool).
-    ``deterministic``: the same inputs give the same bits. ``per_request``: what ``make`` gives serves
+    ``deterministic``: the same inputs give the same bits. ``per_request``: what is made serves
     its request alone; otherwise one callable serves every request that the kernel supports.
-    ``planned``: what ``make`` gives has a method ``plan``.
+    ``planned``: what is made has a method ``plan``.
     """
 
     op: str
     name: str
     provider: str
-    supports: Callable[[OpRequest], Refusal | None]
-    make: Callable[[OpRequest, Ops], Callable[..., Any]]
+    level: int
+    module: str
+    when: Callable[[OpRequest], Refusal | None] | None
+    maker: Callable[[OpRequest, Ops], Callable[..., Any]]
     per_request: bool = False
     capturable: bool = True
     deterministic: bool = True
@@ -78,6 +90,59 @@ class Kernel:
 
     def __str__(self) -> str:
         return f"{self.provider}.{self.name}"
+
+    def supports(self, request: OpRequest) -> Refusal | None:
+        """None to serve ``request``, or one sentence why not: what is newer than the kernel, else its own.
+
+        Raises PluginError where its ``when`` raises, or answers neither None nor a sentence.
+        """
+        newer = op_specs()[self.op].newer(request, self.level)
+        if newer is not None:
+            return f"was written for level {self.level} of the contract, and {newer}"
+        if self.when is None:
+            return None
+        answer: object = self._guarded("when", self.when, request)
+        if answer is None or (isinstance(answer, str) and answer.strip()):
+            return answer
+        raise self._fault(f"`when` answered {answer!r}, not None or a sentence", request)
+
+    def make(self, request: OpRequest, ops: Ops) -> Callable[..., Any]:
+        """The callable that serves ``request``; called without the arguments that the kernel's level does not know.
+
+        Raises PluginError where its maker raises, or returns what cannot be called.
+        """
+        made: object = self._guarded("make", self.maker, request, ops)
+        if not callable(made):
+            raise self._fault(f"made {made!r}, which cannot be called", request)
+        spec = op_specs()[self.op]
+        known = len(spec.parameters_at(self.level))
+        return made if known == len(spec.parameters) else Trimmed(made, spec.parameters, known)
+
+    def _guarded(self, what: str, call: Callable[..., Any], request: OpRequest, *others: Any) -> Any:
+        try:
+            return call(request, *others)
+        except ZifError:
+            raise
+        except Exception as error:
+            said = " ".join(str(error).split())
+            raise self._fault(f"`{what}` raised {type(error).__name__}: {said}", request) from error
+
+    def _fault(self, what: str, request: OpRequest) -> PluginError:
+        owner = _distribution(self.module)
+        facts = ", ".join(fact.name for fact in op_specs()[self.op].facts) or "none"
+        return PluginError(
+            f"kernel {self} of {owner}, asked for {request}: {what} ({self.op} has facts: {facts})", owner
+        )
+
+
+def _distribution(module: str) -> str:
+    """The installed distribution that a module is of, as well as can be found out."""
+    package = module.partition(".")[0]
+    points = importlib.metadata.entry_points
+    for point in (*points(group=BACKENDS), *points(group=EXTENSIONS)):
+        if point.module.partition(".")[0] == package and point.dist is not None:
+            return f"{point.dist.name} {point.dist.version}"
+    return ", ".join(importlib.metadata.packages_distributions().get(package, [module]))
 
 
 @dataclass(frozen=True)
@@ -116,16 +181,22 @@ def kernel(
 
 
 class KernelSet:
-    """A provider's kernels, in the order in which it prefers them (that of definition)."""
+    """A provider's kernels, in the order in which it prefers them (that of definition).
+
+    A class that defines kernels states its ``level``; those that it inherits keep the level of theirs.
+    """
 
     provider: ClassVar[str]
+    level: ClassVar[int]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, method in vars(cls).items():
-            mark = getattr(method, "__zif_kernel__", None)
+        marks = {name: _mark_of(method) for name, method in vars(cls).items()}
+        if any(marks.values()):
+            _check_level(cls)
+        for name, mark in marks.items():
             if mark is not None:
-                _check(cls, name, method, mark)
+                _check(cls, name, vars(cls)[name], mark)
 
     def kernels(self) -> Iterator[Kernel]:
         """Every kernel of the set, base classes' after the class's own."""
@@ -133,27 +204,33 @@ class KernelSet:
         seen: set[str] = set()
         for cls in type(self).__mro__:
             for name, method in vars(cls).items():
-                mark = getattr(method, "__zif_kernel__", None)
+                mark = _mark_of(method)
                 if mark is None or name in seen:
                     continue
                 seen.add(name)
-                yield self._kernel(name, mark)
+                yield self._kernel(name, mark, cls)
 
-    def _kernel(self, name: str, mark: _Mark) -> Kernel:
+    def _kernel(self, name: str, mark: _Mark, cls: Any) -> Kernel:
         method = getattr(self, name)
+        when, cost = mark.when, mark.cost
 
-        def supports(request: OpRequest) -> Refusal | None:
-            return mark.when(self, request) if mark.when is not None else None
+        def maker(request: OpRequest, ops: Ops) -> Any:
+            return method(request, ops) if mark.makes else method
 
-        def make(request: OpRequest, ops: Ops) -> Callable[..., Any]:
-            made: Callable[..., Any] = method(request, ops) if mark.makes else method
-            return made
-
-        cost = None if mark.cost is None else (lambda request: mark.cost(self, request))  # type: ignore[misc]
         return Kernel(
-            mark.op, name, self.provider, supports, make, mark.makes, mark.capturable, mark.deterministic, cost,
-            mark.planned,
-        )  # fmt: skip
+            op=mark.op,
+            name=name,
+            provider=self.provider,
+            level=cls.level,
+            module=cls.__module__,
+            when=None if when is None else lambda request: when(self, request),
+            maker=maker,
+            per_request=mark.makes,
+            capturable=mark.capturable,
+            deterministic=mark.deterministic,
+            cost=None if cost is None else lambda request: cost(self, request),
+            planned=mark.planned,
+        )
 
 
 def dtypes(*names: str) -> When:
@@ -165,12 +242,34 @@ def dtypes(*names: str) -> When:
     return when
 
 
-def _check(cls: type, name: str, method: Callable[..., Any], mark: _Mark) -> None:
+def _mark_of(method: object) -> _Mark | None:
+    mark: _Mark | None = getattr(method, "__zif_kernel__", None)
+    return mark
+
+
+def _check_level(cls: Any) -> None:
+    where, level = f"{cls.__module__}.{cls.__qualname__}", vars(cls).get("level")
+    if level is None:
+        raise TypeError(
+            f"{where}: a kernel set states the version of the plugin API that it was written for: "
+            f"`level = {version.API_VERSION}` is this zif's"
+        )
+    if type(level) is not int or not level >= 1:
+        raise TypeError(f"{where}: its level is {level!r}, not a version of the plugin API")
+    if level > version.API_VERSION:
+        raise TypeError(
+            f"{where}: it was written for level {level}, and this zif's is {version.API_VERSION}: upgrade zif"
+        )
+
+
+def _check(cls: Any, name: str, method: Callable[..., Any], mark: _Mark) -> None:
     where = f"{cls.__module__}.{cls.__qualname__}.{name}"
     spec = op_specs().get(mark.op)
     if spec is None:
         raise TypeError(f"{where}: the contract has no op {mark.op!r}; it has {', '.join(sorted(op_specs()))}")
-    expected = ("request", "ops") if mark.makes else spec.parameters
+    if spec.since > cls.level:
+        raise TypeError(f"{where}: op {mark.op} came with level {spec.since}, and the set says level {cls.level}")
+    expected = ("request", "ops") if mark.makes else spec.parameters_at(cls.level)
     found = tuple(inspect.signature(method).parameters)[1:]
     if found != expected:
-        raise TypeError(f"{where}: kernel of {mark.op} must have parameters {expected}, not {found}")
+        raise TypeError(f"{where}: a level-{cls.level} kernel of {mark.op} has parameters {expected}, not {found}")

@@ -10,9 +10,8 @@ from zif.contract.ops.attention import attention_request
 from zif.contract.opspec import OpRequest
 from zif.contract.weights import WeightSpec
 
-# ops that take an attention spec; a composite's parts are asked for as well, so that each is bound
-_PAGED_OPS = ("attention", "rope_and_cache", "kv_write", "paged_attention")
-_LATENT_OPS = ("latent_attention", "latent_write", "absorbed_attention")
+_PAGED_OPS = ("attention",)
+_LATENT_OPS = ("latent_attention", "latent_write")
 
 
 def model_requests(model: Model, weights: Tree, dtype: str, page_size: int, cache_dtype: str) -> Sequence[OpRequest]:
@@ -22,12 +21,8 @@ def model_requests(model: Model, weights: Tree, dtype: str, page_size: int, cach
     for spec in model.attention_specs:
         ops = _LATENT_OPS if spec.group in latent else _PAGED_OPS
         requests += [attention_request(op, dtype, spec, page_size, cache_dtype) for op in ops]
-        if spec.qk_norm_eps is not None:
-            requests.append(OpRequest.of("rms_norm", dtype, size=spec.head_dim))
         if spec.rope is not None:
-            rotary = spec.rope.rotary_dim
-            requests.append(OpRequest.of("rope", dtype, head_dim=spec.head_dim, rotary_dim=rotary))
-            requests.append(OpRequest.of("rope_angles", dtype, rotary_dim=rotary))
+            requests.append(OpRequest.of("rope_angles", dtype, rotary_dim=spec.rope.rotary_dim))
     requests += tree_requests(model.weights(), weights, dtype)
     requests += [OpRequest.of(op, dtype) for op in ("decode_inputs", "mixed_inputs")]
     sampler = ("penalize", "argmax", "sample", "filter_logits", "sample_rows", "logprobs")

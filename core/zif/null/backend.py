@@ -103,6 +103,7 @@ class NullKernels(KernelSet):
     """A kernel for every op, so that every model binds; calling one is a fault of the caller."""
 
     provider = "null"
+    level = 1
 
     def kernels(self) -> Iterator[Kernel]:
         """One that refuses nothing, an op."""
@@ -147,7 +148,9 @@ def _kernel(op: str) -> Kernel:
     def called(*_: Any, **__: Any) -> Any:
         raise AssertionError(f"null device: op {op} was called, but this device computes nothing")
 
-    return Kernel(op, op, NullKernels.provider, lambda _: None, lambda _, __: called)
+    return Kernel(
+        op, op, NullKernels.provider, level=NullKernels.level, module=__name__, when=None, maker=lambda _, __: called
+    )
 
 
 def _opaque(array: NullArray) -> Any:

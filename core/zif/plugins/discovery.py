@@ -6,8 +6,9 @@ import importlib.metadata
 import re
 from dataclasses import dataclass
 
-BACKENDS = "zif.backends"
-EXTENSIONS = "zif.extensions"
+from zif.contract.info import BACKENDS, EXTENSIONS
+
+__all__ = ["BACKENDS", "EXTENSIONS", "Found", "installable", "installed"]
 
 
 @dataclass(frozen=True, slots=True)

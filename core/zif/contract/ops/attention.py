@@ -7,16 +7,17 @@ conformance fills it through the backend's ``kv_write``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.ops.draw import normal, stored, wide
+from zif.contract.ops.facts import ATTENTION
 from zif.contract.ops.layers import rms_norm
 from zif.contract.ops.tolerances import REDUCTION
-from zif.contract.opspec import OpCase, OpRequest, op
+from zif.contract.opspec import Fact, OpCase, OpRequest, op
 from zif.contract.step import Step, StepShape
 
 A = np.ndarray[Any, Any]
@@ -47,7 +48,16 @@ def _angle_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     yield OpCase("to 4095", OpRequest.of("rope_angles", dtype, rotary_dim=16), {"positions": positions, "rope": spec})
 
 
-@op(profile="llm", tolerances=dict.fromkeys(REDUCTION, REDUCTION["float32"]), cases=_angle_cases, static=("rope",))
+_ROTARY = Fact("rotary_dim", "dimensions of a head that are rotated")
+
+
+@op(
+    profile="llm",
+    facts=(_ROTARY,),
+    tolerances=dict.fromkeys(REDUCTION, REDUCTION["float32"]),
+    cases=_angle_cases,
+    static=("rope",),
+)
 def rope_angles(positions: A, rope: RopeSpec) -> A:
     """[cos | sin] of position * inv_freq, times the attention factor: [T] -> [T, rotary_dim] float32.
 
@@ -65,7 +75,13 @@ def _rope_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(f"{rotary} of {head_dim}{' interleaved' if interleaved else ''}", request, arguments)
 
 
-@op(profile="llm", tolerances=REDUCTION, cases=_rope_cases, static=("interleaved",))
+@op(
+    profile="llm",
+    facts=(Fact("head_dim", "size of a head"), _ROTARY),
+    tolerances=REDUCTION,
+    cases=_rope_cases,
+    static=("interleaved",),
+)
 def rope(x: A, angles: A, interleaved: bool = False) -> A:
     """Turn the pairs of the first rotary_dim dimensions of x [T, heads, head_dim] by ``angles``
     [T, rotary_dim] (of ``rope_angles``); the rest pass. See :class:`RopeSpec` for the pairing.
@@ -82,7 +98,7 @@ def rope(x: A, angles: A, interleaved: bool = False) -> A:
     return np.concatenate([out, x[..., rotary:]], axis=-1)
 
 
-@op(profile="llm", dispatch="spec", static=("spec",))
+@op(profile="llm", facts=ATTENTION, dispatch="spec", static=("spec",))
 def kv_write(k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
     """Store k [T, kv_heads, head_dim] and v [T, kv_heads, v_head_dim] of a step's tokens at their
     positions in ``layer`` of group ``spec.group``; padding goes to page 0. Consumes ``cache`` and
@@ -170,7 +186,7 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(label, attention_request("paged_attention", dtype, spec, page_size, dtype), arguments)
 
 
-@op(profile="llm", tolerances=REDUCTION, cases=_attention_cases, dispatch="spec", static=("spec",))
+@op(profile="llm", facts=ATTENTION, tolerances=REDUCTION, cases=_attention_cases, dispatch="spec", static=("spec",))
 def paged_attention(q: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> A:
     """Causal attention of a step's queries over their sequences' pages: q [T, q_heads, head_dim] ->
     [T, q_heads, v_head_dim]; the step's own keys and values are already written.
@@ -213,10 +229,19 @@ def _rope_and_cache_composite(ops: Any) -> Callable[..., Any]:
     return rope_and_cache
 
 
+def _rope_and_cache_parts(request: OpRequest) -> Sequence[OpRequest]:
+    dtype, head_dim, rotary_dim = request.dtype, request["head_dim"], request["rotary_dim"]
+    norm = [OpRequest.of("rms_norm", dtype, size=head_dim)] if request["qk_norm"] else []
+    rotation = [OpRequest.of("rope", dtype, head_dim=head_dim, rotary_dim=rotary_dim)] if rotary_dim else []
+    return [request.as_of("kv_write"), *norm, *rotation]
+
+
 @op(
     profile="llm",
+    facts=ATTENTION,
     tolerances=REDUCTION,
     composite=_rope_and_cache_composite,
+    parts=_rope_and_cache_parts,
     dispatch="spec",
     static=("spec",),
 )
@@ -280,11 +305,17 @@ def _attention_composite(ops: Any) -> Callable[..., Any]:
     return attention
 
 
+def _attention_parts(request: OpRequest) -> Sequence[OpRequest]:
+    return request.as_of("rope_and_cache"), request.as_of("paged_attention")
+
+
 @op(
     profile="llm",
+    facts=ATTENTION,
     tolerances=REDUCTION,
     cases=_full_attention_cases,
     composite=_attention_composite,
+    parts=_attention_parts,
     dispatch="spec",
     static=("spec",),
 )

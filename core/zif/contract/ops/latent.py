@@ -11,7 +11,7 @@ References use the plain layout, a group: ``{"k": [layers, pages, page_size, 1, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ import numpy as np
 from zif.contract.attention import AttentionSpec
 from zif.contract.ops.attention import attention_request, draw_step
 from zif.contract.ops.draw import normal, stored
+from zif.contract.ops.facts import ATTENTION, WEIGHT
 from zif.contract.ops.tolerances import REDUCTION
-from zif.contract.opspec import OpCase, op
+from zif.contract.opspec import Fact, OpCase, OpRequest, op
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight, head_linear_request
 
@@ -38,16 +39,16 @@ def _head_linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]
         yield OpCase(f"{tokens}x{shape}", head_linear_request(dtype, w), arguments)
 
 
-@op(profile="mla", tolerances=REDUCTION, cases=_head_linear_cases, dispatch="w")
-def head_linear(x: A, w: PackedWeight) -> A:
-    """A linear of each head's own: x [T, heads, in], W [heads, out, in] -> [T, heads, out].
+_HEADS = (Fact("heads", "heads"), Fact("in_features", "columns of a head"), Fact("out_features", "rows of a head"))
 
-    Request: heads, in_features, out_features, format, key.
-    """
+
+@op(profile="mla", facts=(*WEIGHT, *_HEADS), tolerances=REDUCTION, cases=_head_linear_cases, dispatch="w")
+def head_linear(x: A, w: PackedWeight) -> A:
+    """A linear of each head's own: x [T, heads, in], W [heads, out, in] -> [T, heads, out]."""
     return np.einsum("thi,hoi->tho", x, np.asarray(w.arrays["w"]))
 
 
-@op(profile="mla", dispatch="spec", static=("spec",))
+@op(profile="mla", facts=ATTENTION, dispatch="spec", static=("spec",))
 def latent_write(latent: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
     """Store the latents [T, rank + rope] of a step's tokens at their positions in ``layer`` of group
     ``spec.group``; padding goes to page 0. Consumes ``cache`` and returns it; ``layer`` may be traced.
@@ -86,7 +87,7 @@ def _absorbed_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(label, attention_request("absorbed_attention", dtype, spec, page_size, dtype), arguments)
 
 
-@op(profile="mla", tolerances=REDUCTION, cases=_absorbed_cases, dispatch="spec", static=("spec",))
+@op(profile="mla", facts=ATTENTION, tolerances=REDUCTION, cases=_absorbed_cases, dispatch="spec", static=("spec",))
 def absorbed_attention(q: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> A:
     """Causal attention in the space of latents: q [T, q_heads, rank + rope] -> [T, q_heads, rank].
 
@@ -135,11 +136,17 @@ def _latent_attention_composite(ops: Any) -> Callable[..., Any]:
     return latent_attention
 
 
+def _latent_attention_parts(request: OpRequest) -> Sequence[OpRequest]:
+    return (request.as_of("absorbed_attention"),)  # those of the up-projections come from their weights
+
+
 @op(
     profile="mla",
+    facts=ATTENTION,
     tolerances=REDUCTION,
     cases=_latent_cases,
     composite=_latent_attention_composite,
+    parts=_latent_attention_parts,
     dispatch="spec",
     static=("spec",),
 )

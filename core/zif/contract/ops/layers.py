@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from zif.contract.ops.draw import normal
+from zif.contract.ops.facts import KIND, LINEAR, SIZE, WEIGHT
 from zif.contract.ops.tolerances import ELEMENTWISE, EXACT, REDUCTION
-from zif.contract.opspec import OpCase, OpRequest, op
+from zif.contract.opspec import Fact, OpCase, OpRequest, op
 from zif.contract.weights import PackedWeight
 
 A = np.ndarray[Any, Any]
@@ -23,12 +24,15 @@ def _embedding_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(f"{tokens} of {vocab}x{hidden}", request, {"ids": ids, "w": w})
 
 
-@op(profile="llm", tolerances=EXACT, cases=_embedding_cases, dispatch="w")
+@op(
+    profile="llm",
+    facts=(*WEIGHT, Fact("vocab", "rows of the table"), Fact("hidden", "columns of the table")),
+    tolerances=EXACT,
+    cases=_embedding_cases,
+    dispatch="w",
+)
 def embedding(ids: A, w: PackedWeight) -> A:
-    """Rows ``ids`` [T] int32 of a table [vocab, hidden] -> [T, hidden]. Ids are in range.
-
-    Request: vocab, hidden, format, key.
-    """
+    """Rows ``ids`` [T] int32 of a table [vocab, hidden] -> [T, hidden]. Ids are in range."""
     return np.asarray(w.arrays["w"])[ids]
 
 
@@ -49,14 +53,13 @@ def _linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         )
 
 
-@op(profile="llm", tolerances=REDUCTION, cases=_linear_cases, dispatch="w")
+@op(profile="llm", facts=LINEAR, tolerances=REDUCTION, cases=_linear_cases, dispatch="w")
 def linear(x: A, w: PackedWeight, step: Any = None) -> A:
     """Y = x Wᵀ + b: [T, in] -> [T, out] in x's dtype, accumulated in float32 or wider.
 
     The result of a weight with ``split="rows"`` may be an opaque partial sum, which only
     ``add_norm`` and ``rms_norm`` take; what those return may be opaque too, and only ``linear``
     takes it. ``step`` lets a format depend on the batch (an adapter a sequence).
-    Request: in_features, out_features, bias, format, key.
     """
     y = x @ np.asarray(w.arrays["w"]).T
     return y + w.arrays["b"] if "b" in w.arrays else y
@@ -78,12 +81,21 @@ def _logits_composite(ops: Any) -> Callable[..., Any]:
     return logits
 
 
-@op(profile="llm", tolerances=REDUCTION, cases=_logits_cases, composite=_logits_composite, dispatch="w")
-def logits(x: A, w: PackedWeight) -> A:
-    """``linear`` of a head in float32, rounded to x's dtype on the way or not: [R, in] -> [R, vocab].
+def _linear_part(request: OpRequest) -> Sequence[OpRequest]:
+    return (request.as_of("linear"),)
 
-    Request: as ``linear``'s.
-    """
+
+@op(
+    profile="llm",
+    facts=LINEAR,
+    tolerances=REDUCTION,
+    cases=_logits_cases,
+    composite=_logits_composite,
+    parts=_linear_part,
+    dispatch="w",
+)
+def logits(x: A, w: PackedWeight) -> A:
+    """``linear`` of a head in float32, rounded to x's dtype on the way or not: [R, in] -> [R, vocab]."""
     return linear(x, w)
 
 
@@ -107,12 +119,11 @@ def _norm_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(f"{shape}{' 1 + w' if offset else ''}{small}", request, arguments)
 
 
-@op(profile="llm", tolerances=ELEMENTWISE, cases=_norm_cases, static=("eps", "offset"))
+@op(profile="llm", facts=(SIZE,), tolerances=ELEMENTWISE, cases=_norm_cases, static=("eps", "offset"))
 def rms_norm(x: A, weight: A, eps: float, offset: float = 0.0) -> A:
     """Y = x / sqrt(mean(x², last axis) + eps) * (offset + weight), in x's dtype; float32 inside.
 
     x [..., size], weight [size]. Zhang and Sennrich 2019; ``offset`` 1 is Gemma's.
-    Request: size.
     """
     return x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + eps) * (offset + weight)
 
@@ -139,11 +150,17 @@ def _add_norm_composite(ops: Any) -> Callable[..., Any]:
     return add_norm
 
 
+def _norm_part(request: OpRequest) -> Sequence[OpRequest]:
+    return (request.as_of("rms_norm"),)
+
+
 @op(
     profile="llm",
+    facts=(SIZE,),
     tolerances=REDUCTION,
     cases=_add_norm_cases,
     composite=_add_norm_composite,
+    parts=_norm_part,
     static=("eps", "offset"),
 )
 def add_norm(
@@ -153,7 +170,7 @@ def add_norm(
 
     ``consumers`` are the weights whose ``linear`` or ``gated_linear`` reads the first result, so that a backend may
     hand them a quantised or scattered activation, or leave the sum to them: with consumers, one of them is run
-    before the second result is read. Request: size.
+    before the second result is read.
     """
     total = x + residual
     return rms_norm(total, weight, eps, offset), total
@@ -183,11 +200,17 @@ def _gated_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
             )
 
 
-@op(profile="llm", tolerances=ELEMENTWISE, cases=_gated_cases, static=("kind",))
+@op(
+    profile="llm",
+    facts=(Fact("size", "length of a row of the result"), KIND),
+    tolerances=ELEMENTWISE,
+    cases=_gated_cases,
+    static=("kind",),
+)
 def gated_activation(x: A, kind: str) -> A:
     """act(gate) * up for x = [gate | up]: [T, 2 size] -> [T, size] (Shazeer 2020).
 
-    ``kind``: ``silu``, or ``gelu_tanh`` (the tanh approximation). Request: size, kind.
+    ``kind``: ``silu``, or ``gelu_tanh`` (the tanh approximation).
     """
     gate, up = np.split(x, 2, axis=-1)
     if kind == "silu":
@@ -221,18 +244,26 @@ def _gated_linear_composite(ops: Any) -> Callable[..., Any]:
     return gated_linear
 
 
+def _gated_linear_parts(request: OpRequest) -> Sequence[OpRequest]:
+    size = request["out_features"] // 2
+    activation = OpRequest.of("gated_activation", request.dtype, size=size, kind=request["kind"])
+    return request.as_of("linear", "kind"), activation
+
+
 @op(
     profile="llm",
+    facts=(*LINEAR, KIND),
     tolerances=REDUCTION,
     cases=_gated_linear_cases,
     composite=_gated_linear_composite,
+    parts=_gated_linear_parts,
     dispatch="w",
     static=("kind",),
 )
 def gated_linear(x: A, w: PackedWeight, kind: str, step: Any = None) -> A:
     """``gated_activation`` of ``linear``: [T, in] -> [T, size], of a weight [gate | up], 2 size rows.
 
-    The first half of an MLP. Request: as ``linear``'s (``out_features`` is 2 size), and kind.
+    The first half of an MLP; ``out_features`` of its request is 2 size.
     """
     return gated_activation(linear(x, w, step), kind)
 

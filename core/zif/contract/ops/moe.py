@@ -9,13 +9,16 @@ import numpy as np
 
 from zif.contract.ops.attention import draw_step
 from zif.contract.ops.draw import normal
+from zif.contract.ops.facts import KIND, WEIGHT
 from zif.contract.ops.layers import gated_activation
 from zif.contract.ops.tolerances import REDUCTION
-from zif.contract.opspec import OpCase, OpRequest, Tolerance, op
+from zif.contract.opspec import Fact, OpCase, OpRequest, Tolerance, op
 from zif.contract.step import Step
 from zif.contract.weights import ExpertsSpec, PackedWeight
 
 A = np.ndarray[Any, Any]
+_EXPERTS = Fact("experts", "experts of the layer")
+_TOP_K = Fact("top_k", "experts that a token goes to")
 _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
 
 
@@ -30,6 +33,7 @@ def _route_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(
     profile="moe",
+    facts=(_EXPERTS, _TOP_K, Fact("scoring", "what makes scores of logits", values={"softmax": 1, "sigmoid": 1})),
     tolerances=_FLOAT32,
     cases=_route_cases,
     static=("top_k", "scoring", "normalize", "scale"),
@@ -39,7 +43,7 @@ def route(logits: A, top_k: int, scoring: str, normalize: bool, scale: float) ->
 
     Scores are ``softmax`` or ``sigmoid`` of the router's logits [T, experts], in float32; the largest
     are taken, descending, the lower expert first among equals. Their weights are divided by their sum
-    if ``normalize``, then multiplied by ``scale``. Request: experts, top_k, scoring.
+    if ``normalize``, then multiplied by ``scale``.
     """
     if scoring == "softmax":
         scores = np.exp(logits - logits.max(-1, keepdims=True))
@@ -79,6 +83,14 @@ def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(
     profile="moe",
+    facts=(
+        *WEIGHT,
+        _EXPERTS,
+        Fact("hidden", "size of a token"),
+        Fact("size", "inner units of an expert"),
+        _TOP_K,
+        KIND,
+    ),
     tolerances=REDUCTION | {"bfloat16": Tolerance(4e-2, 3e-2)},
     cases=_moe_cases,
     dispatch="w",
@@ -90,7 +102,6 @@ def moe(x: A, weights: A, experts: A, w: PackedWeight, kind: str, step: Step | N
     weights and experts [T, top_k] are ``route``'s; of w, gate_up is [experts, 2 size, hidden] and
     down [experts, hidden, size]. ``step.num_tokens`` says how many tokens count: rows of padding
     tokens are undefined, and need no work. The result may be a partial sum, as ``linear``'s.
-    Request: experts, hidden, size, top_k, kind, format, key.
     """
     out = np.zeros(x.shape)
     count = x.shape[0] if step is None else int(step.num_tokens[0])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.ops.draw import normal
+from zif.contract.ops.facts import VOCAB
 from zif.contract.ops.threefry import BLOCK, block_uniform, uniform
 from zif.contract.ops.tolerances import EXACT, REDUCTION
 from zif.contract.opspec import OpCase, OpRequest, op
@@ -34,7 +35,7 @@ def _penalize_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     yield OpCase(f"{rows}x{vocab}", OpRequest.of("penalize", dtype, vocab=vocab), arguments)
 
 
-@op(profile="llm", tolerances=_FLOAT32, cases=_penalize_cases)
+@op(profile="llm", facts=(VOCAB,), tolerances=_FLOAT32, cases=_penalize_cases)
 def penalize(logits: A, output_counts: A, in_prompt: A, repetition: A, presence: A, frequency: A) -> A:
     """Logits [R, V] after penalties: repetition (Keskar et al. 2019) divides positive and
     multiplies negative logits of tokens in the prompt or the output; then ``frequency`` * count and
@@ -53,7 +54,7 @@ def _argmax_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     yield OpCase("5x97 with a tie", OpRequest.of("argmax", dtype, vocab=97), {"logits": logits})
 
 
-@op(profile="llm", tolerances=EXACT, cases=_argmax_cases)
+@op(profile="llm", facts=(VOCAB,), tolerances=EXACT, cases=_argmax_cases)
 def argmax(logits: A) -> A:
     """[R] int32: the most likely token of each row, the lowest id among equals."""
     return np.argmax(logits, axis=-1).astype(np.int32)
@@ -83,7 +84,7 @@ def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(f"{rows}x{vocab}, {label}", OpRequest.of("sample", dtype, vocab=vocab), arguments)
 
 
-@op(profile="llm", tolerances=EXACT, cases=_sample_cases)
+@op(profile="llm", facts=(VOCAB,), tolerances=EXACT, cases=_sample_cases)
 def sample(logits: A, temperature: A, seed: A, position: A) -> A:
     """[R] int32: a token of each row drawn from softmax(logits / temperature) by the Gumbel-max trick (Gumbel 1954)
     on Threefry bits: first a block of 256 ids, then one of its ids.
@@ -179,7 +180,7 @@ def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     yield OpCase("flat, all at once", OpRequest.of("filter_logits", dtype, vocab=vocab), flat)
 
 
-@op(profile="llm", tolerances=EXACT, cases=_filter_cases)
+@op(profile="llm", facts=(VOCAB,), tolerances=EXACT, cases=_filter_cases)
 def filter_logits(logits: A, temperature: A, top_k: A, top_p: A, min_p: A) -> A:
     """Logits [R, V] with -inf for the tokens that top-k, top-p and min-p leave out.
 
@@ -213,7 +214,7 @@ def _logprob_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     })  # fmt: skip
 
 
-@op(profile="llm", tolerances=_FLOAT32, cases=_logprob_cases, static=("top",))
+@op(profile="llm", facts=(VOCAB,), tolerances=_FLOAT32, cases=_logprob_cases, static=("top",))
 def logprobs(logits: A, tokens: A, top: int) -> tuple[A, A, A, A]:
     """Log-softmax at ``tokens`` [R], their rank from 1, and the ``top`` most likely tokens:
     ([R] float32, [R] int32, [R, top] int32, [R, top] float32).

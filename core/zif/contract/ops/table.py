@@ -5,11 +5,12 @@ The table has a row a request. Row 0 pads: its length is 0, and its page tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from zif.contract.ops.facts import VOCAB
 from zif.contract.ops.sampling import argmax, clear_seeds, draw_logits, sample
 from zif.contract.ops.tolerances import EXACT
 from zif.contract.opspec import OpCase, OpRequest, op
@@ -190,13 +191,25 @@ def _sample_rows_composite(ops: Any) -> Callable[..., Any]:
     return sample_rows
 
 
-@op(profile="llm", tolerances=EXACT, cases=_sample_rows_cases, composite=_sample_rows_composite, static=("random",))
+def _sample_rows_parts(request: OpRequest) -> Sequence[OpRequest]:
+    return request.as_of("argmax"), request.as_of("sample")
+
+
+@op(
+    profile="llm",
+    facts=(VOCAB,),
+    tolerances=EXACT,
+    cases=_sample_rows_cases,
+    composite=_sample_rows_composite,
+    parts=_sample_rows_parts,
+    static=("random",),
+)
 def sample_rows(logits: A, rows: A, temperature: A, seed: A, kv_len: A, last_token: A, random: bool) -> tuple[A, A]:
     """(tokens [B] int32, last_token [R]): a token of each of logits [B, V] by its row's settings, kept there.
 
     ``sample`` with row ``rows`` [B] of temperature [R] float32, seed [R, 2] int32 and, as the position, kv_len [R]
     int32; without ``random``, which says that some temperature is not 0, ``argmax``. Consumes ``last_token`` [R]
-    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays. Request: vocab.
+    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays.
     """
     tokens = sample(logits, temperature[rows], seed[rows], kv_len[rows]) if random else argmax(logits)
     last_token = last_token.copy()

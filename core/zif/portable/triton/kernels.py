@@ -30,6 +30,7 @@ class TritonKernels(KernelSet):
     """
 
     provider = "triton"
+    level = 1
 
     def __init__(self, machine: Machine | None = None, launch: Launch = launch) -> None:
         self.machine = machine or Machine()

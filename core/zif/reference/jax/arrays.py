@@ -20,6 +20,8 @@ Block = Callable[[Tree, Tree, Any], Tree]
 class JaxArrays(KernelSet):
     """Array ops. ``put`` and ``add_at`` update in place where the compiler sees that the target is consumed."""
 
+    level = 1
+
     @kernel("where")
     def where(self, condition: Array, x: Any, y: Any) -> Array:
         return jnp.where(condition, x, y)

@@ -23,6 +23,8 @@ AT_ONCE = 64
 class JaxAttention(KernelSet):
     """Attention by gathering the pages of each token's sequence."""
 
+    level = 1
+
     @kernel("rope_angles")
     def rope_angles(self, positions: Array, rope: RopeSpec) -> Array:
         """Turns as 32-bit fractions, which wrap: exact at any position, with no 64-bit float."""

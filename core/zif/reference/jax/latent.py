@@ -19,6 +19,8 @@ Array = jax.Array
 class JaxLatent(KernelSet):
     """A latent is a key that all heads share; the first ``v_head_dim`` of its entries are the value too."""
 
+    level = 1
+
     @kernel("head_linear", when=dense)
     def head_linear(self, x: Array, w: PackedWeight) -> Array:
         return contract("thi,hoi->tho", x, w.arrays["w"]).astype(x.dtype)

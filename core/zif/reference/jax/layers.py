@@ -36,6 +36,8 @@ def gated(x: Array, kind: str) -> Array:
 class JaxLayers(KernelSet):
     """Ops of a transformer's layers, attention aside."""
 
+    level = 1
+
     @kernel("embedding", when=dense)
     def embedding(self, ids: Array, w: PackedWeight) -> Array:
         table: Array = w.arrays["w"]

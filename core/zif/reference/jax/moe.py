@@ -16,6 +16,8 @@ Array = jax.Array
 class JaxMoE(KernelSet):
     """Tokens sorted by expert, then one ragged product over all of them."""
 
+    level = 1
+
     @kernel("route")
     def route(self, logits: Array, top_k: int, scoring: str, normalize: bool, scale: float) -> tuple[Array, Array]:
         logits = logits.astype(jnp.float32)

@@ -18,6 +18,8 @@ CHUNK = 64 * BLOCK
 class JaxSampling(KernelSet):
     """Kernels over float32 logits [R, vocab]."""
 
+    level = 1
+
     @kernel("penalize")
     def penalize(
         self,

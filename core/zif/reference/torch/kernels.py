@@ -21,6 +21,8 @@ Tensor = torch.Tensor
 class TorchArrays(KernelSet):
     """Array ops. ``put`` and ``add_at`` write in place: a consumed target is the result's memory."""
 
+    level = 1
+
     @kernel("where")
     def where(self, condition: Tensor, x: Any, y: Any) -> Tensor:
         return torch.where(condition, x, y)
@@ -62,6 +64,8 @@ def dense(_: Any, request: OpRequest) -> str | None:
 class TorchLayers(KernelSet):
     """Norms, linears, activations; float32 inside."""
 
+    level = 1
+
     @kernel("embedding", when=dense)
     def embedding(self, ids: Tensor, w: PackedWeight) -> Tensor:
         return F.embedding(ids, w.arrays["w"])
@@ -93,6 +97,8 @@ class TorchLayers(KernelSet):
 
 class TorchAttention(KernelSet):
     """Rotary embeddings, cache writes and attention in the plain cache layout."""
+
+    level = 1
 
     @kernel("rope_angles")
     def rope_angles(self, positions: Tensor, rope: RopeSpec) -> Tensor:

@@ -18,6 +18,8 @@ Tensor = torch.Tensor
 class TorchLatent(KernelSet):
     """A latent is a key that all heads share; the first ``v_head_dim`` of its entries are the value too."""
 
+    level = 1
+
     @kernel("head_linear", when=dense)
     def head_linear(self, x: Tensor, w: PackedWeight) -> Tensor:
         return torch.einsum("thi,hoi->tho", x, w.arrays["w"])

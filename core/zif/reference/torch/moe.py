@@ -19,6 +19,8 @@ Tensor = torch.Tensor
 class TorchMoE(KernelSet):
     """Tokens sorted by expert, then an expert at a time over its own tokens."""
 
+    level = 1
+
     @kernel("route")
     def route(self, logits: Tensor, top_k: int, scoring: str, normalize: bool, scale: float) -> tuple[Tensor, Tensor]:
         logits = logits.float()

@@ -15,6 +15,8 @@ Tensor = torch.Tensor
 class TorchSampling(KernelSet):
     """Kernels over float32 logits [R, vocab]."""
 
+    level = 1
+
     @kernel("penalize")
     def penalize(
         self,
