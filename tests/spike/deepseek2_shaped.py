@@ -83,6 +83,7 @@ class DeepSeek2Shaped:
                 OpRequest.of("gated_activation", dtype, size=size // self.ranks, kind="silu")
                 for size in (DENSE, SHARED, SIZE)
             ),
+            OpRequest.of("rope", dtype, head_dim=ROPE, rotary_dim=ROPE),
             OpRequest.of("route", dtype, experts=EXPERTS, top_k=TOP_K, scoring="softmax"),
         ]
 

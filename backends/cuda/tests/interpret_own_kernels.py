@@ -139,7 +139,7 @@ def ranks_sum_tensors(tokens: int) -> None:
         for w in (summed, read, head)
     ]
     requests += [OpRequest("logits", "float16", requests[2].facts), OpRequest.of("add_norm", "float16", size=size)]
-    requests += [OpRequest.of(op, "float16", size=size) for op in ("rms_norm", "add")]
+    requests += [OpRequest.of("rms_norm", "float16", size=size), OpRequest.of("add", "float16")]
     ops = parallel_ops(bind(requests, KERNELS).ops, Alike(), 149)
     x, residual, norm = torch.randn(tokens, inner).half(), torch.randn(tokens, size).half(), torch.randn(size).half()
     partial = ops.linear(x, replace(summed, split="rows"))

@@ -73,7 +73,8 @@ class CudaLinears(KernelSet):
 
     def _serves(self, op: str, ops: Ops) -> bool:
         """Whether all calls of ``op`` come here."""
-        return self._made is not None and self._made[0] is ops and getattr(ops, op, None) is self._made[1].get(op)
+        mine = self._made[1].get(op) if self._made is not None and self._made[0] is ops else None
+        return mine is not None and getattr(ops, op, None) is mine
 
     @kernel("linear", when=_takes, makes=True)
     def linear(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor | SplitSum]:

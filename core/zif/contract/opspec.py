@@ -61,8 +61,10 @@ class OpRequest:
         for name, value in self.facts:
             if name == fact:
                 return value
-        if self.op in REGISTRY and (neutral := REGISTRY[self.op].neutral(fact)) is not None:
-            return neutral.neutral
+        declared = REGISTRY[self.op].facts if self.op in REGISTRY else ()
+        for one in declared:
+            if one.name == fact and one.since > REGISTRY[self.op].since:
+                return one.neutral
         raise KeyError(f"op {self.op}: the request has no fact {fact!r}, only {[name for name, _ in self.facts]}")
 
     def __contains__(self, fact: object) -> bool:
@@ -153,14 +155,11 @@ class OpSpec:
         """Those that a kernel of ``level`` has."""
         return tuple(name for name in self.parameters if self.added.get(name, self.since) <= level)
 
-    def neutral(self, fact: str) -> Fact | None:
-        """The fact of that name if a request may leave it out: one that was added after the op."""
-        return next((one for one in self.facts if one.name == fact and one.since > self.since), None)
-
     def newer(self, request: OpRequest, level: int) -> str | None:
         """What of ``request`` a kernel of ``level`` cannot know and would get wrong, as a clause, or None."""
-        for fact in self.facts:
-            value = request[fact.name]
+        declared = {fact.name: fact for fact in self.facts}
+        for name, value in request.facts:
+            fact = declared[name]
             if fact.since > level and value != fact.neutral:
                 return f"{fact.name} = {value!r} came with level {fact.since}"
             since = fact.values.get(value, 1) if fact.values is not None else 1
