@@ -162,7 +162,7 @@ class OpSpec:
             fact = declared[name]
             if fact.since > level and value != fact.neutral:
                 return f"{fact.name} = {value!r} came with level {fact.since}"
-            since = fact.values.get(value, 1) if fact.values is not None else 1
+            since = fact.values.get(str(value), 1) if fact.values is not None else 1
             if since > level:
                 return f"{fact.name} = {value!r} came with level {since}"
             if (found := newer_field(value, level)) is not None:
