@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from core.op_mutants import blocks_for_certain, draws, largest
-from zif.contract.ops.sampling import clear_seeds, draw_logits, sample
+from zif.contract.ops.sampling import clear_seeds, draw_logits, sample, spoiled
 from zif.contract.ops.threefry import seed_words
 from zif.reference.torch import TorchReference
 
@@ -105,12 +105,15 @@ def test_what_is_impossible_is_never_drawn(draw: Draw) -> None:
 
 
 @every
-def test_of_nothing_or_of_the_infinite_the_lowest_id_is_drawn(draw: Draw) -> None:
-    logits = np.zeros((4, 600))
-    logits[:2] = -np.inf
-    logits[2:, [580, 590]] = np.inf
-    drawn = draw(logits, np.array([1.0, 0.0, 1.0, 0.0]), np.ones((4, 2), np.int32), np.arange(4, dtype=np.int32))
-    assert drawn.tolist() == [0, 0, 580, 580]
+@pytest.mark.parametrize("vocab", [3, 600, 20_000])
+def test_nothing_is_drawn_of_a_row_with_a_fault(draw: Draw, vocab: int) -> None:
+    rows = 40
+    logits = draw_logits(np.random.default_rng(vocab), rows, vocab)
+    logits[:20] = spoiled(logits[:20])
+    temperature = np.resize(np.array([1.0, 0.0, 1.0, 1e-2, 0.0, 2.0, 0.0]), rows)
+    drawn = draw(logits, temperature, np.ones((rows, 2), np.int32), np.arange(rows, dtype=np.int32))
+    assert (drawn[:20] == -1).all()
+    assert (drawn[20:] >= 0).all()
 
 
 @every

@@ -14,7 +14,7 @@ import torch
 
 from core.mutants import ORIGINAL, expect, result, spec
 from zif.contract.ops import op_specs
-from zif.contract.ops.sampling import scores
+from zif.contract.ops.sampling import scores, sound
 from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, threefry2x32
 from zif.reference.torch.kernels import write_slots
 
@@ -221,10 +221,11 @@ def draws(ids: Any = words_of_ids, blocks: Any = words_of_blocks, scored: Any = 
             return ((np.where(second, *both[::-1]) >> 9) + 0.5) / 2**23
 
         vocab = logits.shape[-1]
-        given = logits.double().numpy(), temperature.double().numpy(), u(blocks, -(-vocab // BLOCK)), u(ids, vocab)
+        given = logits.double().nan_to_num(neginf=-np.inf).numpy(), temperature.double().numpy(), u(blocks, -(-vocab // BLOCK)), u(ids, vocab)
         of_blocks, of_ids = scored(*given)
         block = of_blocks.argmax(-1)
-        return torch.from_numpy(block * BLOCK + of_ids[np.arange(len(of_ids)), block].argmax(-1)).int()
+        drawn = block * BLOCK + of_ids[np.arange(len(of_ids)), block].argmax(-1)
+        return torch.from_numpy(np.where(sound(logits.numpy()), drawn, -1)).int()
 
     return sample
 
@@ -251,6 +252,11 @@ def careless(logits: Any, temperature: Any, block_u: Any, u: Any) -> tuple[Any, 
 def blocks_for_certain(logits: Any, temperature: Any, block_u: Any, u: Any) -> tuple[Any, Any]:
     """No noise of blocks."""
     return scores(logits, temperature, 0 * block_u + np.exp(-1), u)
+
+
+def with_infinities(op: str) -> Callable[..., Any]:
+    """The op, for which +inf is the largest of numbers, and a row of -inf one of equals."""
+    return expect(op, logits=lambda x: torch.where(x.isnan(), x, x.clamp(-3e38, 3e38)))
 
 
 def last_of_equals(logits: Any) -> Any:
@@ -304,7 +310,11 @@ OPS: dict[str, dict[str, Any]] = {
         - f[:, None] * c
         - pr[:, None] * (c > 0),
     },
-    "argmax": {"the last of equals": last_of_equals},
+    "argmax": {
+        "the last of equals": last_of_equals,
+        "a fault gives a token": expect("argmax", logits=torch.nan_to_num),
+        "only NaN is a fault": with_infinities("argmax"),
+    },
     "sample": {
         "position ignored": expect("sample", position=torch.zeros_like),
         "seed's second word ignored": expect("sample", seed=lambda s: s * torch.tensor([1, 0], dtype=s.dtype)),
@@ -318,6 +328,8 @@ OPS: dict[str, dict[str, Any]] = {
         "blocks by their largest": draws(scored=largest),
         "blocks without noise": draws(scored=blocks_for_certain),
         "a block of -inf alone": draws(scored=careless),
+        "a fault gives a token": expect("sample", logits=torch.nan_to_num),
+        "only NaN is a fault": with_infinities("sample"),
     },
     "sample_rows": {
         "settings in order": lambda lo, rows, t, seed, kv, last, random: (
@@ -327,6 +339,10 @@ OPS: dict[str, dict[str, Any]] = {
         ),
         "not kept": lambda *args: (composed("sample_rows")(*args[:5], args[5].clone(), args[6])[0], args[5]),
         "always greedy": given("sample_rows", random=lambda _: False),
+        "a fault is kept": lambda *args: (
+            tokens := composed("sample_rows")(*args[:5], args[5].clone(), args[6])[0],
+            ORIGINAL["put"](args[5], (args[1],), tokens),
+        ),
     },
     "decode_inputs": {
         "padding grows": lambda *args: tuple(

@@ -45,7 +45,8 @@ def draw(
 ) -> tuple[dict[str, Array], Tree, Tree]:
     """Draw a token for each of ``logits`` [R, vocab] float32 by the settings of table row ``rows`` [R].
 
-    Returns (outputs, table, adjustments). Outputs: ``tokens`` [R] int32, and with ``top``:
+    Returns (outputs, table, adjustments). Outputs: ``tokens`` [R] int32, -1 where a row of logits is not sound
+    (see :mod:`zif.contract.ops.sampling`), and with ``top``:
     ``logprob`` [R], ``rank`` [R], ``top_ids`` [R, top], ``top_logprobs`` [R, top] of the model's own
     distribution, before any penalty or temperature. ``adjusted_rows`` [R] are the rows of
     ``adjustments`` to go by, the scratch row for requests that have none. A row with ``targets`` >= 0
@@ -62,13 +63,14 @@ def draw(
         scores, rows, table["temperature"], table["seed"], table["kv_len"], table["last_token"], shape.random
     )
     outputs: dict[str, Array] = {"tokens": tokens}
+    indexed = ops.where(tokens < 0, 0, tokens) if shape.top is not None or shape.adjusted else tokens
     if shape.top is not None:
-        reported = tokens if targets is None else ops.where(targets < 0, tokens, targets)
+        reported = indexed if targets is None else ops.where(targets < 0, indexed, targets)
         names = ("logprob", "rank", "top_ids", "top_logprobs")
         outputs |= zip(names, ops.logprobs(logits, reported, shape.top), strict=True)
     table = {**table, "last_token": last_token}
     if adjusted_rows is not None:
-        counts = ops.add_at(adjustments["output_counts"], (adjusted_rows, tokens), 1)
+        counts = ops.add_at(adjustments["output_counts"], (adjusted_rows, indexed), 1)
         adjustments = {**adjustments, "output_counts": counts}
     return outputs, table, adjustments
 

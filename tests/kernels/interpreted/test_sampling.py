@@ -12,11 +12,11 @@ import triton.language as tl
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
 from zif.contract.ops import op_specs
-from zif.contract.ops.sampling import clear_seeds, draw_logits
+from zif.contract.ops.sampling import clear_seeds, draw_logits, spoiled
 from zif.contract.opspec import OpCase, OpRequest
 from zif.portable.triton.device.numbers import log2
 from zif.portable.triton.device.sampling import noise, uniform, words
-from zif.sampling import threefry
+from zif.contract.ops import threefry
 
 VOCAB = 9001
 """More than two chunks, and no multiple of anything."""
@@ -98,7 +98,7 @@ TIES = [(130, 2), (2, 130, 257), (257, 130), (8999, 5000, 4096), (8192, 4095), (
 def test_of_equals_the_lowest_id_is_chosen_in_whichever_half_it_lies(ids: tuple[int, ...]) -> None:
     tied = case("argmax", 2, 11)
     tied.arguments["logits"][0, list(ids)] = 99.0
-    tied.arguments["logits"][1, list(ids)] = np.inf
+    tied.arguments["logits"][1, list(ids)] = 3e38
     check("argmax", tied, "float32")
 
 
@@ -125,17 +125,16 @@ def test_draws_from_one_block_and_from_many(vocab: int) -> None:
     check("sample", OpCase("", OpRequest.of("sample", "float32", vocab=vocab), arguments), "float32")
 
 
-def test_of_nothing_or_of_the_infinite_the_lowest_id_is_drawn() -> None:
-    logits = np.zeros((4, 600))
-    logits[:2] = -np.inf
-    logits[2:, [580, 590]] = np.inf
-    arguments = {
-        "logits": logits,
-        "temperature": np.array([1.0, 0.0, 1.0, 0.0]),
-        "seed": np.ones((4, 2), np.int32),
-        "position": np.arange(4, dtype=np.int32),
-    }
-    check("sample", OpCase("", OpRequest.of("sample", "float32", vocab=600), arguments), "float32")
+def test_of_a_row_with_a_fault_nothing_is_drawn_nor_kept() -> None:
+    """NaN and +inf in the first, a middle and the last chunk, and rows of NaN or -inf alone."""
+    logits = spoiled(draw_logits(np.random.default_rng(0), 10, VOCAB))
+    temperature, position = np.array([1.0] * 5 + [0.0] * 5), np.arange(10, dtype=np.int32)
+    draws = {"temperature": temperature, "seed": np.ones((10, 2), np.int32), "position": position}
+    limits = {"top_k": np.resize(np.array([3, 0], np.int32), 10), "top_p": np.resize([0.5, 0.9, 1.0], 10)}
+    rest = {"temperature": temperature, "min_p": np.zeros(10)}
+    for op, arguments in (("argmax", {}), ("sample", draws), ("filter_logits", limits | rest)):
+        request = OpRequest.of(op, "float32", vocab=VOCAB)
+        check(op, OpCase("", request, {"logits": logits, **arguments}), "float32")
 
 
 FILTERS = [

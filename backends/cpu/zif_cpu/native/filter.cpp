@@ -24,7 +24,7 @@ constexpr int kBins = 1024;       // that candidates are spread over, linearly i
 constexpr int64_t kSorted = 64;   // this many candidates are sorted rather than spread
 constexpr double kLeast = -708.;  // exp of less is 0 here; a float32 min_p is never as small
 
-// exp(x) for x <= 0, relative error about 1e-15 (Taylor's series after reduction by ln 2); 0 for NaN.
+// exp(x) for x <= 0, relative error about 1e-15 (Taylor's series after reduction by ln 2).
 inline vd exp(vd x) {
     constexpr double inverse_factorials[] = {1. / 6227020800, 1. / 479001600, 1. / 39916800, 1. / 3628800, 1. / 362880,
                                              1. / 40320,      1. / 5040,      1. / 720,      1. / 120,     1. / 24,
@@ -75,7 +75,22 @@ inline int64_t compact(const float* from, int64_t n, float* to, Keep&& keep) {
     return kept;
 }
 
-// Maxima of disjoint groups of x [n] to `to`; how many. They never include a NaN.
+// Whether none of x [n] is NaN or +inf, and one is finite.
+bool sound(const float* x, int64_t n) {
+    vi finite{}, faulty{};
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+        const vf v = load(x + i);
+        finite |= v > splat(-INFINITY);
+        faulty |= ~(v < splat(INFINITY));
+    }
+    bool any = false, fault = false;
+    for (int lane = 0; lane < kLanes; ++lane) any |= finite[lane] != 0, fault |= faulty[lane] != 0;
+    for (; i < n; ++i) any |= x[i] > -INFINITY, fault |= !(x[i] < INFINITY);
+    return any && !fault;
+}
+
+// Maxima of disjoint groups of x [n] to `to`; how many.
 int64_t group_maxima(const float* x, int64_t n, float* to) {
     int64_t i = 0, count = 0;
     while (i + kLanes <= n) {
@@ -85,7 +100,7 @@ int64_t group_maxima(const float* x, int64_t n, float* to) {
         store(to + count, most);
         count += kLanes;
     }
-    for (; i < n; ++i) to[count++] = x[i] > -INFINITY ? x[i] : -INFINITY;
+    for (; i < n; ++i) to[count++] = x[i];
     return count;
 }
 
@@ -138,7 +153,6 @@ float kth_largest(const float* x, int64_t n, int64_t k, float* room, int64_t& co
         bound = room[k - 1];
     }
     count = compact(x, n, room, [&](float v) { return v >= bound; });
-    if (count < k) return -INFINITY;  // the others are NaNs
     std::nth_element(room, room + k - 1, room + count, std::greater<>());
     const float kth = room[k - 1];
     count = compact(room, count, room, [&](float v) { return v >= kth; });
@@ -146,15 +160,17 @@ float kth_largest(const float* x, int64_t n, int64_t k, float* room, int64_t& co
 }
 
 void filter_row(float* out, const float* x, int64_t n, double temperature, int64_t k, double top_p, double min_p) {
+    if (!sound(x, n)) {
+        std::fill_n(out, n, -INFINITY);
+        return;
+    }
     const bool some_k = k > 0 && k < n, some_p = top_p < 1;
-    const float most = [&] {
-        const int64_t count = some_k || some_p || min_p > 0 ? group_maxima(x, n, out) : 0;
-        return count ? *std::max_element(out, out + count) : INFINITY;
-    }();
-    if (!(std::fabs(most) < INFINITY)) {  // nothing to do, or nothing to be had
+    if (!(some_k || some_p || min_p > 0)) {
         std::copy_n(x, n, out);
         return;
     }
+    const int64_t groups = group_maxima(x, n, out);
+    const float most = *std::max_element(out, out + groups);
     if (!(temperature > 0)) temperature = 1;
     const Softmax softmax{most, 1 / temperature};
     float least = min_p > 0 ? std::min(most, ceiling(most + temperature * std::log(min_p))) : -INFINITY;

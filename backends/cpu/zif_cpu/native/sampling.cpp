@@ -107,6 +107,9 @@ inline vi lanes() {
     return lane;
 }
 
+// NaN as +inf, which beats all others: a draw from a row that is not sound ends in a best value that is not finite.
+inline vf sound_or_inf(vf x) { return x < splat(INFINITY) ? x : splat(INFINITY); }
+
 // Logits [i, i + kLanes), -inf from end on.
 inline vf load_before(const float* logits, int64_t i, int64_t end) {
     if (i + kLanes <= end) return load(logits + i);
@@ -116,7 +119,8 @@ inline vf load_before(const float* logits, int64_t i, int64_t end) {
 
 Best greatest(const float* logits, int64_t begin, int64_t end) {
     Bests bests;
-    for (int64_t i = begin; i < end; i += kLanes) bests.take(load_before(logits, i, end), lanes() + splat(int32_t(i)));
+    for (int64_t i = begin; i < end; i += kLanes)
+        bests.take(sound_or_inf(load_before(logits, i, end)), lanes() + splat(int32_t(i)));
     return bests.best();
 }
 
@@ -128,7 +132,7 @@ Best best_block(const float* logits, int64_t begin, int64_t end, const Draw& dra
     for (int64_t at = begin; at < end; at += kBlock) {
         const int64_t to = std::min(at + kBlock, end);
         vf highest = splat(-INFINITY), mass = vf{};
-        for (int64_t i = at; i < to; i += kLanes) highest = vmax(highest, load_before(logits, i, to));
+        for (int64_t i = at; i < to; i += kLanes) highest = vmax(highest, sound_or_inf(load_before(logits, i, to)));
         const float top = max(highest);
         tops[(at - begin) / kBlock] = top * draw.inverse;
         if (!std::isfinite(top)) continue;
@@ -185,7 +189,7 @@ extern "C" void zif_penalize(float* out, const float* logits, const int32_t* cou
     });
 }
 
-// out [rows]. temperature, seed [rows, 2] and position are null for argmax.
+// out [rows], -1 for a row that is not sound. temperature, seed [rows, 2] and position are null for argmax.
 extern "C" void zif_sample(int32_t* out, const float* logits, const float* temperature, const int32_t* seed,
                            const int32_t* position, int64_t rows, int64_t vocab, int64_t stride, int threads) {
     using namespace zif;
@@ -203,8 +207,9 @@ extern "C" void zif_sample(int32_t* out, const float* logits, const float* tempe
     parallel(rows > 4 ? threads : 1, rows, [&](int64_t r) {
         Best best;
         for (int64_t p = 0; p < pieces; ++p) best.take(found[r * pieces + p].value, found[r * pieces + p].index);
-        if (best.index < INT32_MAX && drawn(r)) best = best_id(logits + r * stride, best.index, vocab, draw(r));
-        out[r] = best.index == INT32_MAX ? 0 : best.index;  // a row of NaNs or -inf
+        const bool sound = std::isfinite(best.value);
+        if (sound && drawn(r)) best = best_id(logits + r * stride, best.index, vocab, draw(r));
+        out[r] = sound ? best.index : -1;
     });
     delete[] found;
 }

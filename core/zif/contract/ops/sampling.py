@@ -1,4 +1,9 @@
-"""Ops of the sampler. Logits are float32 [R, vocab] whatever the model's dtype."""
+"""Ops of the sampler. Logits are float32 [R, vocab] whatever the model's dtype.
+
+A row of logits is *sound* if none of them is NaN or +inf, and one at least is finite: -inf is how a token is left
+out. A token drawn from a row that is not sound is -1, so that a fault of the model is told from an answer
+without a further output.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +25,23 @@ _FLOAT32 = dict.fromkeys(REDUCTION, REDUCTION["float32"])
 def draw_logits(rng: np.random.Generator, rows: int, vocab: int, scale: float = 3.0) -> A:
     """[rows, vocab]"""
     return normal(rng, (rows, vocab), "float32", scale)
+
+
+def sound(logits: A) -> A:
+    """[R] bool: whether a token can be drawn from each row of ``logits`` [R, V]."""
+    return np.isfinite(logits.max(-1))  # NaN, if there is one
+
+
+def spoiled(logits: A) -> A:
+    """``logits`` [R, V] with a fault in each row: NaN, +inf, both, NaN alone, -inf alone in turn."""
+    logits, vocab = logits.copy(), logits.shape[-1]
+    faults: list[tuple[Any, float]] = [(vocab // 2, np.nan), (vocab - 1, np.inf), (0, np.inf), (slice(None), np.nan)]
+    for row, line in enumerate(logits):
+        where, fault = (*faults, (slice(None), -np.inf))[row % 5]
+        line[where] = fault
+        if row % 5 == 2:
+            line[vocab // 3] = np.nan
+    return logits
 
 
 def _penalize_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
@@ -52,12 +74,16 @@ def _argmax_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     logits = draw_logits(rng, 5, 97)
     logits[1, [7, 3]] = 50.0  # a tie goes to the lower id
     yield OpCase("5x97 with a tie", OpRequest.of("argmax", dtype, vocab=97), {"logits": logits})
+    logits = draw_logits(rng, 6, 600)
+    logits[:5] = spoiled(logits[:5])
+    logits[5, 3:] = -np.inf
+    yield OpCase("faults", OpRequest.of("argmax", dtype, vocab=600), {"logits": logits})
 
 
 @op(profile="llm", facts=(VOCAB,), tolerances=EXACT, cases=_argmax_cases)
 def argmax(logits: A) -> A:
-    """[R] int32: the most likely token of each row, the lowest id among equals."""
-    return np.argmax(logits, axis=-1).astype(np.int32)
+    """[R] int32: the most likely token of each row, the lowest id among equals; -1 for a row that is not sound."""
+    return np.where(sound(logits), np.argmax(logits, axis=-1), -1).astype(np.int32)
 
 
 def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
@@ -68,10 +94,13 @@ def _sample_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     several[4, BLOCK:] = -np.inf
     flat = draw_logits(rng, 9, 1300) * 0.1  # what is drawn depends on the sums of blocks, not on their largest
     flat[:, 40] = 4.0
+    faults = draw_logits(rng, 11, 700)
+    faults[:10] = spoiled(faults[:10])
     for label, logits, temperature in (
         ("a block", one_block, [0.0, 1.0, 0.7, 2.0, 1e-2, 1.0]),
         ("several", several, [1.0, 1.5, 2.0, 0.0, 0.7, 1e-2]),
         ("flat", flat, [1.0, 0.8, 1.2, 1.0, 0.9, 1.0, 0.8, 1.0, 1.1]),
+        ("faults", faults, [1.0, 0.7, 1.5, 1.0, 0.8, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]),
     ):
         rows, vocab = logits.shape
         position = rng.integers(0, 5000, rows).astype(np.int32)
@@ -94,19 +123,20 @@ def sample(logits: A, temperature: A, seed: A, position: A) -> A:
     to its sum of exp(z), and an id in proportion to its share of that (the trick on sums of groups: Maddison, Tarlow,
     Minka 2014, "A* Sampling"): the distribution is the softmax's, for one exp a logit and a random number a block and
     for each id of one block. u' and u are those of :func:`zif.contract.ops.threefry.block_uniform` and ``uniform``. A
-    block of -inf alone is drawn only where there is nothing else.
+    block of -inf alone is never drawn. A row that is not sound gives -1.
 
     temperature [R] float32 (0: argmax); seed [R, 2] int32; position [R] int32, that of the token being drawn.
     Backends agree wherever the two highest scores of blocks, and the two highest perturbed logits in the block, each
     differ by more than 1e-3.
     """
     _, block, ids = _stages(logits, temperature, seed, position)
-    return (block * BLOCK + ids.argmax(-1)).astype(np.int32)
+    return np.where(sound(logits), block * BLOCK + ids.argmax(-1), -1).astype(np.int32)
 
 
 def _stages(logits: A, temperature: A, seed: A, position: A) -> tuple[A, A, A]:
-    """Scores of blocks [R, n], the block [R] taken, its perturbed logits [R, 256]."""
+    """Scores of blocks [R, n], the block [R] taken, its perturbed logits [R, 256]; a row that is not sound is 0."""
     vocab = logits.shape[-1]
+    logits = np.where(sound(logits)[:, None], logits, 0.0)
     u = block_uniform(seed, position, -(-vocab // BLOCK)), uniform(seed, position, vocab)
     blocks, ids = scores(logits, temperature, *u)
     block = blocks.argmax(-1)
@@ -178,6 +208,10 @@ def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     }
     flat["logits"][3, 10:20] = flat["logits"][3].max()  # equals, of which top-p takes the lower ids
     yield OpCase("flat, all at once", OpRequest.of("filter_logits", dtype, vocab=vocab), flat)
+    settings = {name: flat[name] for name in ("temperature", "top_k", "top_p", "min_p")}
+    faults = {"logits": draw_logits(rng, rows, vocab), **settings, "top_k": np.array([0, 0, 0, 0, 5, 9], np.int32)}
+    faults["logits"][:5] = spoiled(faults["logits"][:5])
+    yield OpCase("faults", OpRequest.of("filter_logits", dtype, vocab=vocab), faults)
 
 
 @op(profile="llm", facts=(VOCAB,), tolerances=EXACT, cases=_filter_cases)
@@ -188,10 +222,12 @@ def filter_logits(logits: A, temperature: A, top_k: A, top_p: A, min_p: A) -> A:
     likely and their equals (0: all); of these, renormalised, the shortest prefix of the descending
     order (lower id first among equals) whose mass reaches ``top_p`` (Holtzman et al. 2020; 1: all);
     and of all, those with p >= ``min_p`` * max p (Nguyen et al. 2024). The most likely token always
-    stays. Arguments besides logits: [R]; top_k int32, the others float32.
+    stays. Of a row that is not sound nothing does, so that none is drawn from it. Arguments besides logits: [R];
+    top_k int32, the others float32.
     """
     out = np.full_like(logits, -np.inf)
-    for row, line in enumerate(logits):
+    for row in np.flatnonzero(sound(logits)):
+        line = logits[row]
         scaled = line / (temperature[row] if temperature[row] > 0 else 1.0)
         keep = np.ones(line.shape, bool)
         if 0 < top_k[row] < line.size:

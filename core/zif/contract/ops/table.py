@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.ops.facts import VOCAB
-from zif.contract.ops.sampling import argmax, clear_seeds, draw_logits, sample
+from zif.contract.ops.sampling import argmax, clear_seeds, draw_logits, sample, spoiled
 from zif.contract.ops.tolerances import EXACT
 from zif.contract.opspec import OpCase, OpRequest, op
 
@@ -163,8 +163,11 @@ def mixed_inputs(
 
 def _sample_rows_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     vocab = 600
-    for label, rows, random in (("drawn", [4, 1, 7, 2, 0], True), ("greedy", [8, 0, 3], False)):
+    every = (("drawn", [4, 1, 7, 2, 0], True), ("greedy", [8, 0, 3], False))
+    for label, rows, random in (*every, ("faults, drawn", [4, 6, 1], True), ("faults, greedy", [8, 5, 3], False)):
         logits = draw_logits(rng, len(rows), vocab)
+        if "faults" in label:
+            logits[:2] = spoiled(logits[:2])
         temperature = np.array([0.0, 1.0, 0.7, 2.0, 1.0, 1.0, 0.0, 0.0, 1.0])
         kv_len = rng.integers(0, 5000, ROWS).astype(np.int32)
         seed = rng.integers(-(2**31), 2**31, (ROWS, 2)).astype(np.int32)
@@ -186,7 +189,7 @@ def _sample_rows_composite(ops: Any) -> Callable[..., Any]:
         logits: Any, rows: Any, temperature: Any, seed: Any, kv_len: Any, last_token: Any, random: bool
     ) -> Any:
         tokens = ops.sample(logits, temperature[rows], seed[rows], kv_len[rows]) if random else ops.argmax(logits)
-        return tokens, ops.put(last_token, (rows,), tokens)
+        return tokens, ops.put(last_token, (rows,), ops.where(tokens < 0, 0, tokens))
 
     return sample_rows
 
@@ -209,9 +212,10 @@ def sample_rows(logits: A, rows: A, temperature: A, seed: A, kv_len: A, last_tok
 
     ``sample`` with row ``rows`` [B] of temperature [R] float32, seed [R, 2] int32 and, as the position, kv_len [R]
     int32; without ``random``, which says that some temperature is not 0, ``argmax``. Consumes ``last_token`` [R]
-    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays.
+    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays. A row of logits that is not
+    sound gives -1, of which 0 is kept: the next step looks its embedding up before the host knows.
     """
     tokens = sample(logits, temperature[rows], seed[rows], kv_len[rows]) if random else argmax(logits)
     last_token = last_token.copy()
-    last_token[rows] = tokens
+    last_token[rows] = np.maximum(tokens, 0)
     return tokens, last_token

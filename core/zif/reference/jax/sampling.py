@@ -37,7 +37,9 @@ class JaxSampling(KernelSet):
 
     @kernel("argmax")
     def argmax(self, logits: Array) -> Array:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)  # of a NaN, if there is one
+        highest = jnp.take_along_axis(logits, ids[:, None], axis=-1)[:, 0]
+        return jnp.where(jnp.isfinite(highest), ids, -1)
 
     @kernel("sample")
     def sample(self, logits: Array, temperature: Array, seed: Array, position: Array) -> Array:
@@ -45,14 +47,15 @@ class JaxSampling(KernelSet):
         greedy = (temperature == 0)[:, None]
         rate = 1 / jnp.where(greedy, 1.0, temperature[:, None])
         parts = [_scores(logits[:, start : start + CHUNK], greedy, rate) for start in range(0, vocab, CHUNK)]
-        scores = jnp.concatenate(parts, axis=-1)
+        scores = jnp.concatenate([part for part, _ in parts], axis=-1)
+        highest = jnp.concatenate([top for _, top in parts], axis=-1).max(-1)
         noise = _gumbel(block_uniform(seed, position, scores.shape[-1]))
         block = jnp.argmax(scores + jnp.where(greedy, 0.0, noise), axis=-1).astype(jnp.int32)
         ids = block[:, None] * BLOCK + jnp.arange(BLOCK, dtype=jnp.int32)
         z = jnp.take_along_axis(logits, jnp.minimum(ids, vocab - 1), axis=-1) * rate
         perturbed = z + jnp.where(greedy, 0.0, _gumbel(uniform(seed, position, block)))
         best = jnp.argmax(jnp.where(ids < vocab, perturbed, -jnp.inf), axis=-1)
-        return block * BLOCK + best.astype(jnp.int32)
+        return jnp.where(jnp.isfinite(highest), block * BLOCK + best.astype(jnp.int32), -1)
 
     @kernel("filter_logits")
     def filter_logits(self, logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
@@ -67,7 +70,7 @@ class JaxSampling(KernelSet):
         before = jnp.cumsum(mass, axis=-1) - mass
         keep = (ordered >= kth) & ((before < top_p[:, None]) | (top_p[:, None] >= 1))
         keep &= (weights >= min_p[:, None]) | (min_p[:, None] <= 0)
-        keep = keep.at[:, 0].set(True)
+        keep = keep.at[:, 0].set(True) & jnp.isfinite(_largest(logits))
         kept = jnp.zeros_like(keep).at[jnp.arange(rows)[:, None], order].set(keep)
         return jnp.where(kept, logits, -jnp.inf)
 
@@ -80,21 +83,28 @@ class JaxSampling(KernelSet):
         return chosen[:, 0], rank, ids, best
 
 
-def _scores(logits: Array, greedy: Array, rate: Array) -> Array:
+def _largest(logits: Array) -> Array:
+    """[R, 1]: the largest of each row, +inf where there is a NaN, which XLA's maximum passes over on some platforms."""
+    return jnp.where(logits < jnp.inf, logits, jnp.inf).max(-1, keepdims=True)
+
+
+def _scores(logits: Array, greedy: Array, rate: Array) -> tuple[Array, Array]:
     """[R, n]: of each block of logits [R, V] the log of the sum of exp(logit * rate), or if greedy the largest.
+
+    And [R, 1] the largest of all, +inf of a NaN.
 
     The sums are of exp(z - the chunk's largest z), where a block that is far below has 0 in float32 and -inf here: no
     noise would have it chosen. They are a product with a matrix of ones and zeros, whose operand XLA computes as it
     goes. Reshaped to [R, n, 256], logits would be laid out anew in memory: for v5e XLA then wants 467 MB for
     256 x 151,936 and 6.4 times the cycles.
     """
-    top = logits.max(-1, keepdims=True)
+    top = _largest(logits)
     peaks = greedy | ~jnp.isfinite(top)
     weights = jnp.where(peaks, (logits == top).astype(jnp.float32), jnp.exp((logits - top) * rate))
     block = jnp.arange(logits.shape[-1])[:, None] // BLOCK
     inside = block == jnp.arange(-(-logits.shape[-1] // BLOCK))
     mass = jnp.dot(weights, inside.astype(jnp.float32), precision="highest")
-    return jnp.where(mass > 0, jnp.where(peaks, 0.0, jnp.log(mass)) + top * rate, -jnp.inf)
+    return jnp.where(mass > 0, jnp.where(peaks, 0.0, jnp.log(mass)) + top * rate, -jnp.inf), top
 
 
 def _gumbel(u: Array) -> Array:

@@ -34,7 +34,8 @@ class TorchSampling(KernelSet):
 
     @kernel("argmax")
     def argmax(self, logits: Tensor) -> Tensor:
-        return logits.argmax(-1).int()
+        highest, ids = logits.max(-1)  # NaN, if there is one
+        return ids.int().masked_fill(~highest.isfinite(), -1)
 
     @kernel("sample")
     def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
@@ -42,11 +43,12 @@ class TorchSampling(KernelSet):
         scaled = logits / torch.where(greedy, 1.0, temperature)[:, None]
         behind = -logits.shape[-1] % BLOCK
         z = torch.nn.functional.pad(scaled, (0, behind), value=float("-inf")).reshape(len(logits), -1, BLOCK)
+        peaks = z.amax(-1)
         scores = z.logsumexp(-1) + _gumbel(block_uniform(seed, position, z.shape[1]))
-        block = torch.where(greedy[:, None], z.amax(-1), scores).argmax(-1)
+        block = torch.where(greedy[:, None], peaks, scores).argmax(-1)
         noise = torch.where(greedy[:, None], 0.0, _gumbel(uniform(seed, position, block)))
         ids = z[torch.arange(len(z), device=z.device), block] + noise
-        return (block * BLOCK + ids.argmax(-1)).int()
+        return (block * BLOCK + ids.argmax(-1)).int().masked_fill(~peaks.amax(-1).isfinite(), -1)
 
     @kernel("filter_logits")
     def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
@@ -61,6 +63,7 @@ class TorchSampling(KernelSet):
         keep = (ordered >= kth) & ((before < top_p[:, None]) | (top_p[:, None] >= 1))
         keep &= (weights >= min_p[:, None]) | (min_p[:, None] <= 0)
         keep[:, 0] = True
+        keep &= ordered[:, :1].isfinite()  # NaN comes first, as +inf does
         kept = torch.zeros_like(keep).scatter(-1, order, keep)
         return logits.masked_fill(~kept, float("-inf"))
 

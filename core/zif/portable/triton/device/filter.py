@@ -55,7 +55,7 @@ def filter_logits(
     """``out`` [rows, vocab]: the logits that stay, -inf for the others; the settings [rows].
 
     All of the rules keep a prefix of the order by logit, then by id: what is sought is its last logit,
-    and how many of that logit's equals are in it. Grid (rows).
+    and how many of that logit's equals are in it. Of a row that is not sound nothing stays. Grid (rows).
     """
     enter(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
@@ -65,19 +65,20 @@ def filter_logits(
     k = tl.load(top_k + row)
     p = tl.load(top_p + row)
     m = tl.load(min_p + row)
-    highest = tl.full((BLOCK,), float("-inf"), tl.float32)
+    highest = tl.full((BLOCK,), float("-inf"), tl.float32)  # +inf stands for NaN too
     lowest = tl.full((BLOCK,), float("inf"), tl.float32)
     for start in range(0, vocab, BLOCK):
         ids = start + tl.arange(0, BLOCK)
         x = tl.load(line + ids, mask=ids < vocab, other=float("-inf"))
-        highest = tl.maximum(highest, x)
+        highest = tl.maximum(highest, tl.where(x < float("inf"), x, float("inf")))
         lowest = tl.minimum(lowest, tl.where(x > float("-inf"), x, float("inf")))
     top = tl.max(highest, 0)
+    sound = tl.abs(top) < float("inf")
     least = tl.minimum(tl.min(lowest, 0), top)
-    if (k > 0) & (k < vocab):
+    if sound & (k > 0) & (k < vocab):
         least = _search(line, vocab, least, top, top, rate, k.to(tl.float32), True, BLOCK)
     equals = vocab
-    if p < 1.0:
+    if sound & (p < 1.0):
         goal = p * _mass(line, vocab, least, top, rate, False, BLOCK)
         least = _search(line, vocab, least, top, top, rate, goal, False, BLOCK)
         # of the equals of the last, as many as it takes, and one at least
@@ -91,6 +92,6 @@ def filter_logits(
         equal = x == least
         rank = met + tl.cumsum(equal.to(tl.int32), 0) - 1
         met += tl.sum(equal.to(tl.int32), 0)
-        keep = (x > least) | (equal & (rank < equals))
+        keep = sound & ((x > least) | (equal & (rank < equals)))
         keep = keep & ((tl.exp(rate * (x - top)) >= m) | (m <= 0))
         tl.store(out + row * vocab + ids, tl.where(keep, x, float("-inf")), mask=ids < vocab)

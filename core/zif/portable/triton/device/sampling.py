@@ -69,9 +69,16 @@ def _first_of_highest(x, x_id, y, y_id):
 
 
 @triton.jit
+def _largest(x, y):
+    """The largest x or y along axis 1; +inf where there is a NaN, which ``tl.max`` would pass over."""
+    larger = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    return tl.max(tl.where(larger < float("inf"), larger, float("inf")), 1)
+
+
+@triton.jit
 def _log2_mass(x, y, t):
-    """log2 of the sum of exp(x / t) and exp(y / t) along axis 1; of t = 0 the largest x or y."""
-    score = tl.max(tl.maximum(x, y), 1)
+    """log2 of the sum of exp(x / t) and exp(y / t) along axis 1; of t = 0 the largest x or y; +inf of a NaN."""
+    score = _largest(x, y)
     if t != 0:
         rate = LOG2_E / t
         score *= rate
@@ -88,7 +95,7 @@ def score_blocks(
     RANDOM: tl.constexpr, TABLE: tl.constexpr, COUNT: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """``scores`` [rows, blocks] float32: the largest logit of each block of ids, or if RANDOM, where its row's
-    temperature is not 0, log2 of the sum of exp(logit / temperature).
+    temperature is not 0, log2 of the sum of exp(logit / temperature). +inf of a block with a NaN.
 
     ``temperature`` [rows] float32; if TABLE it is a table's, of which ``rows`` [rows] int32 tells the rows. Without
     RANDOM these are any pointers. Grid (rows, ceil(blocks / COUNT)). A block is read as two halves, of which a warp
@@ -101,7 +108,7 @@ def score_blocks(
     at = tl.load(rows + row) if TABLE else row
     x, y = _halves(logits + row * logits_row, lower, vocab)
     # the temperature is asked for before anything waits for the logits
-    score = _log2_mass(x, y, tl.load(temperature + at)) if RANDOM else tl.max(tl.maximum(x, y), 1)
+    score = _log2_mass(x, y, tl.load(temperature + at)) if RANDOM else _largest(x, y)
     tl.store(scores + row * blocks + block, score, mask=block < blocks)
 
 
@@ -111,7 +118,8 @@ def choose_token(
     RANDOM: tl.constexpr, TABLE: tl.constexpr, BLOCKS: tl.constexpr, OVERLAP: tl.constexpr = False,
 ):  # fmt: skip
     """``out`` [rows] int32: of the block with the highest score the id with the highest logit, both perturbed if RANDOM
-    and the row's temperature is not 0; the lowest among equals. If TABLE it goes to row ``rows`` of ``last`` int32 too.
+    and the row's temperature is not 0; the lowest among equals. -1 if the row is not sound: then, and only then, is the
+    highest score infinite. If TABLE the token, or 0 for -1, goes to row ``rows`` of ``last`` int32 too.
 
     ``seed`` [rows, 2] and ``position`` [rows] int32; they and the others as :func:`score_blocks` has them. It is
     launched behind that, which waits first: what is older, such as a row's settings, is read ahead of :func:`enter`,
@@ -129,7 +137,7 @@ def choose_token(
             score = noise(word)
     enter(OVERLAP)
     score += tl.load(scores + row * blocks + block, mask=block < blocks, other=float("-inf"))
-    _, index = tl.max(score, 0, return_indices=True)
+    highest, index = tl.max(score, 0, return_indices=True)
     lower = tl.minimum(index, blocks - 1) * _BLOCK + tl.arange(0, _HALF)
     x, y = _halves(logits + row * logits_row, lower, vocab)
     if RANDOM:
@@ -140,9 +148,10 @@ def choose_token(
             y = y * rate + noise(word1)
     _, token = tl.reduce(_first_of_highest(x, lower, y, lower + _HALF), 0, _first_of_highest)
     token = tl.minimum(token, vocab - 1)
-    tl.store(out + row, token)
+    sound = tl.abs(highest) < float("inf")
+    tl.store(out + row, tl.where(sound, token, -1))
     if TABLE:
-        tl.store(last + at, token)
+        tl.store(last + at, tl.where(sound, token, 0))
 
 
 @triton.jit
