@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from zif.contract.errors import InvalidRequest, NumericalFault, Overloaded, ZifError
 from zif.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -52,7 +53,8 @@ class EngineOutput:
     ``finish_reason`` is set on the last output of a request and on no other; ``stop_reason`` is
     the stop token id, if one ended it (an EOS leaves it None). ``prompt_logprobs`` comes once,
     with the first token: one entry a prompt token, the first one None. ``error`` says why a request
-    ended with "error", ``overloaded`` that it may succeed later. ``cached_tokens`` is on the first and
+    ended with "error", ``overloaded`` that it may succeed later, ``faulty`` that the model's logits were no numbers to
+    draw from. ``cached_tokens`` is on the first and
     the last output.
     """
 
@@ -65,3 +67,10 @@ class EngineOutput:
     cached_tokens: int = 0
     error: str | None = None
     overloaded: bool = False
+    faulty: bool = False
+
+    @property
+    def exception(self) -> ZifError:
+        """What to raise for an output whose finish reason is "error"."""
+        kind = Overloaded if self.overloaded else NumericalFault if self.faulty else InvalidRequest
+        return kind(self.error or "refused")

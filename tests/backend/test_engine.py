@@ -359,3 +359,67 @@ def test_a_cache_of_eight_bits_holds_rounded_numbers_in_a_quarter_of_the_bytes(
 def test_a_cache_that_the_backend_cannot_store_is_refused(llama: Saved) -> None:
     with pytest.raises(InvalidSettings, match="fp8_e4m3: torch stores keys and values in float32, bfloat16"):
         engine_of(llama, kv_cache_dtype="fp8_e4m3")
+
+
+BROKEN = VOCAB - 1
+
+
+class BrokenEmbedding(TorchReference):
+    """A model with a NaN in one row of its embedding."""
+
+    @kernel("embedding")
+    def embedding(self, ids: torch.Tensor, w: Any) -> torch.Tensor:
+        (inner,) = [k for k in TorchReference().kernels() if k.op == "embedding"]
+        x = inner.make(None, None)(ids, w)  # type: ignore[arg-type]
+        return x.masked_fill((ids == BROKEN)[:, None], torch.nan)
+
+
+SAMPLERS = {
+    "greedy": GREEDY,
+    "drawn": DRAWN,
+    "filtered": replace(DRAWN, top_k=5, top_p=0.8),
+    "adjusted": replace(DRAWN, repetition_penalty=1.2),
+    "scored": replace(GREEDY, logprobs=2),
+    "filtered, adjusted, scored": replace(DRAWN, top_p=0.9, presence_penalty=0.5, logprobs=1),
+}
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("params", SAMPLERS.values(), ids=SAMPLERS)
+def test_logits_that_are_not_sound_fail_their_request_alone(
+    llama: Saved, params: SamplingParams, asynchronous: bool
+) -> None:
+    backend = TorchBackend(TorchRuntime())
+    backend.kernels = lambda: (BrokenEmbedding(),)  # type: ignore[method-assign]
+    backend.capabilities = replace(backend.capabilities, asynchronous=asynchronous)
+    settings = {"max_total_tokens": 2048, "page_size": 4, "dtype": "float32"}
+    engine = build_engine(Settings(model=str(llama.path), **settings), progress=False, backend=backend)
+    params = replace(params, logit_bias={BROKEN: -100.0})  # never drawn by the others
+    alone = tokens_of(run(engine, PROMPTS[:2], params))
+    broken = [*PROMPTS[2][:5], BROKEN, *PROMPTS[2][5:]]
+    *well, bad = run(engine, [*PROMPTS[:2], broken], params)
+    assert tokens_of(well) == alone
+    assert (bad.tokens, bad.last.finish_reason, bad.last.faulty) == ([], "error", True)
+    assert "NaN" in (bad.last.error or "")
+    assert engine.stats()["faults_total"] == 1
+
+
+def test_a_prompt_whose_scores_are_not_sound_fails(llama: Saved) -> None:
+    class OneRow(TorchReference):
+        @kernel("logits")
+        def logits(self, x: torch.Tensor, w: Any) -> torch.Tensor:
+            (inner,) = [k for k in TorchReference().kernels() if k.op == "linear"]
+            y = inner.make(None, None)(x, w).float()  # type: ignore[arg-type]
+            if len(y) > 8:
+                y[3, 7] = torch.inf
+            return y
+
+    backend = TorchBackend(TorchRuntime())
+    backend.kernels = lambda: (OneRow(), TorchReference())  # type: ignore[method-assign]
+    engine = build_engine(
+        Settings(model=str(llama.path), max_total_tokens=2048, dtype="float32"), progress=False, backend=backend
+    )
+    plain, scored = run(engine, [PROMPTS[2], PROMPTS[1]], [GREEDY, replace(GREEDY, prompt_logprobs=1)])
+    assert len(plain.tokens) == 10
+    assert (scored.tokens, scored.last.finish_reason, scored.last.faulty) == ([], "error", True)
+    assert scored.prompt_logprobs is None

@@ -221,7 +221,12 @@ def draws(ids: Any = words_of_ids, blocks: Any = words_of_blocks, scored: Any = 
             return ((np.where(second, *both[::-1]) >> 9) + 0.5) / 2**23
 
         vocab = logits.shape[-1]
-        given = logits.double().nan_to_num(neginf=-np.inf).numpy(), temperature.double().numpy(), u(blocks, -(-vocab // BLOCK)), u(ids, vocab)
+        given = (
+            logits.double().nan_to_num(posinf=0, neginf=-np.inf).numpy(),
+            temperature.double().numpy(),
+            u(blocks, -(-vocab // BLOCK)),
+            u(ids, vocab),
+        )
         of_blocks, of_ids = scored(*given)
         block = of_blocks.argmax(-1)
         drawn = block * BLOCK + of_ids[np.arange(len(of_ids)), block].argmax(-1)

@@ -177,6 +177,8 @@ class Session:
         self.emitted: dict[str, list[int]] = {}
         self.ended: dict[str, str] = {}
         self.scored: dict[str, set[int]] = {}
+        self.faulty: set[str] = set()
+        """Requests of which the device draws no token from now on: their logits are not sound."""
 
     def add(self, prompt: Sequence[int], **params: object) -> Request:
         """Queue a request; its id is its number."""
@@ -220,7 +222,9 @@ class Session:
     def commit(self) -> None:
         """Complete and commit the oldest step in flight."""
         done = self.device.complete()
-        for update in self.scheduler.commit(done.batch, np.array(done.sampled, dtype=np.int32)):
+        sampling = zip(done.batch.sampling, done.sampled, strict=True)
+        sampled = [-1 if request.id in self.faulty else token for request, token in sampling]
+        for update in self.scheduler.commit(done.batch, np.array(sampled, dtype=np.int32)):
             self._take(update)
 
     def _take(self, update: Update) -> None:
@@ -261,7 +265,9 @@ class Session:
         for key, request in self.requests.items():
             output, reason = answer(request, self.scheduler.max_length)
             assert request.output_ids == self.emitted[key]
-            if self.ended[key] == "abort":
+            if self.ended[key] == "error":
+                assert key in self.faulty
+            if self.ended[key] in ("abort", "error"):
                 assert self.emitted[key] == output[: len(self.emitted[key])]
             else:
                 assert (self.emitted[key], self.ended[key]) == (output, reason)

@@ -12,6 +12,7 @@ from core.simulated_device import EOS, VOCAB, Group, Session, answer
 from zif.contract.errors import ContextLengthExceeded, InvalidRequest, InvalidSettings, Overloaded
 from zif.sampling.params import SamplingParams
 from zif.scheduler.config import SchedulerConfig
+from zif.scheduler.distrust import MOST, Distrusted
 from zif.scheduler.request import Request
 from zif.scheduler.waiting import Waiting
 
@@ -353,3 +354,36 @@ def test_steps_are_committed_in_order() -> None:
         s.scheduler.schedule()
     with pytest.raises(AssertionError, match="2 tokens for 1 entries"):
         s.scheduler.commit(first, [1, 2])
+
+
+@overlap_modes()
+def test_a_fault_ends_its_request_alone_and_nothing_of_it_is_found_again(overlap: bool) -> None:
+    s = session(overlap=overlap)
+    first, other = prompt(1, 30), prompt(2, 30)
+    broken, well = s.add(first, max_tokens=20, ignore_eos=True), s.add(other, max_tokens=20, ignore_eos=True)
+    for _ in range(6):
+        s.step()
+    s.faulty.add(broken.id)
+    s.run()
+    assert (s.ended[broken.id], s.ended[well.id]) == ("error", "length")
+    assert 0 < len(s.emitted[broken.id]) < 20
+    assert s.scheduler.stats()["faults_total"] == 1
+    again, beside = s.add([*first, 1], max_tokens=2), s.add([*other, 1], max_tokens=2)
+    s.run()
+    assert (again.cached_tokens, beside.cached_tokens) == (0, 28)
+    once_more = s.add([*first, 2], max_tokens=2)
+    s.run()
+    assert once_more.cached_tokens == 28, "what was computed since is trusted"
+    s.check_drained()
+
+
+def test_after_faults_of_many_kinds_everything_cached_is_distrusted() -> None:
+    distrusted = Distrusted(4)
+    bystander = Request("x", [9, 9, 9, 9, 9], SamplingParams(max_tokens=1), extra_key="adapter")
+    assert distrusted.key(bystander) == "adapter"
+    for i in range(MOST + 1):
+        distrusted.add([Request(str(i), [i, i, i, i], SamplingParams(max_tokens=1))])
+    renewed = distrusted.key(bystander)
+    assert renewed != "adapter"
+    bystander.extra_key = renewed
+    assert distrusted.key(bystander) == renewed

@@ -96,6 +96,11 @@ class AnyOrder(RuleBasedStateMachine):
             self.session.abort(request_id)
             self.session.check()
 
+    @rule(data=st.data())
+    def spoil(self, data: st.DataObject) -> None:
+        if self.session.scheduler.has_work and (ids := self.session.scheduler.request_ids()):
+            self.session.faulty.add(data.draw(st.sampled_from(ids)))
+
     @rule()
     def flush(self) -> None:
         assert self.session.scheduler.flush_cache() == (not self.session.scheduler.has_work)

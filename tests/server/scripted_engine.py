@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from zif.contract.errors import EngineDead, Overloaded
+from zif.contract.errors import EngineDead, NumericalFault, Overloaded
 from zif.messages import EngineOutput, EngineRequest, TokenLogprob
 
 Script = Callable[[EngineRequest], Sequence[int]]
@@ -74,7 +74,7 @@ class ScriptedEngine:
                 if end is not None and tokens[end] in params.stop_token_ids:
                     output.stop_reason = tokens[end]
                 if self.fail_requests:
-                    output.finish_reason, output.error = "error", self.fail_requests
+                    raise NumericalFault(self.fail_requests)
             self._tokens += len(part)
             yield output
 

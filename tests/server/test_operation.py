@@ -221,10 +221,23 @@ async def test_an_engine_that_is_full_is_a_429_even_for_a_stream(
 
 
 async def test_a_failed_request_is_a_500_that_says_why(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    engine.fail_requests = "kernel launch failed"
-    response = await client.post("/v1/completions", json=PROMPT)
-    assert response.status_code == 500
-    assert "kernel launch failed" in response.json()["error"]["message"]
+    engine.fail_requests = "logits are NaN"
+    for path, body in (("/v1/completions", PROMPT), ("/generate", {"text": "x"})):
+        response = await client.post(path, json=body)
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["type"]) == (500, "numerical_fault", "server_error")
+        assert "logits are NaN" in error["message"]
+
+
+async def test_health_generate_looks_at_what_it_is_given(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.fail_requests = "logits are NaN"
+    response = await client.get("/health_generate")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "numerical_fault")
+    engine.fail_requests, engine.delay = "", 0.05
+    probe = asyncio.create_task(client.get("/health_generate"))
+    await asyncio.sleep(0.02)
+    await client.post("/abort_request", json={"abort_all": True})
+    assert ((await probe).status_code, (await probe).json()["error"]["code"]) == (503, "no_token")
 
 
 async def test_a_bug_is_a_500_that_tells_nothing(

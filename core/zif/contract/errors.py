@@ -11,6 +11,7 @@
      │    └── IncompatiblePlugin         API version ranges do not meet; names both sides
      ├── KernelNotFound                  no kernel serves an op's request; lists every refusal
      ├── OutOfMemory                     device memory; says what would fit
+     ├── NumericalFault                  the model's logits are no numbers to draw from        -> HTTP 500
      ├── EngineDead                      the engine process ended; carries the reason         -> HTTP 503
      └── Overloaded                      an admission limit was reached                       -> HTTP 429
 
@@ -73,6 +74,10 @@ class KernelNotFound(ZifError):
 
 class OutOfMemory(ZifError):
     """Device memory does not suffice."""
+
+
+class NumericalFault(ZifError):
+    """The model's logits had a NaN or +inf, or nothing above -inf: what would be drawn from them is no answer."""
 
 
 class EngineDead(ZifError):

@@ -17,6 +17,11 @@ from zif.scheduler.batch import Update
 from zif.scheduler.request import Request
 from zif.scheduler.scheduler import Scheduler
 
+FAULT = (
+    "the model's logits are no numbers to draw from (NaN, +inf, or nothing above -inf): the weights are broken, "
+    "or activations are over what --dtype can hold; try --dtype float32"
+)
+
 
 class Engine:
     """Continues token sequences. Not thread-safe: one thread calls everything.
@@ -115,7 +120,7 @@ class Engine:
         for request, first, scores in result.prompt_logprobs(launched.batch):
             if request.id in self._scored:  # not aborted meanwhile
                 self._scored[request.id][first : first + len(scores)] = scores
-        updates = self.scheduler.commit(launched.batch, result.tokens)
+        updates = self.scheduler.commit(launched.batch, result.tokens, result.faulty(launched.batch))
         return [self._output(update, result) for update in updates]
 
     def _output(self, update: Update, result: StepResult | None) -> EngineOutput:
@@ -132,6 +137,8 @@ class Engine:
             if request.params.logprobs is not None:
                 output.logprobs = [result.logprob(update.index, request.params.logprobs)]
         scored = self._scored.pop(request.id, None)
-        if update.finish_reason != "abort":
+        if update.finish_reason == "error":
+            output.error, output.faulty = FAULT, True
+        elif update.finish_reason != "abort":
             output.prompt_logprobs = scored
         return output

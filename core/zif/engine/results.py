@@ -44,6 +44,11 @@ class StepResult:
             scored.append((request, int(batch.starts[entry]) + 1, scores))
         return scored
 
+    def faulty(self, batch: Batch) -> list[Request]:
+        """Requests of which the step scored a position of the prompt whose logits are not sound."""
+        tokens = self.arrays["tokens"] if self.plan.scored else np.zeros(0, np.int32)
+        return [batch.requests[i] for i, first, count in self.plan.scored if (tokens[first : first + count] < 0).any()]
+
     def _entry(self, at: int, token: int, top: int) -> TokenLogprob:
         ids, values = self.arrays["top_ids"][at, :top].tolist(), self.arrays["top_logprobs"][at, :top].tolist()
         return TokenLogprob(

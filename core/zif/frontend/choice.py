@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from zif.contract.errors import ZifError
 from zif.frontend.output import Delta, ScoredToken, TokenScore, within
 from zif.frontend.stop import StopMatcher
 from zif.messages import EngineOutput, EngineRequest, TokenLogprob
@@ -37,7 +36,7 @@ class ChoiceStream:
     def feed(self, output: EngineOutput) -> Delta:
         """Return the news in ``output``; a finish reason in it may be a stop string's, before the engine's."""
         if output.finish_reason == "error":
-            raise ZifError(output.error or "the engine failed on this request")
+            raise output.exception
         delta = Delta(self.index, self.prompt_index, cached_tokens=output.cached_tokens if self._first else 0)
         if output.prompt_logprobs is not None:
             delta.prompt_logprobs = self._score_prompt(output.prompt_logprobs)

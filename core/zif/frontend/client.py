@@ -32,7 +32,7 @@ class EngineClient(Protocol):
 
         ``num_running``, ``num_waiting``, ``pages_total``, ``pages_free``, ``pages_cached``, ``tokens_cached``,
         ``cached_tokens_total``, ``prompt_tokens_total``, ``generation_tokens_total``, ``requests_total``,
-        ``retractions_total``, ``steps_total``, ``last_step_ms``, ``uptime_s``, ``device``, ``model``,
+        ``retractions_total``, ``faults_total``, ``steps_total``, ``last_step_ms``, ``uptime_s``, ``device``, ``model``,
         ``max_running_requests``, ``context_length``, ``page_size``, ``dtype``.
         """
         ...

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, ZifError
+from zif.contract.errors import EngineDead, ZifError
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
 from zif.messages import EngineOutput, EngineRequest
 
@@ -85,7 +85,7 @@ class Client(ABC):
                 if isinstance(output, ZifError):
                     raise output
                 if output.finish_reason == "error":
-                    raise (Overloaded if output.overloaded else InvalidRequest)(output.error or "refused")
+                    raise output.exception
                 yield output
                 if output.finish_reason is not None:
                     return

@@ -219,14 +219,14 @@ class Memory:
                 self.allocators[g].free(span.copy(), step - 1)
                 span[:] = 0
 
-    def release(self, request: Request) -> None:
+    def release(self, request: Request, *, keep: bool = True) -> None:
         """Take back row and pages of ``request``, usable once the last step that it is part of has retired.
 
-        What has been computed of its known tokens stays in the prefix cache.
+        With ``keep`` what has been computed of its known tokens stays in the prefix cache.
         """
         row = request.row
         kv, owned, last = int(self.kv[row]), int(self.owned[row]), int(self.last[row])
-        count = min(kv, request.num_tokens) // self.page_size
+        count = min(kv, request.num_tokens) // self.page_size if keep else 0
         if count > owned:
             known = request.known_tokens()[: count * self.page_size]
             result = self.cache.insert(known, self._visible(row, count), request.extra_key, last)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import Any
 
@@ -16,6 +16,7 @@ from zif.contract.errors import InvalidRequest, Overloaded
 from zif.messages import FinishReason
 from zif.scheduler.batch import Batch, Chunk, Decodes, Update, build_batch, join_changes, sampler_needs
 from zif.scheduler.config import SchedulerConfig
+from zif.scheduler.distrust import Distrusted
 from zif.scheduler.memory import Memory, PageChanges
 from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
 from zif.scheduler.request import Request, Status
@@ -79,6 +80,8 @@ class Scheduler:
         self._prompt_tokens = 0
         self._generation_tokens = 0
         self._retractions = 0
+        self._faults = 0
+        self._distrusted = Distrusted(config.page_size)
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -99,6 +102,7 @@ class Scheduler:
         request.order = self._arrivals
         self._arrivals += 1
         self._order.joined(request, len(self._waiting))
+        request.extra_key = self._distrusted.key(request)
         self._requests[request.id] = request
         self._waiting.add(request)
         self._admit_from = 0
@@ -147,6 +151,7 @@ class Scheduler:
             "generation_tokens_total": self._generation_tokens,
             "requests_total": self._arrivals,
             "retractions_total": self._retractions,
+            "faults_total": self._faults,
             "steps_total": self._step,
         }
 
@@ -306,10 +311,16 @@ class Scheduler:
 
     # -- results -------------------------------------------------------------------------------------------
 
-    def commit(self, batch: Batch, sampled: Sequence[int] | npt.NDArray[np.integer[Any]]) -> list[Update]:
+    def commit(
+        self,
+        batch: Batch,
+        sampled: Sequence[int] | npt.NDArray[np.integer[Any]],
+        faulty: Iterable[Request] = (),
+    ) -> list[Update]:
         """Step ``batch`` has completed; ``sampled[i]`` is the token drawn for ``batch.sampling[i]``.
 
-        Tokens of requests that have ended meanwhile (a stop token found late, an abort) are dropped.
+        Tokens of requests that have ended meanwhile (a stop token found late, an abort) are dropped. A request whose
+        token is -1 ends with "error", and so does one that is among ``faulty``: logits of its prompt are not sound.
         """
         assert self._in_flight, "no step is in flight"
         assert self._in_flight[0] is batch, "steps are committed in the order they were made"
@@ -317,10 +328,17 @@ class Scheduler:
         assert len(tokens) == len(batch.sampling), f"{len(tokens)} tokens for {len(batch.sampling)} entries that sample"
         self._in_flight.popleft()
         self.memory.retire(batch.step)
-        updates: list[Update] = []
+        running = [request for request in faulty if request.finish_reason is None]
+        if running:
+            self._finish(running, "error")
+        updates = [Update(request, None, -1, "error") for request in running]
         ended: dict[FinishReason, list[Request]] = {}
         for index, (request, token) in enumerate(zip(batch.sampling, tokens, strict=True)):
             if request.finish_reason is not None:
+                continue
+            if token < 0:
+                updates.append(Update(request, None, -1, "error"))
+                ended.setdefault("error", []).append(request)
                 continue
             rule, output = request.rule, request.output_ids
             reason, stop = None, None
@@ -330,7 +348,7 @@ class Scheduler:
             updates.append(Update(request, token, index, reason, stop))
             if reason is not None:
                 ended.setdefault(reason, []).append(request)
-        self._generation_tokens += len(updates)
+        self._generation_tokens += sum(update.token is not None for update in updates)
         for request in batch.requests[batch.num_decodes :]:
             if not request.samples and request.status is Status.DECODING:
                 updates.append(Update(request, None, -1, "length"))
@@ -348,10 +366,15 @@ class Scheduler:
                 self._waiting.remove(request)
             else:
                 running = True
-                self.memory.release(request)
+                self.memory.release(request, keep=reason != "error")
             request.status = Status.FINISHED
             request.finish_reason = reason
             del self._requests[request.id]
+        if reason == "error":
+            self._faults += len(requests)
+            self._distrusted.add(requests)
+            for waiting in self._waiting:
+                waiting.extra_key, waiting.matched = self._distrusted.key(waiting), (-1, 0)
         self._admit_from = 0
         if running:
             self._sweep()

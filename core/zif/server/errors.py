@@ -11,8 +11,9 @@
 415  invalid_request_error   ``unsupported_media_type``: a body that is not labelled as JSON
 429  rate_limit_error        ``rate_limit_exceeded``
 431  invalid_request_error   ``request_headers_too_large``
-500  server_error            ``internal_error``: a bug of ours
-503  server_error            ``engine_dead``, ``shutting_down``, ``timeout``, ``too_many_connections``
+500  server_error            ``numerical_fault``: NaN or infinite logits; ``internal_error``: a bug of ours
+503  server_error            ``engine_dead``, ``shutting_down``, ``too_many_connections``; of probes: ``timeout``,
+                             ``no_token``, ``numerical_fault``
 """
 
 from __future__ import annotations
@@ -26,7 +27,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from zif.contract.errors import ContextLengthExceeded, EngineDead, InvalidRequest, Overloaded, ZifError
+from zif.contract.errors import (
+    ContextLengthExceeded,
+    EngineDead,
+    InvalidRequest,
+    NumericalFault,
+    Overloaded,
+    ZifError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +65,8 @@ def describe(error: Exception) -> tuple[int, dict[str, Any]]:
             return _body(400, message, "invalid_value", param)
         case Overloaded():
             return _body(429, str(error), "rate_limit_exceeded")
+        case NumericalFault():
+            return _body(500, str(error), "numerical_fault")
         case EngineDead():
             return _body(503, str(error), "engine_dead")
         case ZifError():

@@ -32,6 +32,7 @@ _ENGINE = {
     "generation_tokens_total": ("zif_generation_tokens", "Tokens generated", "counter"),
     "requests_total": ("zif_engine_requests", "Sequences taken in by the engine", "counter"),
     "retractions_total": ("zif_retractions", "Sequences sent back to wait because KV pages ran out", "counter"),
+    "faults_total": ("zif_numerical_faults", "Sequences that ended because logits were NaN or infinite", "counter"),
     "steps_total": ("zif_engine_steps", "Engine steps", "counter"),
 }
 

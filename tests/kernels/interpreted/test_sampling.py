@@ -11,12 +11,11 @@ import triton
 import triton.language as tl
 
 from kernels.interpreted.calling import call, cases, check, faults, tensors
-from zif.contract.ops import op_specs
+from zif.contract.ops import op_specs, threefry
 from zif.contract.ops.sampling import clear_seeds, draw_logits, spoiled
 from zif.contract.opspec import OpCase, OpRequest
 from zif.portable.triton.device.numbers import log2
 from zif.portable.triton.device.sampling import noise, uniform, words
-from zif.contract.ops import threefry
 
 VOCAB = 9001
 """More than two chunks, and no multiple of anything."""

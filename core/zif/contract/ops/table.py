@@ -212,8 +212,8 @@ def sample_rows(logits: A, rows: A, temperature: A, seed: A, kv_len: A, last_tok
 
     ``sample`` with row ``rows`` [B] of temperature [R] float32, seed [R, 2] int32 and, as the position, kv_len [R]
     int32; without ``random``, which says that some temperature is not 0, ``argmax``. Consumes ``last_token`` [R]
-    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays. A row of logits that is not
-    sound gives -1, of which 0 is kept: the next step looks its embedding up before the host knows.
+    int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays. A row of logits that is
+    not sound gives -1, of which 0 is kept: the next step looks its embedding up before the host knows.
     """
     tokens = sample(logits, temperature[rows], seed[rows], kv_len[rows]) if random else argmax(logits)
     last_token = last_token.copy()

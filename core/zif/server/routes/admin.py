@@ -9,7 +9,8 @@ from typing import Any
 from fastapi import Response
 
 import zif
-from zif.contract.errors import EngineDead
+from zif.contract.errors import EngineDead, NumericalFault
+from zif.frontend.output import collect
 from zif.sampling.params import SamplingParams
 from zif.server.body import JsonRouter
 from zif.server.errors import ApiError
@@ -68,16 +69,19 @@ def health_router(service: Service) -> JsonRouter:
 
     @router.get("/health_generate")
     async def health_generate() -> Response:
-        """200 if a token can be generated."""
+        """200 if a token can be generated, by a model whose logits are sound."""
         check()
         limit = service.options.health_generate_timeout
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
         try:
             async with asyncio.timeout(limit), aclosing(service.frontend.generate([[0]], params)) as deltas:
-                async for _ in deltas:
-                    pass
+                (completion,) = await collect([[0]], deltas)
         except TimeoutError:
             raise ApiError(503, f"no token within {limit:g} seconds", code="timeout") from None
+        except NumericalFault as error:
+            raise ApiError(503, str(error), code="numerical_fault") from None
+        if completion.completion_tokens != 1:
+            raise ApiError(503, "the engine ended a request of one token without it", code="no_token")
         return json_response({"status": "ok"})
 
     @router.get("/metrics")
