@@ -166,7 +166,7 @@ class Settings(BaseSettings):
         None,
         "server",
         "seconds in which a step must end, or the device counts as hung and the engine is ended; 0: never; "
-        "if not given 300, or never where the host itself computes",
+        "if not given 300, or 900 where the host itself computes",
         ge=0,
     )
     drain_timeout: float = _setting(

@@ -6,9 +6,13 @@ import asyncio
 import json
 import os
 import random
+import re
 import signal
 import socket
+import subprocess
+import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,11 @@ from system.conftest import Served, serve
 
 MODEL = "zif-pocket"
 TWO_RANKS = ("--device", "cpu", "--tp-size", "2", "--max-total-tokens", "8192")
+LARGE: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"], "vocab_size": 32000, "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 64, "num_attention_heads": 16, "max_position_embeddings": 4096, "dtype": "bfloat16",
+}  # fmt: skip
+"""Of which dummy weights take a while to make."""
 TURN: Any = [{"role": "user", "content": "What is 3 + 4?"}]
 
 
@@ -172,6 +181,94 @@ def test_a_port_in_use_is_one_readable_line(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+def start(log: Path, *flags: str) -> subprocess.Popen[bytes]:
+    """``zif serve FLAGS``, not waited for."""
+    command = [sys.executable, "-m", "zif", "serve", *flags]
+    with log.open("wb") as output:
+        return subprocess.Popen(command, stderr=output, stdout=output, start_new_session=True)
+
+
+def test_of_two_servers_on_one_port_one_says_so_before_it_loads(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    logs = [tmp_path / "first", tmp_path / "second"]
+    both = [start(log, "--device", "null", "--port", port) for log in logs]
+    try:
+        deadline = time.monotonic() + 30
+        while all(server.poll() is None for server in both):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        (loser,) = [i for i in range(2) if both[i].poll() is not None]
+        assert both[loser].returncode == 2
+        said = logs[loser].read_text()
+        assert re.fullmatch(rf"error: cannot listen on 127\.0\.0\.1:{port}: .*--port\n", said)  # and no word of a model
+        while "zif serves" not in logs[1 - loser].read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    finally:
+        for server in both:
+            server.terminate()
+            server.wait(20)
+
+
+def engine_of(server: subprocess.Popen[bytes]) -> int | None:
+    """The engine's process, once it has been started."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    spawned = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return int(spawned[0]) if spawned else None
+
+
+@pytest.mark.parametrize(
+    "seconds", [0.0, pytest.param(0.3, marks=pytest.mark.slow), pytest.param(1.0, marks=pytest.mark.slow), 2.0]
+)
+def test_an_engine_ends_with_its_server_at_any_phase(tmp_path: Path, seconds: float) -> None:
+    """Killed while it starts, imports, loads or compiles: the engine would hold its device for nobody."""
+    flags = ("--device", "null", "--device-opt", "null.memory_mb=65536", "--load-format", "dummy")
+    (tmp_path / "config.json").write_text(json.dumps(LARGE))
+    server = start(tmp_path / "log", str(tmp_path), *flags, "--port", "0")
+    try:
+        deadline = time.monotonic() + 30
+        while (engine := engine_of(server)) is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        time.sleep(seconds)
+        assert Path(f"/proc/{engine}").exists()
+    finally:
+        server.kill()
+        server.wait()
+    killed = time.monotonic()
+    wait_gone([engine])
+    assert time.monotonic() - killed < 3
+
+
+def test_a_stopped_engine_is_noticed_on_cpu(tmp_path: Path) -> None:
+    with serve(tmp_path / "log", "--device", "cpu", "--watchdog-timeout", "1") as served:
+        engine = served.engine_pid
+        os.kill(engine, signal.SIGSTOP)
+        body = {"prompt": "hello", "max_tokens": 5}
+        answer = httpx.post(f"{served.url}/v1/completions", json=body, timeout=30)
+        assert answer.status_code == 503
+        assert "no step has ended for 1 s" in answer.text
+        wait_gone([engine])
+        served.process.terminate()
+        assert served.process.wait(20) == 1
+
+
+def test_sigterm_ends_unread_streams_with_an_error_event(tmp_path: Path) -> None:
+    flags = ("--device", "null", "--device-opt", "null.step_ms=20", "--drain-timeout", "1")
+    with serve(tmp_path / "log", *flags) as served, ExitStack() as stack:
+        body = {"prompt": "hello", "max_tokens": 1500, "stream": True, "ignore_eos": True}
+        url = f"{served.url}/v1/completions"
+        streams = [stack.enter_context(httpx.stream("POST", url, json=body, timeout=30)) for _ in range(8)]
+        served.process.terminate()
+        assert served.process.wait(20) == 0
+        for stream in streams:
+            events = [line for line in stream.iter_lines() if line]
+            assert len(events) > 10
+            assert json.loads(events[-1].removeprefix("data: "))["error"]["code"] == "shutting_down"
+
+
 def test_a_killed_engine_is_reported_and_the_server_stops_well(tmp_path: Path) -> None:
     with serve(tmp_path / "log", "--device", "null") as served:
         body = {"prompt": "hello", "max_tokens": 5}
@@ -184,7 +281,8 @@ def test_a_killed_engine_is_reported_and_the_server_stops_well(tmp_path: Path) -
         assert "signal 9" in health.json()["error"]["message"]
         assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).status_code == 503
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(20) == 0
+        assert served.process.wait(20) == 1
+        assert "error: the engine died: " in served.log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -216,7 +314,8 @@ def test_a_device_error_reaches_open_streams_and_the_health_check(
         answer = httpx.post(f"{served.url}/v1/completions", json=body | {"stream": False}, timeout=30)
         assert answer.status_code == 503
         served.process.send_signal(signal.SIGINT)
-        assert served.process.wait(20) == 0
+        assert served.process.wait(20) == 1
+        assert "error: the engine died: " in served.log.read_text()
 
 
 def test_sigterm_to_the_whole_group_lets_a_stream_end(tmp_path: Path) -> None:
@@ -271,6 +370,9 @@ def test_a_rank_that_is_killed_is_reported_and_the_server_stops_well(tmp_path: P
     with serve(tmp_path / "log", *TWO_RANKS) as both:
         engine, (rank,) = both.engine_pid, rank_pids(both)
         os.kill(rank, signal.SIGKILL)
+        killed = time.monotonic()
+        while both.get("/health").status_code == 200:  # nothing runs, so nothing else would notice
+            assert time.monotonic() - killed < 2
         with client_of(both) as client, pytest.raises(openai.APIStatusError):
             client.chat.completions.create(model=MODEL, messages=TURN, max_tokens=500)
         health = both.get("/health")

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 WATCHDOG_SECONDS = 300.0
 """As SGLang's: longer than any step, and than compiling the kernels of one."""
+HOST_WATCHDOG_SECONDS = 900.0
+"""Where the host itself computes: a prefill of 2048 tokens of a 70B model takes two cores less."""
 EIGHT_BITS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 """--kv-cache-dtype's names, which are SGLang's and vLLM's, and the contract's."""
 
@@ -89,13 +91,10 @@ def plan_engine(
 
 
 def watchdog_timeout(settings: Settings, backend: Backend) -> float:
-    """Seconds after which a step that has not ended counts as hung; 0: never.
-
-    A host that computes itself is at work, not hung, however long it takes.
-    """
+    """Seconds after which a step that has not ended counts as hung; 0: never."""
     if settings.watchdog_timeout is not None:
         return settings.watchdog_timeout
-    return WATCHDOG_SECONDS if backend.capabilities.asynchronous else 0.0
+    return WATCHDOG_SECONDS if backend.capabilities.asynchronous else HOST_WATCHDOG_SECONDS
 
 
 def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: str, unsafe: Mapping[str, str]) -> str:

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 Abandon = Callable[[str], None]
 """Ends an engine whose thread waits for ranks that are gone: says why to whoever waits for the engine."""
 
-GRACE_SECONDS = 5.0
+GRACE_SECONDS = 1.0
 """How long the engine gets to end by itself once a follower is gone, before it is abandoned."""
 LAST_WORDS_SECONDS = 2.0
 """How long what went wrong here waits to be explained by what went wrong there."""

@@ -7,24 +7,23 @@ engine sends arrives on another thread and is handed over.
 from __future__ import annotations
 
 import asyncio
-import functools
-import gc
 import itertools
 import logging
 import multiprocessing
+import pickle
 import queue
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import EngineDead, ZifError
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
 from zif.messages import EngineOutput, EngineRequest
+from zif.process import child
 
 if TYPE_CHECKING:
-    from zif.engine.engine import Engine
     from zif.process.loop import Build
     from zif.settings import Settings
 
@@ -267,7 +266,9 @@ class ProcessClient(Client):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._theirs = theirs
-        self._process = context.Process(target=_process_main, args=(settings, theirs), name="zif-engine", daemon=True)
+        self._process = context.Process(
+            target=child.main, args=(pickle.dumps(settings), theirs), name="zif-engine", daemon=True
+        )
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
 
@@ -320,46 +321,3 @@ class ProcessClient(Client):
             logger.warning("the engine process did not stop within %g s; it is killed", patience)
         self._process.kill()
         self._process.join(STOP_SECONDS)  # a process that waits inside a driver may not end even so
-
-
-def _process_main(settings: Settings, pipe: Any) -> None:
-    """The engine process: builds and serves.
-
-    Ctrl-C and a SIGTERM to the whole group are for its parent, which drains and then stops it; should
-    the parent be gone, the pipe's end says so.
-    """
-    import os
-    import signal
-    import sys
-
-    for ours in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ours, signal.SIG_IGN)
-    from zif.logs import configure_logging
-
-    configure_logging(settings.log_level)
-    from zif.process.loop import PipePort, serve
-
-    try:
-        serve(functools.partial(_settled, settings), PipePort(pipe))
-    except ZifError:
-        logger.debug("engine process ends", exc_info=True)
-        raise SystemExit(1) from None  # the client has been told, and says it to the user
-    except BaseException:
-        logger.debug("engine process ends at once", exc_info=True)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        os._exit(1)  # what a broken device's libraries do at exit may never end
-
-
-def _settled(settings: Settings, abandon: Callable[[str], None]) -> Engine:
-    """The engine; what has been made until now stays, and no collection of garbage walks it again.
-
-    It is some hundred thousand objects, most of them a framework's modules: walking them halts every request's
-    stream for a tenth of a second.
-    """
-    from zif.process.build import build_engine
-
-    engine = build_engine(settings, abandon)
-    gc.collect()
-    gc.freeze()
-    return engine

@@ -11,14 +11,14 @@ from zif.opening import open_frontend
 from zif.process.build import served_name
 from zif.process.client import ProcessClient
 from zif.server.options import DEFAULT_QUEUE, ServerOptions
-from zif.server.runner import run_server
+from zif.server.runner import listen, run_server
 
 if TYPE_CHECKING:
     from zif.settings import Settings
 
 
 def serve(settings: Settings) -> int:
-    """Serve ``settings.model`` until SIGINT or SIGTERM; the exit code.
+    """Serve ``settings.model`` until SIGINT or SIGTERM; the exit code, which is 1 if the engine died meanwhile.
 
     Raises the deliberate errors of :mod:`zif.contract.errors`, those of the engine's start included.
     """
@@ -26,7 +26,13 @@ def serve(settings: Settings) -> int:
     def ready(url: str) -> None:
         print(f"zif serves {served_name(settings)} at {url}/v1 (Ctrl-C stops it)", file=sys.stderr, flush=True)
 
-    run_server(open_frontend(settings, ProcessClient(settings)), server_options(settings), ready=ready)
+    options = server_options(settings)
+    with listen(options.host, options.port) as listener:
+        frontend = open_frontend(settings, ProcessClient(settings))
+        failure = run_server(frontend, options, listener=listener, ready=ready)
+    if failure is not None:
+        print(f"error: the engine died: {failure}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -24,40 +24,53 @@ logger = logging.getLogger(__name__)
 # After the drain's deadline everything is aborted; the answers that this brings about still want sending.
 _FAREWELL_SECONDS = 5
 
+# Connections that wait to be accepted.
+_BACKLOG = 2048
+
 # Longer than the idle pools of common clients, so that it is they who close a connection.
 _KEEP_ALIVE_SECONDS = 75
 
 
-def run_server(frontend: Frontend, options: ServerOptions, *, ready: Callable[[str], None] | None = None) -> None:
+def run_server(
+    frontend: Frontend,
+    options: ServerOptions,
+    *,
+    listener: socket.socket | None = None,
+    ready: Callable[[str], None] | None = None,
+) -> str | None:
     """Serve until SIGINT or SIGTERM; see :func:`serve`. Runs on uvloop where that is installed."""
     with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
-        runner.run(serve(frontend, options, ready=ready))
+        return runner.run(serve(frontend, options, listener=listener, ready=ready))
 
 
 async def serve(
     frontend: Frontend,
     options: ServerOptions,
     *,
+    listener: socket.socket | None = None,
     ready: Callable[[str], None] | None = None,
     stop: asyncio.Event | None = None,
-) -> None:
-    """Start the engine, serve, and stop the engine.
+) -> str | None:
+    """Start the engine, serve, and stop the engine; returns why the engine died, None if it did not.
 
-    ``ready`` is called with the server's URL once requests are taken. On SIGINT, SIGTERM or ``stop`` new
-    requests are refused, running ones have ``options.drain_seconds`` to end, then they are aborted; a
-    second signal ends everything at once. Raises :class:`InvalidSettings` if the address cannot be
-    listened on.
+    ``listener`` is what :func:`listen` gave, where it was called before; it is closed in the end. ``ready`` is
+    called with the server's URL once requests are taken. On SIGINT, SIGTERM or ``stop`` new requests are refused,
+    running ones have ``options.drain_seconds`` to end, then they are aborted, and streams end with an error event;
+    a second signal ends everything at once. Raises :class:`InvalidSettings` if the address cannot be listened on,
+    and what building the engine raised.
     """
-    listener = _listen(options.host, options.port)
+    if listener is None:
+        listener = listen(options.host, options.port)
     stopper: asyncio.Task[None] | None = None
     try:
         try:
             if not await _start_engine(frontend):
-                return
+                return None
             server = _Server(create_app(frontend, options), options, listener, ready)
             if stop is not None:
                 stopper = asyncio.create_task(server.stop_on(stop))
             await server.serve(sockets=[listener])
+            return frontend.engine.failure
         finally:
             await frontend.engine.shutdown(0.0)
     finally:
@@ -105,7 +118,11 @@ def _handling_signals(handler: Callable[[], None]) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """Listen on an address, before anything is loaded: of two servers started together one has it, the other is told.
+
+    Whoever connects before the server is ready waits. Raises :class:`InvalidSettings` if it cannot be had.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -116,6 +133,7 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise InvalidSettings(
@@ -182,4 +200,5 @@ class _Server(uvicorn.Server):
             logger.warning(
                 "%d requests did not end within %gs: aborting them", late, self._service.options.drain_seconds
             )
+        self._service.stopping = True
         await self._service.frontend.abort()

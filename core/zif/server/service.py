@@ -25,6 +25,9 @@ class Service:
         self.metrics = Metrics()
         self.started = int(time.time())
         self.draining = False
+        """No new request is taken."""
+        self.stopping = False
+        """What still runs is aborted: the drain is over."""
         self.in_flight = 0
         self.places = Places(frontend.max_running + options.max_queued)
 
@@ -85,6 +88,8 @@ class Service:
             with self.places.taken(CALLER.get().name, count):
                 async with aclosing(self.metrics.measured(deltas)) as measured:
                     async for delta in measured:
+                        if self.stopping and delta.finish_reason == "abort":
+                            raise ApiError(503, "the server is shutting down", code="shutting_down")
                         yield delta
 
     def _cache_key(self, salt: str | None) -> tuple[str, ...]:
