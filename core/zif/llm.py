@@ -142,7 +142,7 @@ class LLM:
     ) -> list[Completion]:
         if any(isinstance(prompt, int) for prompt in prompts):
             raise InvalidRequest("prompts is a list of prompts: pass one prompt of token ids as [[1, 2, 3]]", "prompt")
-        ids = [await self.frontend.encode(prompt) for prompt in prompts]
+        ids = await self.frontend.encode_all(prompts)
         async with aclosing(self.frontend.generate(ids, params or self._defaults())) as deltas:
             return await collect(ids, deltas)
 

@@ -302,17 +302,23 @@ async def test_an_engine_that_forgets_a_request_is_found_out() -> None:
         await complete(ScriptedEngine(nothing))
 
 
-async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
-    frontend = frontend_over(ScriptedEngine())
-    ticks = 0
+async def test_a_stream_that_always_has_something_ready_lets_others_run() -> None:
+    class Ready(ScriptedEngine):
+        """Never waits."""
 
-    async def tick() -> None:
-        nonlocal ticks
+        async def _interrupted(self, interrupt: asyncio.Event) -> bool:
+            return False
+
+    frontend, turns = frontend_over(Ready()), 0
+
+    async def other() -> None:
+        nonlocal turns
         while True:
-            ticks += 1
+            turns += 1
             await asyncio.sleep(0)
 
-    ticker = asyncio.create_task(tick())
-    await frontend.encode("hello " * 20_000)
-    ticker.cancel()
-    assert ticks > 1
+    beside = asyncio.create_task(other())
+    deltas = await deltas_of(frontend, [5], max_tokens=60)
+    beside.cancel()
+    assert len(deltas) == 60
+    assert turns >= 60 // 8

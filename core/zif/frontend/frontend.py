@@ -8,12 +8,14 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import EngineDead, InvalidRequest, ZifError
 from zif.frontend.choice import ChoiceStream
 from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
+from zif.frontend.texts import Texts
 from zif.messages import EngineOutput, EngineRequest
 from zif.sampling.params import SamplingParams
 from zif.sampling.stop import granted
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Longer texts are tokenized in a thread, so that other requests' tokens keep flowing meanwhile.
-_LONG_TEXT = 16_384
+# Conversations of more messages are rendered in a thread, so that other requests' tokens keep flowing meanwhile.
+_MANY_MESSAGES = 64
+
+# Pieces of news that one stream hands on before others get their turn.
+_DELTAS_AT_ONCE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +58,14 @@ class Frontend:
         self.model = model
         self.max_running = 0
         """Sequences that the engine runs at once; known once it is started."""
+        self.texts = Texts(tokenizer)
         self._live: dict[str, list[str]] = {}
         self._errands: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Start the engine, and take over the context length that its memory allows."""
         await self.engine.start()
+        _ = self.tokenizer.longest_token  # walks the vocabulary: not during a request
         facts = await self.engine.stats()
         longest = facts.get("context_length", self.model.context_length)
         self.max_running = facts.get("max_running_requests", 0)
@@ -68,11 +75,19 @@ class Frontend:
 
     async def encode(self, prompt: str | Sequence[int], *, add_special_tokens: bool = True) -> list[int]:
         """Return the ids of a prompt; ids are passed through, and checked by :meth:`generate`."""
-        if not isinstance(prompt, str):
-            return list(prompt)
-        if len(prompt) <= _LONG_TEXT:
-            return self.tokenizer.encode(prompt, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(self.tokenizer.encode, prompt, add_special_tokens=add_special_tokens)
+        return (await self.encode_all([prompt], add_special_tokens=add_special_tokens))[0]
+
+    async def encode_all(
+        self, prompts: Sequence[str | Sequence[int]], *, add_special_tokens: bool = True
+    ) -> list[list[int]]:
+        """Return the ids of each prompt, as :meth:`encode`.
+
+        Raises :class:`ContextLengthExceeded` for a text that cannot fit, before any is tokenized.
+        """
+        texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+        length = self.model.context_length
+        encoded = iter(await self.texts.encode(texts, length, add_special_tokens=add_special_tokens))
+        return [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
 
     async def encode_chat(
         self,
@@ -91,7 +106,8 @@ class Frontend:
                 f"{self.model.names[0]} has no chat template: use plain completions, or start with --chat-template",
                 "messages",
             )
-        text = template.render(
+        render = partial(
+            template.render,
             messages,
             tools=tools,
             documents=documents,
@@ -99,8 +115,18 @@ class Frontend:
             continue_final_message=continue_final_message,
             variables=variables,
         )
+        text = render() if len(messages) <= _MANY_MESSAGES else await self.texts.work(render)
         # The template writes BOS and its like itself.
         return await self.encode(text, add_special_tokens=False)
+
+    def check_ids(self, ids: Sequence[int], parameter: str) -> None:
+        """Raise :class:`InvalidRequest` for an id that the model does not have."""
+        size = self.model.vocab_size
+        if ids and (min(ids) < 0 or max(ids) >= size):
+            where, bad = next((i, t) for i, t in enumerate(ids) if not 0 <= t < size)
+            raise InvalidRequest(
+                f"{parameter}: token id {bad} at position {where} is out of range: the model has {size} ids", parameter
+            )
 
     # --- completions --------------------------------------------------------------------------
 
@@ -130,7 +156,11 @@ class Frontend:
         if len(each) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts, but {len(each)} sampling params", "sampling_params")
         choices: list[ChoiceStream] = []
+        checked: SamplingParams | None = None
         for prompt_index, (prompt, asked) in enumerate(zip(prompts, each, strict=True)):
+            if asked is not checked:  # one object for all prompts, mostly
+                self._check_params(asked)
+                checked = asked
             choices += self._choices(name, len(choices), prompt_index, prompt, asked, cache_key)
         if not choices:
             raise InvalidRequest("prompt must not be empty", "prompt")
@@ -176,7 +206,7 @@ class Frontend:
                 EngineRequest(
                     request_id=f"{name}-{uuid.uuid4().hex[:8]}-{first_index + number}",
                     prompt_ids=prompt_ids,
-                    params=replace(params, n=1, seed=choice_seed(params.seed, number)),
+                    params=params.narrowed(n=1, seed=choice_seed(params.seed, number)),
                     eos_token_ids=self.model.eos_token_ids,
                     cache_key=cache_key,
                 ),
@@ -192,33 +222,30 @@ class Frontend:
         model = self.model
         if not prompt_ids:
             raise InvalidRequest("prompt must not be empty", "prompt")
-        if min(prompt_ids) < 0 or max(prompt_ids) >= model.vocab_size:
-            where, bad = next((i, t) for i, t in enumerate(prompt_ids) if not 0 <= t < model.vocab_size)
-            raise InvalidRequest(
-                f"token id {bad} at position {where} of the prompt is out of range: the model has "
-                f"{model.vocab_size} ids",
-                "prompt",
-            )
+        resolved = granted(params, len(prompt_ids), model.context_length)
+        self.check_ids(prompt_ids, "prompt")
+        return resolved
+
+    def _check_params(self, params: SamplingParams) -> None:
+        size = self.model.vocab_size
         for parameter, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
             for token_id in ids:
-                if not 0 <= token_id < model.vocab_size:
+                if not 0 <= token_id < size:
                     raise InvalidRequest(
-                        f"{parameter}: token id {token_id} is out of range: the model has {model.vocab_size} ids",
-                        parameter,
+                        f"{parameter}: token id {token_id} is out of range: the model has {size} ids", parameter
                     )
-        return granted(params, len(prompt_ids), model.context_length)
 
     async def _stream(self, name: str, choices: list[ChoiceStream]) -> AsyncGenerator[Delta, None]:
         self._live[name] = [choice.request.request_id for choice in choices]
+        source = self._run(choices[0]) if len(choices) == 1 else self._merge(choices)
+        count = 0
         try:
-            if len(choices) == 1:
-                async with aclosing(self._run(choices[0])) as deltas:
-                    async for delta in deltas:
-                        yield delta
-            else:
-                async with aclosing(self._merge(choices)) as deltas:
-                    async for delta in deltas:
-                        yield delta
+            async with aclosing(source) as deltas:
+                async for delta in deltas:
+                    yield delta
+                    count += 1
+                    if count % _DELTAS_AT_ONCE == 0:  # what always has something ready would never let others run
+                        await asyncio.sleep(0)
         finally:
             self._live.pop(name, None)
 
@@ -255,7 +282,10 @@ class Frontend:
         try:
             async for output in outputs:
                 over = output.finish_reason is not None
-                delta = choice.feed(output)
+                if output.prompt_logprobs is None:
+                    delta = choice.feed(output)
+                else:  # as long as the prompt
+                    delta = await self.texts.work(partial(choice.feed, output))
                 yield delta
                 if delta.finish_reason is not None and not over:  # a stop string's doing
                     return

@@ -103,6 +103,13 @@ class SamplingParams:
         needs |= SCORED if self.logprobs is not None else 0
         settle("needs", needs)
 
+    def narrowed(self, **changes: int | None) -> SamplingParams:
+        """Return a copy with fields that were valid before, and are now smaller: they are not checked again."""
+        twin = object.__new__(SamplingParams)
+        for name in SamplingParams.__slots__:
+            object.__setattr__(twin, name, changes[name] if name in changes else getattr(self, name))
+        return twin
+
     @property
     def greedy(self) -> bool:
         """True where the most likely token is taken, with no random bits."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 from zif.contract.errors import ContextLengthExceeded
@@ -30,7 +30,7 @@ def granted(
     most = room if params.max_tokens is None else min(params.max_tokens, room)
     if most == params.max_tokens and params.min_tokens <= most:
         return params
-    return replace(params, max_tokens=most, min_tokens=min(params.min_tokens, most))
+    return params.narrowed(max_tokens=most, min_tokens=min(params.min_tokens, most))
 
 
 @dataclass(frozen=True, slots=True)

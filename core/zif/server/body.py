@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -9,10 +10,12 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from zif.server.errors import ApiError
+
 
 class _JsonRequest(Request):
     async def json(self) -> Any:
-        return orjson.loads(await self.body())
+        return _loads(await self.body())
 
 
 class _JsonRoute(APIRoute):
@@ -30,3 +33,35 @@ class JsonRouter(APIRouter):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(route_class=_JsonRoute, **options)
+
+
+MOST_VALUES = 2_000_000
+MOST_CONTAINERS = 500_000
+_STEP = 2**20
+
+
+def check_shape(body: bytes) -> None:
+    """Refuse JSON of so many values that reading it would halt the server: a byte of it can become a hundred.
+
+    Commas, brackets and braces are counted, those within strings too. The figures are 0.1 s of reading, and more than
+    any prompt of a million ids, or any conversation of 100,000 messages, has.
+    """
+    for limit, marks in ((MOST_VALUES, b","), (MOST_CONTAINERS, b"[{")):
+        count = 0
+        for start in range(0, len(body), _STEP):
+            part = body[start : start + _STEP]
+            count += sum(part.count(mark) for mark in marks)
+            if count > limit:
+                what = "values" if marks == b"," else "lists and objects"
+                raise ApiError(413, f"the body has more than {limit} {what}", code="request_too_large")
+
+
+def _loads(body: bytes) -> Any:
+    """Parse JSON; no garbage is collected meanwhile: nothing of it can be garbage, and all of it would be walked."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return orjson.loads(body)
+    finally:
+        if enabled:
+            gc.enable()

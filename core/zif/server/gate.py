@@ -15,6 +15,7 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zif.server.access import CALLER, Access, is_json
+from zif.server.body import check_shape
 from zif.server.errors import ApiError, error_response
 from zif.server.service import Service
 from zif.tokenizer.panic import is_panic
@@ -67,6 +68,7 @@ class Gate:
             raise ApiError(
                 415, "the body must be JSON: send `Content-Type: application/json`", code="unsupported_media_type"
             )
+        check_shape(body)
         _assume_json(scope)
 
         handler = asyncio.current_task()

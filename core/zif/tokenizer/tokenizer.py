@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from zif.contract.errors import InvalidRequest
 from zif.tokenizer.chat_template import ChatTemplate
 from zif.tokenizer.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from zif.tokenizer.panic import refused
 from zif.tokenizer.pieces import PieceTable
 
 if TYPE_CHECKING:
@@ -52,15 +53,33 @@ class Tokenizer:
 
         Raises :class:`InvalidRequest` for a string that is no Unicode text (a lone surrogate).
         """
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise InvalidRequest(f"prompt is not valid Unicode text: {error.reason} at {error.start}") from None
-        ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        _check_unicode(text)
+        with refused("read this text", "prompt"):
+            ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        return self._with_bos(ids) if add_special_tokens else ids
+
+    def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+        """Return what :meth:`encode` returns for each text, and let other threads run meanwhile."""
+        for text in texts:
+            _check_unicode(text)
+        with refused("read this text", "prompt"):
+            found = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [self._with_bos(one.ids) if add_special_tokens else one.ids for one in found]
+
+    def count(self, text: str) -> int:
+        """Return how many ids ``text`` has, without special tokens around it; other threads run meanwhile."""
+        _check_unicode(text)
+        with refused("read this text", "prompt"):
+            return len(self.backend.encode_batch_fast([text], add_special_tokens=False)[0])
+
+    @cached_property
+    def longest_token(self) -> int:
+        """Characters of the longest token: no text of more than as many times its tokens can be written with them."""
+        return max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
+
+    def _with_bos(self, ids: list[int]) -> list[int]:
         bos = self.bos_token_id
-        if add_special_tokens and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
-        return ids
+        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids`` taken as a whole: what a detokenizer gives out of them, piece by piece."""
@@ -76,7 +95,8 @@ class Tokenizer:
         return WindowDetokenizer(self._decode_window, prompt_ids, hidden)
 
     def _decode_window(self, ids: Sequence[int]) -> str:
-        return self.backend.decode(list(ids), skip_special_tokens=False)
+        with refused("write these ids", "tokens"):
+            return self.backend.decode(list(ids), skip_special_tokens=False)
 
     def token_bytes(self, token_id: int) -> bytes:
         """Return what the token stands for on its own, special tokens included; perhaps not whole UTF-8."""
@@ -87,6 +107,13 @@ class Tokenizer:
     def token_text(self, token_id: int) -> str:
         r"""Return the token as text; bytes that are no whole UTF-8 are spelled ``bytes:\xe2\x82``, as OpenAI does."""
         return spell(self.token_bytes(token_id))
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequest(f"prompt is not valid Unicode text: {error.reason} at {error.start}") from None
 
 
 def spell(data: bytes) -> str:

@@ -55,10 +55,10 @@ def completions_router(service: Service) -> JsonRouter:
         given = request.prompts()
         service.check_choices(len(given), params)
         special = request.add_special_tokens is not False
-        prompts = [await frontend.encode(prompt, add_special_tokens=special) for prompt in given]
+        prompts = await frontend.encode_all(given, add_special_tokens=special)
         deltas = service.generate(prompts, params, request_id=answer["id"], cache_salt=request.cache_salt)
         echoes = [
-            _echo(frontend, text, ids, params.skip_special_tokens) if request.echo else _Echo()
+            await _echo(frontend, text, ids, params.skip_special_tokens) if request.echo else _Echo()
             for text, ids in zip(given, prompts, strict=True)
         ]
         if request.stream:
@@ -75,10 +75,11 @@ def completions_router(service: Service) -> JsonRouter:
     return router
 
 
-def _echo(frontend: Frontend, prompt: str | list[int], ids: list[int], skip_special_tokens: bool) -> _Echo:
-    tokenizer = frontend.tokenizer
-    text = prompt if isinstance(prompt, str) else tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
-    return _Echo(text, tuple(map(tokenizer.token_bytes, ids)))
+async def _echo(frontend: Frontend, prompt: str | list[int], ids: list[int], skip_special_tokens: bool) -> _Echo:
+    text = (
+        prompt if isinstance(prompt, str) else await frontend.texts.decode(ids, skip_special_tokens=skip_special_tokens)
+    )
+    return _Echo(text, tuple(await frontend.texts.each(frontend.tokenizer.token_bytes, ids)))
 
 
 def _choices(completion: Completion, echo: _Echo, request: CompletionRequest) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ def generate_router(service: Service) -> JsonRouter:
         rid = request.rid or new_id("gen")
         params = request.params(service.sampling_defaults)
         service.check_choices(len(params), params)
-        prompts = [await service.frontend.encode(prompt) for prompt in request.prompts()]
+        prompts = await service.frontend.encode_all(request.prompts())
         deltas = service.generate(prompts, params, request_id=rid, cache_salt=request.cache_salt)
         answers = _Answers(request, rid, prompts, started, alone=not request.batched and params[0].n == 1)
         if request.stream:

@@ -10,7 +10,7 @@ from pydantic_core import PydanticCustomError
 
 from zif.contract.errors import InvalidRequest
 from zif.sampling.params import MAX_LOGPROBS, SamplingParams
-from zif.server.schemas.common import RequestModel, SamplingRequest
+from zif.server.schemas.common import Objects, RequestModel, SamplingRequest
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -34,7 +34,7 @@ _TEMPLATE_PARAMETERS = frozenset(
     {"messages", "tools", "chat_template", "add_generation_prompt", "continue_final_message"}
 )
 
-Messages = Annotated[list[dict[str, Any]], AfterValidator(_check_messages)]
+Messages = Annotated[Objects, AfterValidator(_check_messages)]
 
 
 class Conversation(RequestModel):
@@ -45,8 +45,8 @@ class Conversation(RequestModel):
     }
 
     messages: Messages
-    tools: list[dict[str, Any]] | None = None
-    documents: list[dict[str, Any]] | None = None
+    tools: Objects | None = None
+    documents: Objects | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None

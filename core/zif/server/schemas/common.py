@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from zif.contract.errors import InvalidRequest
-from zif.sampling.params import SamplingParams
+from zif.sampling.params import MAX_LOGIT_BIAS, SamplingParams
 
 
 def one_of(sentence: str) -> WrapValidator:
@@ -32,7 +34,54 @@ def one_of(sentence: str) -> WrapValidator:
     return WrapValidator(validate)
 
 
-Stop = Annotated[str | list[str] | None, one_of("a string or a list of strings")]
+class _FirstError:
+    """Marks a list that stops at its first wrong item: a megabyte has room for 200,000, and each would be described."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: Any = handler(source)
+        assert schema["type"] == "list"
+        return cast("CoreSchema", {**schema, "fail_fast": True})
+
+
+FIRST_ERROR = _FirstError()
+Ids = Annotated[list[int], FIRST_ERROR]
+ListOfIds = Annotated[list[Ids], FIRST_ERROR]
+Strings = Annotated[list[str], FIRST_ERROR]
+Objects = Annotated[list[dict[str, Any]], FIRST_ERROR]
+
+
+def at_most(count: int) -> BeforeValidator:
+    """Refuse an object of more than ``count`` entries before any of them is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            raise PydanticCustomError(
+                "too_many", "has {given} entries; at most {count} are taken", {"given": len(value), "count": count}
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+MAX_PROMPTS = 2048
+
+
+def few(what: str) -> BeforeValidator:
+    """Refuse a list of more than ``MAX_PROMPTS`` texts, lists or objects before any of them is looked at."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, list) and len(value) > MAX_PROMPTS and not isinstance(value[0], int):
+            raise PydanticCustomError(
+                "too_many",
+                "{given} {what} in one request; at most {most} are taken",
+                {"given": len(value), "what": what, "most": MAX_PROMPTS},
+            )
+        return value
+
+    return BeforeValidator(check)
+
+
+Stop = Annotated[str | Strings | None, one_of("a string or a list of strings")]
 
 _CONSTRAINED = "constrained output is not supported yet"
 
@@ -89,9 +138,9 @@ class SamplingFields(RequestModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], at_most(MAX_LOGIT_BIAS)] | None = None
     stop: Stop = None
-    stop_token_ids: list[int] | None = None
+    stop_token_ids: Ids | None = None
     ignore_eos: bool | None = None
     skip_special_tokens: bool | None = None
 

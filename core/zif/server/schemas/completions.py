@@ -9,14 +9,15 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from zif.sampling.params import SamplingParams
-from zif.server.schemas.common import SamplingRequest, one_of
+from zif.server.schemas.common import Ids, ListOfIds, SamplingRequest, Strings, few, one_of
 
 # OpenAI's default; lm-eval and many scripts count on a short answer where they say nothing.
 DEFAULT_MAX_TOKENS = 16
 
 Prompts = Annotated[
-    str | list[int] | list[str] | list[list[int]],
+    str | Ids | Strings | ListOfIds,
     one_of("a string, a list of strings, a list of token ids, or a list of lists of token ids"),
+    few("prompts"),
 ]
 
 

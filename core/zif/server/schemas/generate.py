@@ -9,7 +9,19 @@ from pydantic import ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from zif.sampling.params import SamplingParams
-from zif.server.schemas.common import CacheSalt, RequestModel, SamplingFields, one_of, sampling_params
+from zif.server.schemas.common import (
+    FIRST_ERROR,
+    MAX_PROMPTS,
+    CacheSalt,
+    Ids,
+    ListOfIds,
+    RequestModel,
+    SamplingFields,
+    Strings,
+    few,
+    one_of,
+    sampling_params,
+)
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
@@ -43,6 +55,9 @@ class NativeSampling(SamplingFields):
         return self.no_stop_trim
 
 
+ListOfSampling = Annotated[list[NativeSampling], FIRST_ERROR]
+
+
 def _native_sampling(given: Any) -> NativeSampling:
     try:
         return NativeSampling.model_validate(given)
@@ -65,12 +80,14 @@ class GenerateRequest(RequestModel):
         "lora_path": "adapters are not supported yet",
     }
 
-    text: Annotated[str | list[str] | None, one_of("a string or a list of strings")] = None
+    text: Annotated[str | Strings | None, one_of("a string or a list of strings"), few("texts")] = None
     input_ids: Annotated[
-        list[int] | list[list[int]] | None, one_of("a list of token ids, or a list of lists of token ids")
+        Ids | ListOfIds | None, one_of("a list of token ids, or a list of lists of token ids"), few("prompts")
     ] = None
     sampling_params: Annotated[
-        NativeSampling | list[NativeSampling] | None, one_of("an object, or a list of objects, of sampling parameters")
+        NativeSampling | ListOfSampling | None,
+        one_of("an object, or a list of objects, of sampling parameters"),
+        few("sampling_params"),
     ] = None
     rid: str | None = None
     cache_salt: CacheSalt = None
@@ -88,7 +105,7 @@ class GenerateRequest(RequestModel):
             given = data.get("sampling_params")
             if isinstance(given, dict):
                 return {**data, "sampling_params": _native_sampling(given)}
-            if isinstance(given, list):
+            if isinstance(given, list) and len(given) <= MAX_PROMPTS:  # else refused for its length
                 return {**data, "sampling_params": [_native_sampling(one) for one in given]}
         return data
 
@@ -126,5 +143,6 @@ class GenerateRequest(RequestModel):
             if self.logprob_start_len is not None and self.logprob_start_len >= 0:
                 decided["prompt_logprobs"] = self.top_logprobs_num or 0
         given = self.sampling_params or NativeSampling()
-        each = given if isinstance(given, list) else [given] * len(self.prompts())
-        return [sampling_params(one, defaults, **decided) for one in each]
+        if isinstance(given, list):
+            return [sampling_params(one, defaults, **decided) for one in given]
+        return [sampling_params(given, defaults, **decided)] * len(self.prompts())

@@ -6,7 +6,7 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from zif.server.schemas.chat import Conversation, Messages
-from zif.server.schemas.common import RequestModel
+from zif.server.schemas.common import Ids, RequestModel
 
 
 class TokenizeRequest(Conversation):
@@ -29,7 +29,7 @@ class DetokenizeRequest(RequestModel):
     """Body of ``/detokenize``."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Ids
 
 
 class AbortRequest(RequestModel):
