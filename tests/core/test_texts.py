@@ -101,6 +101,8 @@ def test_what_the_tokenizer_cannot_do_is_the_requests_fault(method: str, kind: s
         """As PyO3 names it."""
 
     class Broken:
+        decoder = None
+
         def __getattr__(self, name: str) -> Any:
             def fail(*_: object, **__: object) -> None:
                 raise PanicException("no entry found") if kind == "panic" else Exception("no entry found")
