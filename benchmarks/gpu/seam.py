@@ -108,7 +108,7 @@ def _through(engine: Engine, inputs: Any, shape: StepShape, host: HostStep) -> C
         step = Step(**{**staged, "pages": {group: staged["pages"]}}, shape=shape)
         x = model.embed(ops, resident["weights"], step)
         x, cache = model.layers(ops, resident["weights"], x, resident["cache"], step)
-        logits = model.head(ops, resident["weights"], x if shape.decode else x[step.logits_at])
+        logits = model.head(ops, resident["weights"], x if shape.decode else x[step.logits_at], step)
         return {"logits": logits}, {"cache": cache}
 
     residents = {"weights": runner.residents["weights"].arrays, "cache": runner.cache.arrays}

@@ -6,8 +6,9 @@ A frontend (HTTP process, :class:`zif.LLM`) sends :class:`EngineRequest` and get
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from zif.contract.errors import InvalidRequest, NumericalFault, Overloaded, ZifError
 from zif.sampling.params import SamplingParams
@@ -22,7 +23,8 @@ class EngineRequest:
     ``prompt_ids`` is non-empty, every id in [0, vocab), and shorter than the context.
     ``params.max_tokens`` is set: the frontend has resolved None against the context length.
     ``eos_token_ids`` end the sequence unless ``params.ignore_eos``. Only requests of equal ``cache_key`` share
-    cached prefixes.
+    cached prefixes. ``inputs`` are arrays for further inputs that the model declares
+    (:class:`zif.contract.model.InputSpec`): one a sequence, or one a prompt token.
     """
 
     request_id: str
@@ -30,6 +32,7 @@ class EngineRequest:
     params: SamplingParams
     eos_token_ids: tuple[int, ...] = ()
     cache_key: tuple[str, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 @dataclass(slots=True, frozen=True)

@@ -184,7 +184,7 @@ class Decoder:
 
     def embed(self, ops: Ops, w: Tree, step: Step) -> Array:
         """[T, hidden]"""
-        return ops.embedding(step.tokens, w["embed"])
+        return ops.embedding(step.tokens, w["embed"], step)
 
     def layers(
         self, ops: Ops, w: Tree, x: Array, cache: Tree, step: Step, start: int = 0, stop: int | None = None
@@ -201,10 +201,10 @@ class Decoder:
         x, residual, cache = carry
         return ops.add(x, residual), cache
 
-    def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
+    def head(self, ops: Ops, w: Tree, rows: Array, step: Step) -> Array:
         """Logits [R, vocab] float32 of hidden states [R, hidden]."""
         rows = ops.rms_norm(rows, w["norm"], self.eps, self.norm_offset)
-        logits = ops.logits(rows, w["lm_head"])
+        logits = ops.logits(rows, w["lm_head"], step)
         return logits if self.final_softcap is None else ops.softcap(logits, self.final_softcap)
 
     @cached_property

@@ -73,7 +73,7 @@ class Driver:
         x = self.model.embed(self.ops, self.weights, step)
         run = layers or self.model.layers
         x, self.cache = run(self.ops, self.weights, x, self.cache, step)
-        logits = to_host(self.model.head(self.ops, self.weights, x[step.logits_at]))
+        logits = to_host(self.model.head(self.ops, self.weights, x[step.logits_at], step))
         ends = np.cumsum([len(tokens) for tokens in new.values()])
         return dict(zip(new, np.split(logits, ends)[: len(new)], strict=True))
 

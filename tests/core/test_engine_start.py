@@ -102,7 +102,7 @@ class Faster(KernelSet):
         raise AssertionError("never served")
 
     @kernel("embedding", when=_missing)
-    def embedding(self, ids: Any, w: Any) -> Any:
+    def embedding(self, ids: Any, w: Any, step: Any = None) -> Any:
         raise AssertionError("never served")
 
 

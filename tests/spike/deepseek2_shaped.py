@@ -43,7 +43,6 @@ class DeepSeek2Shaped:
     num_layers: int = 4
     inputs: Sequence[InputSpec] = ()
     vocab_size: int = 96
-    hidden_size: int = HIDDEN
     context_length: int = 64
 
     @property
@@ -88,7 +87,7 @@ class DeepSeek2Shaped:
         ]
 
     def embed(self, ops: Ops, w: Tree, step: Step) -> Array:
-        return ops.embedding(step.tokens, w["embed"])
+        return ops.embedding(step.tokens, w["embed"], step)
 
     def layers(
         self, ops: Ops, w: Tree, x: Array, cache: Tree, step: Step, start: int = 0, stop: int | None = None
@@ -112,8 +111,8 @@ class DeepSeek2Shaped:
         x, residual, cache = ops.repeat(sparse, w["sparse"], carry, max(start - 1, 0), max(stop - 1, 0))
         return (x if residual is None else ops.add(x, residual)), cache
 
-    def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
-        return ops.cast(ops.linear(ops.rms_norm(rows, w["norm"], EPS), w["lm_head"]), "float32")
+    def head(self, ops: Ops, w: Tree, rows: Array, step: Step) -> Array:
+        return ops.logits(ops.rms_norm(rows, w["norm"], EPS), w["lm_head"], step)
 
 
 def mlp(ops: Ops, w: Tree, x: Array, step: Step) -> Array:

@@ -53,7 +53,6 @@ class Gemma3Shaped:
     num_layers: int = 8
     inputs: Sequence[InputSpec] = ()
     vocab_size: int = 96
-    hidden_size: int = HIDDEN
     context_length: int = 64
     logit_cap: float | None = 30.0
     attention_specs: Sequence[AttentionSpec] = (LOCAL, GLOBAL)
@@ -96,7 +95,7 @@ class Gemma3Shaped:
         ]
 
     def embed(self, ops: Ops, w: Tree, step: Step) -> Array:
-        return ops.embedding(step.tokens, w["embed"]) * HIDDEN**0.5
+        return ops.embedding(step.tokens, w["embed"], step) * HIDDEN**0.5
 
     def layers(
         self, ops: Ops, w: Tree, x: Array, cache: Tree, step: Step, start: int = 0, stop: int | None = None
@@ -121,8 +120,8 @@ class Gemma3Shaped:
         carry = ops.repeat(block, w["blocks"], (x, cache), ends[0] // period, ends[1] // period)
         return ops.repeat(rest, w["rest"], carry, max(start - first, 0), max(stop - first, 0))
 
-    def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
-        logits = ops.cast(ops.linear(ops.rms_norm(rows, w["norm"], EPS, 1.0), w["lm_head"]), "float32")
+    def head(self, ops: Ops, w: Tree, rows: Array, step: Step) -> Array:
+        logits = ops.logits(ops.rms_norm(rows, w["norm"], EPS, 1.0), w["lm_head"], step)
         return logits if self.logit_cap is None else ops.softcap(logits, self.logit_cap)
 
 

@@ -73,7 +73,7 @@ class NativeKernels(KernelSet):
         return self._native
 
     @kernel("embedding", when=_native(_panels))
-    def embedding(self, ids: Tensor, w: PackedWeight) -> Tensor:
+    def embedding(self, ids: Tensor, w: PackedWeight, step: Step | None = None) -> Tensor:
         return self.native.embedding(ids, w.arrays["w"], w.shape[1])
 
     @kernel("linear", when=_native(_panels))

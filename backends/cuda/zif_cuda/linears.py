@@ -116,7 +116,7 @@ class CudaLinears(KernelSet):
         return self._shared("add_norm", ops, run)
 
     @kernel("logits", when=_takes)
-    def logits(self, x: Tensor, w: PackedWeight) -> Tensor:
+    def logits(self, x: Tensor, w: PackedWeight, step: Step | None = None) -> Tensor:
         return self._product("logits", x, w, None)  # type: ignore[return-value]
 
     @kernel("gated_linear", when=_takes_gated, makes=True)

@@ -20,12 +20,17 @@ _MOST_RANKS = 64
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """A further input of a model's step: ``per`` token, sequence or step, ``shape`` each."""
+    """A further input of a model's step: ``per`` token, sequence or step, ``shape`` each.
+
+    Core stages it where :attr:`zif.contract.step.Step.inputs` has it: padding, tokens that were drawn and what a
+    request does not bring have the value ``neutral``. Prefixes are shared between requests that bring the same.
+    """
 
     name: str
     dtype: str
     per: Literal["token", "sequence", "step"]
     shape: tuple[int, ...] = ()
+    neutral: float = 0
 
 
 class Model(Protocol):
@@ -37,8 +42,6 @@ class Model(Protocol):
 
     @property
     def vocab_size(self) -> int: ...
-    @property
-    def hidden_size(self) -> int: ...
     @property
     def num_layers(self) -> int: ...
     @property
@@ -77,8 +80,8 @@ class Model(Protocol):
         self, ops: Ops, w: Tree, x: Array, cache: Tree, step: Step, start: int = 0, stop: int | None = None
     ) -> tuple[Array, Tree]: ...
 
-    def head(self, ops: Ops, w: Tree, rows: Array) -> Array:
-        """Logits [R, vocab] float32 of hidden states [R, hidden]."""
+    def head(self, ops: Ops, w: Tree, rows: Array, step: Step) -> Array:
+        """Logits [R, vocab] float32 of hidden states [R, hidden], those of the tokens ``step.logits_at``."""
         ...
 
 

@@ -36,14 +36,14 @@ class Collectives:
         self._comm = comm
         self._vocab = vocab
 
-    def embedding(self, ids: Array, w: PackedWeight) -> Array:
+    def embedding(self, ids: Array, w: PackedWeight, step: Step | None = None) -> Array:
         """Each rank looks up the ids that it has rows of; the others' are zeros in the sum."""
         if w.split is None:
-            return self._ops.embedding(ids, w)
+            return self._ops.embedding(ids, w, step)
         rows = w.shape[0]
         at = ids - self._comm.rank * rows
         here = (at >= 0) & (at < rows)
-        x = self._ops.embedding(self._ops.where(here, at, 0), w)
+        x = self._ops.embedding(self._ops.where(here, at, 0), w, step)
         return self._comm.all_reduce(self._ops.where(here[:, None], x, 0))
 
     def linear(self, x: Array, w: PackedWeight, step: Step | None = None) -> Any:
@@ -55,9 +55,9 @@ class Collectives:
             return self._gathered(y)
         return y
 
-    def logits(self, x: Array, w: PackedWeight) -> Array:
+    def logits(self, x: Array, w: PackedWeight, step: Step | None = None) -> Array:
         """Of the vocabulary all columns."""
-        y = self._ops.logits(x, w)
+        y = self._ops.logits(x, w, step)
         return self._gathered(y) if w.split == "vocab" else y
 
     def moe(

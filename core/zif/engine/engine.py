@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from zif.contract.errors import InvalidRequest, Overloaded
+from zif.engine.inputs import checked_inputs, inputs_key
 from zif.engine.pace import Pace
 from zif.engine.results import StepResult
 from zif.engine.runner import InFlight, Runner
@@ -43,10 +44,10 @@ class Engine:
 
     def add(self, request: EngineRequest) -> EngineOutput | None:
         """Queue a request. The output is there where it cannot be served, and says why."""
-        queued = Request(
-            request.request_id, request.prompt_ids, request.params, request.eos_token_ids, request.cache_key
-        )
         try:
+            inputs = checked_inputs(self.runner.model.inputs, request.inputs, len(request.prompt_ids))
+            key = (*request.cache_key, inputs_key(inputs))
+            queued = Request(request.request_id, request.prompt_ids, request.params, request.eos_token_ids, key, inputs)
             if request.params.adjusted and len(queued.rule.ends) > BANS:
                 raise InvalidRequest(
                     f"min_tokens takes up to {BANS} ends, not {len(queued.rule.ends)}", "stop_token_ids"

@@ -64,7 +64,8 @@ def run_model(
     step = replace(step, inputs={spec.name: inputs[spec.name] for spec in model.inputs})
     x = model.embed(ops, weights, step)
     x, cache = model.layers(ops, weights, x, resident["cache"], step)
-    return model.head(ops, weights, x if shape.decode else x[step.logits_at]), arrays, cache
+    rows = x if shape.decode else x[step.logits_at]
+    return model.head(ops, weights, rows, step), arrays, cache
 
 
 def _decode_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, arrays: Tree) -> tuple[Step, Tree]:

@@ -84,6 +84,7 @@ class Runner:
             fuse=backend.capabilities.fuse_sampling,
             plans=bool(bound.plans),
             seed=seed,
+            inputs=model.inputs,
         )
         self._context = Context(bound.ops, model, self.table.shape)
         self._compiled: dict[EngineProgram, tuple[Executable, tuple[str, ...]]] = {}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from zif.contract.model import InputSpec
 from zif.contract.step import HostStep, StepShape
 from zif.engine.admission import admissions
+from zif.engine.inputs import HostArray, InputProvider, from_requests, staged_inputs
 from zif.engine.launch import Launch
 from zif.engine.logits import LogitsPlan, plan_logits
 from zif.engine.padding import IntArray, padded
@@ -26,7 +29,8 @@ class Staging:
     """What staging goes by, beside the batch.
 
     ``fuse``: plain samplers are part of a decode step's program, and of a captured mixed one's. ``plans``: some kernel
-    plans on the host, so that steps bring a :class:`HostStep`. ``seed`` is the engine's.
+    plans on the host, so that steps bring a :class:`HostStep`. ``seed`` is the engine's. ``inputs`` are the model's
+    further ones, and ``provider`` gives their values.
     """
 
     shapes: Shapes
@@ -34,6 +38,8 @@ class Staging:
     fuse: bool
     plans: bool
     seed: int
+    inputs: Sequence[InputSpec] = ()
+    provider: InputProvider = from_requests
 
     def launches(self, batch: Batch) -> tuple[list[Launch], LogitsPlan]:
         """The launches of a step, in order, and what its logits are for; the last one's outputs are the step's."""
@@ -44,6 +50,8 @@ class Staging:
         shape = self.shapes.of(batch, len(plan.at))
         room = self.shapes.assigned(shape)
         inputs = forward_inputs(batch, plan, shape)
+        if self.inputs:
+            inputs |= staged_inputs(self.inputs, shape, batch, self.provider)
         if len(batch.page_rows) > room:
             launches.append(self._assignment(batch))
             inputs |= self.no_pages(room)
@@ -68,7 +76,7 @@ class Staging:
         shape: StepShape,
         sampler: SamplerShape,
         rows: IntArray,
-        inputs: dict[str, IntArray],
+        inputs: dict[str, HostArray],
         step: HostStep | None,
     ) -> Launch:
         """A step and its sampler in one program; ``rows`` are the table's of the logits.
@@ -80,7 +88,12 @@ class Staging:
         program = Mixed(shape, replace(sampler, random=True), self.shapes.assigned(shape))
         return Launch(program, {**inputs, "logits_rows": padded(rows, shape.logits, SCRATCH)}, step=step)
 
-    def no_pages(self, room: int) -> dict[str, IntArray]:
+    def nothing(self, shape: StepShape) -> dict[str, HostArray]:
+        """Inputs of a step of padding alone, page assignments included."""
+        further = staged_inputs(self.inputs, shape, None, self.provider)
+        return no_step(shape) | self.no_pages(self.shapes.assigned(shape)) | further
+
+    def no_pages(self, room: int) -> dict[str, HostArray]:
         """Inputs of so many page assignments, all of them padding."""
         groups = self.table.groups
         if not room:
@@ -95,7 +108,7 @@ class Staging:
         )
 
 
-def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str, IntArray]:
+def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str, HostArray]:
     """Host arrays of a step, page assignments aside. Unknown tokens are -1."""
     size, total = len(batch.requests), batch.num_tokens
     tokens = np.zeros(shape.tokens, np.int32)
@@ -116,7 +129,7 @@ def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str
     return inputs
 
 
-def no_step(shape: StepShape) -> dict[str, IntArray]:
+def no_step(shape: StepShape) -> dict[str, HostArray]:
     """What :func:`forward_inputs` gives for a step of padding alone."""
     inputs = {"rows": shape.seqs, "tokens": shape.tokens, "num_tokens": 1}
     if not shape.decode:
@@ -152,7 +165,7 @@ def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
 
 def assignment_inputs(
     rows: IntArray, indices: IntArray, ids: IntArray, groups: tuple[str, ...], size: int
-) -> dict[str, IntArray]:
+) -> dict[str, HostArray]:
     """Page assignments padded to ``size``; ``ids`` is [groups, m]."""
     inputs = {"page_rows": padded(rows, size, SCRATCH), "page_indices": padded(indices, size, 0)}
     for group, column in zip(groups, ids, strict=True):

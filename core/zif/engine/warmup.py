@@ -13,7 +13,7 @@ from zif.engine.launch import Launch
 from zif.engine.programs import Admit, Assign, Forward
 from zif.engine.runner import Runner
 from zif.engine.shapes import UNBOUNDED
-from zif.engine.staging import Staging, no_step
+from zif.engine.staging import Staging
 from zif.sampling.sampler import SamplerShape
 
 _NOBODY = np.zeros(0, np.int32)
@@ -39,7 +39,7 @@ def warm_launches(staging: Staging) -> Iterator[Launch]:
         if not (shape.decode or random):
             continue  # a mixed step's sampler is one for all: see Staging.drawing
         room = shapes.assigned(shape)
-        inputs = no_step(shape) | staging.no_pages(room)
+        inputs = staging.nothing(shape)
         step = HostStep(shape, np.zeros(1, np.int32), _NOBODY) if staging.plans else None
         if staging.fuse:
             yield staging.drawing(shape, SamplerShape(shape.logits, random), _NOBODY, inputs, step)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from zif.cache.allocator import IntArray
 from zif.messages import FinishReason
 from zif.sampling.params import SamplingParams
 from zif.sampling.stop import StopRule, granted
+
+_NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
 
 
 class Status(Enum):
@@ -43,6 +46,7 @@ class Request:
         "extra_key",
         "finish_reason",
         "id",
+        "inputs",
         "matched",
         "order",
         "output_ids",
@@ -64,11 +68,13 @@ class Request:
         params: SamplingParams,
         eos_token_ids: Sequence[int] = (),
         extra_key: Hashable = None,
+        inputs: Mapping[str, Any] | None = None,
     ) -> None:
         self.id = request_id
         self.prompt: IntArray = np.asarray(prompt_ids, dtype=np.int32)
         self.params = params
         self.extra_key = extra_key
+        self.inputs = inputs or _NO_INPUTS
         self.rule = StopRule.of(params, eos_token_ids)
         self.output_ids: list[int] = []
         self.status = Status.WAITING

@@ -31,8 +31,8 @@ def _embedding_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     cases=_embedding_cases,
     dispatch="w",
 )
-def embedding(ids: A, w: PackedWeight) -> A:
-    """Rows ``ids`` [T] int32 of a table [vocab, hidden] -> [T, hidden]. Ids are in range."""
+def embedding(ids: A, w: PackedWeight, step: Any = None) -> A:
+    """Rows ``ids`` [T] int32 of a table [vocab, hidden] -> [T, hidden]. Ids are in range; ``step`` as in ``linear``."""
     return np.asarray(w.arrays["w"])[ids]
 
 
@@ -75,8 +75,8 @@ def _logits_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 
 def _logits_composite(ops: Any) -> Callable[..., Any]:
-    def logits(x: Any, w: Any) -> Any:
-        return ops.cast(ops.linear(x, w), "float32")
+    def logits(x: Any, w: Any, step: Any = None) -> Any:
+        return ops.cast(ops.linear(x, w, step), "float32")
 
     return logits
 
@@ -94,8 +94,11 @@ def _linear_part(request: OpRequest) -> Sequence[OpRequest]:
     parts=_linear_part,
     dispatch="w",
 )
-def logits(x: A, w: PackedWeight) -> A:
-    """``linear`` of a head in float32, rounded to x's dtype on the way or not: [R, in] -> [R, vocab]."""
+def logits(x: A, w: PackedWeight, step: Any = None) -> A:
+    """``linear`` of a head in float32, rounded to x's dtype on the way or not: [R, in] -> [R, vocab].
+
+    Row r of x is of token ``step.logits_at[r]``.
+    """
     return linear(x, w)
 
 

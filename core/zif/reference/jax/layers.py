@@ -39,7 +39,7 @@ class JaxLayers(KernelSet):
     level = 1
 
     @kernel("embedding", when=dense)
-    def embedding(self, ids: Array, w: PackedWeight) -> Array:
+    def embedding(self, ids: Array, w: PackedWeight, step: Step | None = None) -> Array:
         table: Array = w.arrays["w"]
         return table[ids]
 

@@ -67,7 +67,7 @@ class TorchLayers(KernelSet):
     level = 1
 
     @kernel("embedding", when=dense)
-    def embedding(self, ids: Tensor, w: PackedWeight) -> Tensor:
+    def embedding(self, ids: Tensor, w: PackedWeight, step: Step | None = None) -> Tensor:
         return F.embedding(ids, w.arrays["w"])
 
     @kernel("linear", when=dense)
