@@ -64,8 +64,11 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = _setting(
         "auto", "model", "what activations are computed in; auto: the checkpoint's, if the backend has it"
     )
-    kv_cache_dtype: Literal["auto", "bfloat16", "float16", "float32", "fp8_e4m3", "fp8_e5m2"] = _setting(
-        "auto", "model", "what keys and values are stored in; auto: as dtype"
+    kv_cache_dtype: str = _setting(
+        "auto",
+        "model",
+        "what keys and values are stored in: a dtype, fp8_e4m3, fp8_e5m2, int8, or a format that an extension brings, "
+        "as far as the backend has it; auto: as dtype",
     )
     context_length: int | None = _setting(
         None, "model", "longest prompt and output together, in tokens; the model's own if not given", gt=0

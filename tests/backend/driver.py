@@ -12,6 +12,7 @@ from zif.contract.bind import bind
 from zif.contract.model import Model
 from zif.contract.step import Step, StepShape
 from zif.engine.requests import model_requests
+from zif.engine.store import stored_groups
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.runtime import TorchRuntime, to_numpy
 from zif.weights import Checkpoint, LoadFormat, load_weights
@@ -48,15 +49,16 @@ class Driver:
         self.weights = load_weights(
             self.model, checkpoint, self.backend.packer, dtype, progress=False, load_format=load_format
         )
-        requests = model_requests(self.model, self.weights, dtype, page_size, dtype)
+        stored = stored_groups(self.model.cache_groups, self.backend.cache_formats(), dtype, page_size, "driver")
+        requests = model_requests(self.model, self.weights, dtype, stored)
         self.ops = bind(requests, self.backend.kernels()).ops
         self.page_size = page_size
         rng = np.random.default_rng(7)
         self.cache: Any = {}
         self._free = {}
-        for group in self.model.cache_groups:
-            layout = self.backend.cache_layout(group, page_size, pages, dtype)
-            arrays = {name: self.backend.runtime.zeros(spec) for name, spec in layout.arrays}
+        for group in stored:
+            specs = group.format.arrays(group.group, page_size, pages)
+            arrays = {name: self.backend.runtime.zeros(spec) for name, spec in specs.items()}
             self.cache[group.name] = {name: array + float("nan") for name, array in arrays.items()}
             self._free[group.name] = list(rng.permutation(np.arange(1, pages)))
         self._tables: dict[int, dict[str, list[int]]] = {}

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.arrays import Tree
+from zif.contract.cache import CacheFormat
+from zif.contract.formats import plain_formats
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
@@ -72,10 +73,5 @@ class OracleBackend:
     def kernels(self) -> Sequence[KernelSet]:
         return (Specifications(),)
 
-    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        shape = (group.layers, num_pages, page_size, group.kv_heads)
-        arrays = (
-            ("k", ArraySpec((*shape, group.head_dim), dtype)),
-            ("v", ArraySpec((*shape, group.v_head_dim), dtype)),
-        )
-        return CacheLayout("plain", page_size, num_pages, arrays)
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        return plain_formats("float32")

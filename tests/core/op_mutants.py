@@ -16,7 +16,7 @@ from core.mutants import ORIGINAL, expect, result, spec
 from zif.contract.ops import op_specs
 from zif.contract.ops.sampling import scores, sound
 from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, threefry2x32
-from zif.reference.torch.kernels import write_slots
+from zif.reference.torch.attention import write_slots
 
 # --- attention -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,16 @@ from zif.cli import main as cli
 from zif.contract import hookspecs
 from zif.contract.errors import IncompatiblePlugin, InvalidSettings, NoUsableDevice, PluginError
 from zif.contract.version import API_VERSION, OLDEST_API_VERSION, negotiate
-from zif.plugins import extending, extension_kernels, extension_models, installed, load, select, survey
+from zif.plugins import (
+    extending,
+    extension_formats,
+    extension_kernels,
+    extension_models,
+    installed,
+    load,
+    select,
+    survey,
+)
 from zif.plugins.discovery import installable
 
 GOOD = """
@@ -253,6 +262,7 @@ def test_environment_is_set_before_the_backend_is_made_and_the_user_s_own_wins(
 
 
 EXTENSION = """
+from zif.contract.formats import PlainFormat
 from zif.contract.hookspecs import hookimpl
 from zif.contract.info import ExtensionInfo
 from zif.contract.kernel import KernelSet
@@ -270,6 +280,10 @@ def zif_kernels(backend):
     return [Fast()]
 
 @hookimpl
+def zif_cache_formats(backend):
+    return [PlainFormat("float8_e3m4")]
+
+@hookimpl
 def zif_models():
     return {"AcmeForCausalLM": "acme.model"}
 """
@@ -285,13 +299,18 @@ def providers(backend: str) -> list[str]:
     return [kernels.provider for kernels in extension_kernels(backend, backend)]  # type: ignore[arg-type]
 
 
-def test_an_extension_adds_kernels_and_models_to_the_backends_it_names(
+def formats(backend: str) -> list[str]:
+    return [stored.name for stored in extension_formats(backend, backend)]  # type: ignore[arg-type]
+
+
+def test_an_extension_adds_kernels_formats_and_models_to_the_backends_it_names(
     install_extension: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     install_extension(EXTENSION)
     assert providers("cpu") == ["fast"]
+    assert formats("cpu") == ["float8_e3m4"]
     assert extension_models("cpu") == {"AcmeForCausalLM": "acme.model"}
-    assert providers("other") == []
+    assert providers("other") == formats("other") == []
     assert extension_models("other") == {}
     assert not caplog.records
 
@@ -337,13 +356,19 @@ def test_a_broken_extension_is_skipped_and_reported_and_stops_no_device(
 def test_an_extension_that_fails_when_asked_is_skipped_too(
     install_extension: Callable[[str], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    install_extension(EXTENSION.replace("return [Fast()]", "1 / 0").replace('{"AcmeForCausalLM": "acme.model"}', "3"))
+    install_extension(
+        EXTENSION.replace("return [Fast()]", "1 / 0")
+        .replace('{"AcmeForCausalLM": "acme.model"}', "3")
+        .replace('[PlainFormat("float8_e3m4")]', "['fp4']")
+    )
     assert providers("other") == []
     assert not caplog.messages, "it is not asked about a backend that it is not for"
     assert providers("cpu") == []
+    assert formats("cpu") == []
     assert extension_models("cpu") == {}
-    raised, wrong_type = caplog.messages
+    raised, wrong_item, wrong_type = caplog.messages
     assert "fast-ops 1.2: zif_kernels raised: ZeroDivisionError" in raised
+    assert "fast-ops 1.2: zif_cache_formats returned a list with a str, not CacheFormat" in wrong_item
     assert "fast-ops 1.2: zif_models returned int, not Mapping" in wrong_type
 
 

@@ -14,9 +14,10 @@ import torch
 from backend.oracle import Float64Packer, Specifications
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend, Capabilities, MemoryInfo
-from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Program, Staged
+from zif.contract.formats import plain_formats
 from zif.contract.kernel import KernelSet
 from zif.contract.packer import HostTensors
 from zif.contract.weights import ExpertsSpec, HeadsSpec, PackedWeight
@@ -117,8 +118,8 @@ class Oracle:
     def kernels(self) -> Sequence[KernelSet]:
         return (Specifications(),)
 
-    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        return plain_layout(group, page_size, num_pages, dtype)
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        return plain_formats("float32")
 
 
 @dataclass(frozen=True)

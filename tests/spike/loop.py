@@ -18,7 +18,7 @@ from zif.engine import programs
 from zif.engine.collectives import parallel_ops
 from zif.engine.programs import Context, EngineProgram
 from zif.engine.requests import model_requests
-from zif.engine.store import CacheStore
+from zif.engine.store import CacheStore, stored_groups
 from zif.engine.table import ADMITTED, SCRATCH, RequestTable, TableShape, admitted_row
 from zif.sampling.params import SamplingParams
 from zif.sampling.sampler import SamplerShape
@@ -65,14 +65,15 @@ class Loop:
         if comm.size > 1:
             self.model = self.model.local(comm.size)
         groups = self.model.cache_groups
-        requests = model_requests(self.model, self.weights, "float32", PAGE, "float32")
+        stored = stored_groups(groups, backend.cache_formats(), "float32", PAGE, backend.name)
+        requests = model_requests(self.model, self.weights, "float32", stored)
         self.bound: Bound = bind(requests, [*self.extensions, *backend.kernels()])
         if comm.size > 1:
             self.bound = replace(self.bound, ops=parallel_ops(self.bound.ops, comm, self.model.vocab_size))
         names = tuple(group.name for group in groups)
         self.shape = TableShape(ROWS, WIDTH, names, self.model.vocab_size)
         self.table = RequestTable(self.shape, backend.runtime)
-        self.store = CacheStore(backend, groups, PAGE, dict.fromkeys(names, PAGES), "float32")
+        self.store = CacheStore(backend, stored, [PAGES] * len(stored))
         rng = np.random.default_rng(3)
         self._free = {name: list(rng.permutation(np.arange(1, PAGES))) for name in names}
         self.logits: list[Any] = []

@@ -39,7 +39,6 @@ class CpuBackend(TorchBackend):
     capabilities = Capabilities(
         dtypes=("bfloat16", "float32"),
         asynchronous=False,
-        cache_dtypes=("float8_e4m3fn", "float8_e5m2"),
         cache_share=0.25,  # the rest of the memory is for whoever else uses the machine
     )
 

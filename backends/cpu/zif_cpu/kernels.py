@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.formats import unless_plain
 from zif.contract.kernel import KernelSet, When, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
@@ -44,8 +45,8 @@ def _panels(request: OpRequest) -> str | None:
 
 
 def _plain_heads(request: OpRequest) -> str | None:
-    if request["cache_dtype"] != request.dtype:
-        return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_dtype']}"
+    if (refusal := unless_plain(request, request.dtype)) is not None:
+        return refusal
     if request["head_dim"] != request["v_head_dim"]:
         return f"takes keys and values of one size, not {request['head_dim']} and {request['v_head_dim']}"
     if request["q_heads"] > MAX_GROUP * request["kv_heads"]:

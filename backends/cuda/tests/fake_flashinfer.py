@@ -21,7 +21,7 @@ from zif.contract.ops.attention import attention_request
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
-from zif.reference.torch.kernels import attend
+from zif.reference.torch.attention import attend
 from zif.reference.torch.reference import TorchReference
 from zif_cuda import flashinfer_attention
 from zif_cuda.flashinfer_attention import FlashinferAttention

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.backend import Capabilities
+from zif.contract.cache import CacheFormat, CacheGroup
 from zif.contract.comm import ONE_DEVICE, Communicator, Group
-from zif.contract.errors import InvalidSettings
+from zif.contract.formats import EIGHT_BITS, PlainFormat, plain_formats
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
 from zif.reference.host import user_cache
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 Tuning = Literal["auto", "on", "off"]
-EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
 OLDEST_EIGHT_BITS = (8, 9)
 """The first compute capability that converts them."""
 
@@ -62,9 +62,7 @@ class CudaBackend(TorchBackend):
         self.packer = CudaPacker(runtime)
         executables = CudaExecutables(device, graphs=graphs)
         self.executables = executables  # type: ignore[assignment]
-        if device.facts().capability >= OLDEST_EIGHT_BITS:
-            self.capabilities = replace(self.capabilities, cache_dtypes=EIGHT_BITS)
-        portable = _portable(device, self.capabilities.cache_dtypes)
+        portable = _portable(device)
         self._choices, own = _own(device, tune, communicator.size)
         planned = FlashinferAttention(device, flashinfer, portable, executables.captures)
         self._kernels = (*own, planned, *portable, TorchReference())
@@ -77,15 +75,26 @@ class CudaBackend(TorchBackend):
         if self._choices is not None:
             self._choices.measure()
 
-    def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
-        """Changes nothing. Raises InvalidSettings for a cache of eight bits on a GPU that cannot convert them."""
-        if config["kv_cache_dtype"] in set(EIGHT_BITS) - set(self.capabilities.cache_dtypes):
-            major, minor = self._device.facts().capability
-            raise InvalidSettings(
-                "--kv-cache-dtype fp8_e4m3 and fp8_e5m2 need a GPU of compute capability 8.9 or later (Ada, Hopper, "
-                f"Blackwell), and this one has {major}.{minor}; leave it at auto"
-            )
-        return ()
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        """Plain ones. Those of eight bits are listed on every GPU, and say what they need where it lacks that."""
+        wide = self.capabilities.dtypes
+        return (*plain_formats(*wide), *(EightBits(name, self._device.facts().capability) for name in EIGHT_BITS))
+
+
+@dataclass(frozen=True)
+class EightBits(PlainFormat):
+    """A plain format of eight bits, on a GPU of this compute capability."""
+
+    capability: tuple[int, int]
+
+    def refusal(self, group: CacheGroup, page_size: int) -> str | None:
+        if self.capability >= OLDEST_EIGHT_BITS:
+            return None
+        major, minor = self.capability
+        return (
+            "fp8_e4m3 and fp8_e5m2 need a GPU of compute capability 8.9 or later (Ada, Hopper, Blackwell), and this "
+            f"one has {major}.{minor}"
+        )
 
 
 def create(options: Mapping[str, str], device: Device, group: Group | None = None) -> CudaBackend:
@@ -125,7 +134,7 @@ def _own(device: CudaDevice, tune: Tuning, ranks: int) -> tuple[Choices | None, 
     return choices, (CudaLinears(launch, choices, ranks),)
 
 
-def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[KernelSet, ...]:
+def _portable(device: CudaDevice) -> tuple[KernelSet, ...]:
     """The portable Triton kernels, where there is Triton."""
     if importlib.util.find_spec("triton") is None:
         return ()
@@ -133,5 +142,6 @@ def _portable(device: CudaDevice, cache_dtypes: tuple[str, ...]) -> tuple[Kernel
     from zif_cuda.launching import launch_for
 
     facts = device.facts()
-    machine = Machine(facts.processors, facts.shared_bytes, cache_dtypes)
+    narrow = tuple(EIGHT_BITS.values()) if facts.capability >= OLDEST_EIGHT_BITS else ()
+    machine = Machine(facts.processors, facts.shared_bytes, narrow)
     return (TritonKernels(machine, launch_for(facts.capability)),)

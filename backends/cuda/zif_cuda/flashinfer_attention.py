@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from zif.contract.attention import AttentionSpec
+from zif.contract.formats import EIGHT_BITS, unless_plain
 from zif.contract.kernel import Kernel, KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
@@ -76,10 +77,10 @@ class FlashinferAttention(KernelSet):
             return self._refusal
         if request.dtype not in ("bfloat16", "float16"):
             return f"takes bfloat16 or float16, not {request.dtype}"
-        if request["cache_dtype"].startswith("float8"):
+        if request["cache_format"] in EIGHT_BITS:
             return "its fa3 reads a cache of eight bits with queries of eight bits alone, its fa2 is not used for them"
-        if request["cache_dtype"] != request.dtype:
-            return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_dtype']}"
+        if (refusal := unless_plain(request, request.dtype)) is not None:
+            return refusal
         if request["head_dim"] not in HEAD_SIZES or request["head_dim"] != request["v_head_dim"]:
             found = f"{request['head_dim']} and {request['v_head_dim']}"
             return f"takes heads of {', '.join(map(str, HEAD_SIZES))} for keys and values alike, not {found}"

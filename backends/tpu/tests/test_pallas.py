@@ -14,7 +14,7 @@ from zif.contract.ops.attention import attention_request, draw_step, paged_atten
 from zif.contract.ops.attention import kv_write as kv_write_reference
 from zif.contract.opspec import OpRequest
 from zif_tpu.kernels import PallasKernels
-from zif_tpu.layout import tpu_layout
+from zif_tpu.layout import PairedFormat
 
 Facts = dict[str, Any]
 CASES: dict[str, tuple[Facts, list[int], list[int], int, int, str]] = {
@@ -167,13 +167,14 @@ def test_rope_write(eps: float | None, turned: bool, kv_heads: int, dtype: str) 
         ({"head_dim": 80, "v_head_dim": 80}, "heads of a multiple of 64, not 80"),
         ({"v_head_dim": 64}, "keys and values of one size, not 128 and 64"),
         ({"kv_heads": 32, "q_heads": 32}, "up to 16 kv heads, not 32"),
-        ({"cache_dtype": "float8_e4m3fn"}, "a cache of the activations' dtype bfloat16, not float8_e4m3fn"),
+        ({"cache_format": "fp8_e4m3"}, "takes a plain cache of bfloat16, not fp8_e4m3"),
     ],
     ids=str,
 )
 def test_what_kernels_refuse(change: Facts, refusal: str) -> None:
     facts = {"q_heads": 16, "kv_heads": 8, "head_dim": 128, "v_head_dim": 128, "page_size": 64}
-    request = OpRequest.of("paged_attention", "bfloat16", **{**facts, "cache_dtype": "bfloat16", **change})
+    facts |= {"cache_format": "bfloat16", "cache_layout": "plain", **change}
+    request = OpRequest.of("paged_attention", "bfloat16", **facts)
     answers = {kernel.op: kernel.supports(request) for kernel in PallasKernels().kernels() if kernel.op not in TURNS}
     assert set(answers) == {"kv_write", "paged_attention"}
     assert all(refusal in str(answer) for answer in answers.values())
@@ -205,9 +206,10 @@ def test_a_single_head_is_stored_in_pairs() -> None:
     from zif_tpu.layout import TpuReference
 
     spec = AttentionSpec(group="g", scale=0.2, q_heads=4, kv_heads=1, head_dim=32, v_head_dim=32)
-    layout = tpu_layout(CacheGroup("g", "paged", 2, 1, 32, 32), 16, 7, "float32")
-    assert [(name, array.shape) for name, array in layout.arrays] == [("kv", (2, 7, 16, 2, 32))]
-    assert tpu_layout(CacheGroup("g", "latent", 2, 1, 32, 0), 16, 7, "float32").name == "plain"
+    paired = PairedFormat("float32")
+    arrays = paired.arrays(CacheGroup("g", "paged", 2, 1, 32, 32), 16, 7)
+    assert {name: array.shape for name, array in arrays.items()} == {"kv": (2, 7, 16, 2, 32)}
+    assert "a single head" in (paired.refusal(CacheGroup("g", "latent", 2, 1, 32, 0), 16) or "")
     rng = np.random.default_rng(0)
     step, pages = draw_step(rng, [20, 9], [3, 1], 16, "g", pad=2)
     q, k, v = (rng.standard_normal((6, count, 32)).astype(np.float32) for count in (4, 1, 1))

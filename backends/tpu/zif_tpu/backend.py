@@ -13,16 +13,17 @@ from typing import Any
 import jax
 
 from zif.contract.backend import Capabilities, ConfigChange
-from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.cache import CacheFormat
 from zif.contract.comm import Group
 from zif.contract.errors import NoUsableDevice
+from zif.contract.formats import ScaledFormat, plain_formats
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
 from zif.reference.host import user_cache
 from zif.reference.jax import JaxBackend, JaxRuntime
 from zif_tpu import buckets
 from zif_tpu.executables import TpuExecutables
-from zif_tpu.layout import TpuReference, tpu_layout
+from zif_tpu.layout import PairedFormat, TpuReference
 from zif_tpu.runtime import TpuRuntime
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,11 @@ class TpuBackend(JaxBackend):
     def kernels(self) -> Sequence[KernelSet]:
         return (*self._pallas, TpuReference())
 
-    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        """Plain without Pallas kernels: the reference alone is best at that."""
-        if not self._pallas:
-            return super().cache_layout(group, page_size, num_pages, dtype)
-        return tpu_layout(group, page_size, num_pages, dtype)
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        """Plain ones and ``int8`` by the reference; before them, where there are Pallas kernels, paired ones."""
+        dtypes = self.capabilities.dtypes
+        paired = [PairedFormat(dtype) for dtype in dtypes] if self._pallas else []
+        return (*paired, *plain_formats(*dtypes), ScaledFormat())
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         """Fewer requests at once where their page tables would not fit in scalar memory."""

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from zif.contract.attention import AttentionSpec
+from zif.contract.formats import unless_plain
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.reference.jax.attention import write_slots
-from zif_tpu.layout import page_size, pools_of
+from zif_tpu.layout import PairedFormat, page_size, pools_of
 from zif_tpu.pallas.kv_write import kv_write
 from zif_tpu.pallas.ragged_attention import ragged_attention
 from zif_tpu.pallas.rope_write import rope_write, turning
@@ -31,8 +32,10 @@ KV_HEADS = 16
 
 def _fits(kernels: PallasKernels, request: OpRequest) -> str | None:
     """``when=`` of every kernel: what a launch can hold, and a TPU's tiles."""
-    if request["cache_dtype"] != request.dtype:
-        return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_dtype']}"
+    if request["cache_layout"] != PairedFormat.layout and (refusal := unless_plain(request, request.dtype)) is not None:
+        return refusal
+    if request["cache_format"] != request.dtype:
+        return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_format']}"
     if request["head_dim"] != request["v_head_dim"]:
         return f"takes keys and values of one size, not {request['head_dim']} and {request['v_head_dim']}"
     if request["kv_heads"] > KV_HEADS:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,26 +11,39 @@ import jax.numpy as jnp
 
 from zif.contract.arrays import ArraySpec
 from zif.contract.attention import AttentionSpec
-from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.cache import CacheGroup
+from zif.contract.formats import PlainFormat, unless_known
 from zif.contract.kernel import kernel
+from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.reference.jax import JaxReference
-from zif.reference.jax.attention import attend_pages, write_slots
+from zif.reference.jax.attention import attend_pages, kept, write_slots
 
 Array = jax.Array
 
 
-def tpu_layout(group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-    """``plain``, or ``paired``: of a single kv head, keys and values in one array.
+@dataclass(frozen=True)
+class PairedFormat(PlainFormat):
+    """Of a single kv head, keys and values in one array: ``kv`` [layers, pages, page_size, 2, head_dim].
 
-    ``kv`` [layers, pages, page_size, 2, head_dim]. A TPU keeps rows of 16 bits in pairs: one head alone would take
-    twice its bytes, and no kernel could write one token of it. Single heads are what ranks are left with where they are
-    as many as a model's kv heads.
+    A TPU keeps rows of 16 bits in pairs: one head alone would take twice its bytes, and no kernel could write one
+    token of it. Single heads are what ranks are left with where they are as many as a model's kv heads.
     """
-    if group.kind == "latent" or group.kv_heads != 1 or group.head_dim != group.v_head_dim:
-        return plain_layout(group, page_size, num_pages, dtype)
-    shape = (group.layers, num_pages, page_size, 2, group.head_dim)
-    return CacheLayout("paired", page_size, num_pages, (("kv", ArraySpec(shape, dtype)),))
+
+    layout = "paired"
+
+    def refusal(self, group: CacheGroup, page_size: int) -> str | None:
+        if group.kind == "latent" or group.kv_heads != 1 or group.head_dim != group.v_head_dim:
+            return "pairs the keys and values of a single head, of one size"
+        return None
+
+    def arrays(self, group: CacheGroup, page_size: int, num_pages: int) -> Mapping[str, ArraySpec]:
+        return {"kv": ArraySpec((group.layers, num_pages, page_size, 2, group.head_dim), self.dtype)}
+
+
+def known_layout(kernels: Any, request: OpRequest) -> str | None:
+    """``when=`` of the reference: paired, or what JAX's reads."""
+    return None if request["cache_layout"] == PairedFormat.layout else unless_known(kernels, request)
 
 
 def pools_of(group: Any) -> tuple[Array, ...]:
@@ -47,7 +62,7 @@ class TpuReference(JaxReference):
 
     level = 1
 
-    @kernel("kv_write")
+    @kernel("kv_write", when=known_layout)
     def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         group = cache[spec.group]
         if "kv" not in group:
@@ -57,10 +72,11 @@ class TpuReference(JaxReference):
         written = pool.at[layer, page, offset].set(jnp.concatenate([k, v], axis=1).astype(pool.dtype))
         return {**cache, spec.group: {"kv": written}}
 
-    @kernel("paged_attention")
+    @kernel("paged_attention", when=known_layout)
     def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
         group = cache[spec.group]
         if "kv" not in group:
             return super().paged_attention(q, cache, layer, step, spec)
         keys, values = jnp.split(group["kv"], 2, axis=3)
-        return attend_pages(q, keys, values, layer, step, spec)
+        pairs = {"k": keys, "v": values}
+        return attend_pages(q, kept(pairs, "k", layer), kept(pairs, "v", layer), step, spec)

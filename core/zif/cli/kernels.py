@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 
 from zif.cli.output import print_json, print_table
-from zif.conformance.opcheck import Subject, cases_of, narrow_caches
+from zif.conformance.opcheck import NotStored, Offer, Subject, cases_of
 from zif.conformance.profiles import required
-from zif.contract.backend import Backend
 from zif.contract.errors import KernelNotFound
-from zif.contract.kernel import KernelSet
 from zif.contract.ops import op_specs
-from zif.plugins import extension_kernels, select
+from zif.plugins import extension_formats, extension_kernels, select
 
 
 def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool) -> int:
     """Print the choices; exit code 1 if the backend serves nothing of an op that its profiles require."""
     selection = select(device, device_opts)
     backend = selection.create_backend()
-    added = extension_kernels(backend, selection.plugin.name)
+    name = selection.plugin.name
+    kernels = [*extension_kernels(backend, name), *backend.kernels()]
+    formats = [*extension_formats(backend, name), *backend.cache_formats()]
     names = required(selection.plugin.info.profiles, selection.plugin.api_version)
-    choices = list(_choices(backend, [*added, *backend.kernels()], names))
+    choices = list(_choices(Offer(backend, kernels, formats), names))
     if as_json:
         print_json(choices)
     else:
@@ -34,17 +34,19 @@ def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool) -> 
     return 0 if all(choice["kernel"] for choice in choices) else 1
 
 
-def _choices(backend: Backend, providers: Sequence[KernelSet], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+def _choices(offer: Offer, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     for name in names:
         spec = op_specs()[name]
-        for dtype in backend.capabilities.dtypes:
-            for case in cases_of(spec, dtype, 0, narrow_caches(backend, dtype)):
+        for dtype in offer.backend.capabilities.dtypes:
+            for case in cases_of(spec, dtype, 0, offer.caches(dtype)):
                 rng = np.random.default_rng(0)
-                cache = dict(case.request.facts).get("cache_dtype", dtype)
+                cache = dict(case.request.facts).get("cache_format", dtype)
                 shown = dtype if cache == dtype else f"{dtype}, {cache} cache"
                 row = {"op": name, "dtype": shown, "case": case.label}
                 try:
-                    subject = Subject.make(backend, providers, spec, case, dtype, "packed", rng, padded=False)
+                    subject = Subject.make(offer, spec, case, dtype, "packed", rng, padded=False)
+                except NotStored:
+                    continue
                 except KernelNotFound as error:
                     yield row | {"request": str(case.request), "kernel": None, "rejected": {"all": str(error)}}
                 else:

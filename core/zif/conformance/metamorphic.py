@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 from zif.conformance import variants
 from zif.conformance.results import Recorder
 from zif.contract.backend import Backend
+from zif.contract.cache import CacheFormat
 from zif.engine.engine import Engine
 from zif.engine.launch import Launch, Observer
 from zif.engine.programs import Forward, Mixed
@@ -65,8 +67,10 @@ class Answer:
     cached: int = 0
 
 
-def check_engine(backend: Backend, profiles: tuple[str, ...], recorder: Recorder) -> None:
-    """Record the results of the section ``engine``."""
+def check_engine(
+    backend: Backend, profiles: tuple[str, ...], recorder: Recorder, formats: Sequence[CacheFormat] = ()
+) -> None:
+    """Record the results of the section ``engine``; the ``formats`` besides dtypes' are tried too."""
     if "llm" not in profiles:
         recorder.add(SECTION, "all", "", "skip", "the plugin does not claim the profile llm")
         return
@@ -89,6 +93,8 @@ def check_engine(backend: Backend, profiles: tuple[str, ...], recorder: Recorder
                 "seeded draws, together = alone": bench.drawn,
                 "retracted = undisturbed": bench.retracted,
             }
+            for name in dict.fromkeys(stored.name for stored in formats if stored.name not in dtypes):
+                checks[f"cache in {name}, in pieces and found again = whole"] = partial(bench.stored, name)
             for name, test in checks.items():
                 if recorder.wants(SECTION, name):
                     recorder.check(SECTION, name, model, test, logging.INFO)
@@ -227,6 +233,18 @@ class Bench:
         if not engine.stats()["retractions_total"]:
             return "the pages sufficed for all: nothing was retracted"
         return compare(generate(self.engine(), prompts, plain), tight, self._close)
+
+    def stored(self, name: str) -> str | None:
+        """A cache of another format, NaN where nothing was written; prompts in pieces, and the second time cached."""
+        plain = replace(GREEDY, prompt_logprobs=None)
+        whole = generate(self.engine(kv_cache_dtype=name), self.prompts, plain)
+        engine = self.engine(kv_cache_dtype=name, chunked_prefill_size=16, disable_radix_cache=False)
+        variants.poison(engine, self._backend)
+        for _ in range(2):
+            answers = generate(engine, self.prompts, plain)
+            if fault := compare(whole, answers, self._close):
+                return fault
+        return None if any(answer.cached for answer in answers) else "nothing was found in the prefix cache"
 
     def _same(self, answers: list[Answer]) -> str | None:
         return compare(self.base, answers, self._close)

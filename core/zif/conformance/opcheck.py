@@ -21,11 +21,11 @@ from zif.conformance.weights import pack, put_dense
 from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.backend import Backend
 from zif.contract.bind import bind, candidates
+from zif.contract.cache import CacheFormat, format_of
 from zif.contract.errors import KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.ops.draw import normal, numpy_dtype
-from zif.contract.ops.tolerances import NEIGHBOURS
 from zif.contract.opspec import OpCase, OpRequest, OpSpec, Tolerance
 from zif.contract.optable import Ops
 from zif.contract.weights import LoopStack, PackedWeight
@@ -35,52 +35,59 @@ WRITERS = {"kv_write": "paged_attention", "rope_and_cache": "attention"}
 """Ops that have no cases of their own, and the op whose cases they are tested on."""
 
 
-def check_ops(
-    backend: Backend, providers: Sequence[KernelSet], profiles: tuple[str, ...], recorder: Recorder, level: int,
-    seed: int = 0,
-) -> None:  # fmt: skip
+class NotStored(ValueError):
+    """A cache format does not take the group of a case; says why."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What is checked: a backend, its kernels and its cache formats, those of extensions before them."""
+
+    backend: Backend
+    providers: Sequence[KernelSet]
+    formats: Sequence[CacheFormat]
+
+    def caches(self, dtype: str) -> tuple[str, ...]:
+        """Formats besides the activations' that are tried with ``dtype``: all, with the one that is liked best."""
+        own = self.backend.capabilities.dtypes
+        others = dict.fromkeys(stored.name for stored in self.formats if stored.name not in own)
+        return tuple(others) if dtype == own[0] else ()
+
+
+def check_ops(offer: Offer, profiles: tuple[str, ...], recorder: Recorder, level: int, seed: int = 0) -> None:
     """Record a result for each op x dtype x case x kernel x way of calling it, of what ``level`` asks for."""
     names = required(profiles, level)
     if not names:
         recorder.add(SECTION, "all", "", "skip", "the plugin claims no profile")
     for name in names:
         if recorder.wants(SECTION, name):
-            for dtype in backend.capabilities.dtypes:
-                _check_op(backend, providers, op_specs()[name], dtype, recorder, level, seed)
+            for dtype in offer.backend.capabilities.dtypes:
+                _check_op(offer, op_specs()[name], dtype, recorder, level, seed)
 
 
-def _check_op(
-    backend: Backend, providers: Sequence[KernelSet], spec: OpSpec, dtype: str, recorder: Recorder, level: int,
-    seed: int,
-) -> None:  # fmt: skip
-    for case in cases_of(spec, dtype, seed, narrow_caches(backend, dtype)):
+def _check_op(offer: Offer, spec: OpSpec, dtype: str, recorder: Recorder, level: int, seed: int) -> None:
+    for case in cases_of(spec, dtype, seed, offer.caches(dtype)):
         if spec.newer(case.request, level) is not None:
             continue
         rng = np.random.default_rng([seed, zlib.crc32(f"{spec.name} {dtype} {case.label}".encode())])
-        for form in _weight_forms(backend, case):
+        for form in _weight_forms(offer.backend, case):
             label = f"{dtype}/{case.label}" + ("" if form == "packed" else ", dense")
-            subject = partial(Subject.make, backend, providers, spec, case, dtype, form, rng)
-            _check_case(backend, subject, label, recorder)
-
-
-def narrow_caches(backend: Backend, dtype: str) -> tuple[str, ...]:
-    """Cache dtypes besides the activations' that are tried with ``dtype``: all, with the one that is liked best."""
-    return backend.capabilities.cache_dtypes if dtype == backend.capabilities.dtypes[0] else ()
+            _check_case(spec, partial(Subject.make, offer, spec, case, dtype, form, rng), label, recorder)
 
 
 def cases_of(spec: OpSpec, dtype: str, seed: int, caches: Sequence[str] = ()) -> Iterator[OpCase]:
     """The op's own cases, or, for ops that only write, those of the op that reads what they wrote.
 
-    ``caches``: cache dtypes with which each case of keys and values comes once more.
+    ``caches``: names of cache formats with which each case that has a cache comes once more.
     """
     source = spec if spec.cases is not None else op_specs()[WRITERS.get(spec.name, "absorbed_attention")]
     assert source.cases is not None
     for case in source.cases(np.random.default_rng(seed), dtype):
         yield case if source is spec else replace(case, request=replace(case.request, op=spec.name))
-        if "spec" in case.arguments and "v" in case.arguments["cache"][case.arguments["spec"].group]:
-            for cache_dtype in caches:
-                request = replace(case.request, op=spec.name).but(cache_dtype=cache_dtype)
-                yield replace(case, label=f"{case.label}, {cache_dtype} cache", request=request)
+        if "cache" in case.arguments:
+            for name in caches:
+                request = replace(case.request, op=spec.name).but(cache_format=name)
+                yield replace(case, label=f"{case.label}, {name} cache", request=request)
 
 
 @dataclass(frozen=True)
@@ -96,36 +103,30 @@ class Subject:
     refused: Mapping[str, str]
     arguments: Mapping[str, Any]
     paged: Paged | None
+    stored: CacheFormat | None
     expected: Any
     rows: int | None
 
     @classmethod
     def make(
-        cls,
-        backend: Backend,
-        providers: Sequence[KernelSet],
-        spec: OpSpec,
-        case: OpCase,
-        dtype: str,
-        form: str,
-        rng: np.random.Generator,
-        *,
-        padded: bool,
+        cls, offer: Offer, spec: OpSpec, case: OpCase, dtype: str, form: str, rng: np.random.Generator, *, padded: bool
     ) -> Subject:
-        """Raises KernelNotFound if the backend has no kernel for the case."""
-        arguments, paged = dict(case.arguments), None
+        """Raises KernelNotFound if the backend has no kernel for the case, NotStored if it has no cache for it."""
+        backend = offer.backend
+        arguments, paged, stored = dict(case.arguments), None, None
         if "cache" in arguments:
-            cache_dtype = case.request["cache_dtype"]
-            arguments, paged = _relaid(backend, spec, arguments, dtype, cache_dtype, rng, padded)
+            stored, page_size = _stored(offer, case)
+            arguments, paged = _relaid(spec, arguments, dtype, page_size, rng, padded)
         host = arguments
         arguments = {
             name: _weights(backend, case.request, value, form) if isinstance(value, PackedWeight) else value
             for name, value in arguments.items()
         }
-        page_size = paged.page_size if paged is not None else None
-        request = actual_request(case.request, arguments, page_size)
-        bound = bind(requests_around(request, arguments, page_size), providers)
-        mine = [kernel for kernel in candidates(providers) if kernel.op == spec.name]
+        request = actual_request(case.request, arguments)
+        if paged is not None and stored is not None:
+            request = request.but(page_size=paged.page_size, cache_layout=stored.layout)
+        bound = bind(requests_around(request, arguments), offer.providers)
+        mine = [kernel for kernel in candidates(offer.providers) if kernel.op == spec.name]
         answers = {kernel: kernel.supports(request) for kernel in mine}
         rows = int(np.asarray(host["step"].num_tokens)[0]) if host.get("step") is not None else None
         return cls(
@@ -138,15 +139,16 @@ class Subject:
             refused={str(kernel): refusal for kernel, refusal in answers.items() if refusal is not None},
             arguments=arguments,
             paged=paged,
-            expected=_expected(spec, host),
+            stored=stored,
+            expected=_expected(spec, host, paged, stored if stored is not None and stored.name != dtype else None),
             rows=rows,
         )
 
     def cache(self) -> Any:
         """A fresh cache of the backend's own, filled through its own kernel."""
-        if self.paged is None:
+        if self.paged is None or self.stored is None:
             return None
-        empty = paging.empty_cache(self.backend, self.paged, self.request["cache_dtype"])
+        empty = paging.empty_cache(self.backend, self.paged, self.stored)
         return paging.fill(self.backend, self.ops, self.paged, empty, self.dtype)
 
     def call(self, kernel: Kernel) -> Call:
@@ -186,18 +188,20 @@ class Subject:
             return Tolerance(0.0, 0.0)
         own = tolerances[self.dtype]
         computed = _writes(self.spec) and self.spec.name != "kv_write"
-        more = NEIGHBOURS.get(self.request["cache_dtype"], 0.0) if computed else 0.0
+        more = self.stored.error if computed and self.stored is not None else 0.0
         return Tolerance(own.rtol, own.atol + more)
 
 
-def _check_case(backend: Backend, make: Callable[..., Subject], label: str, recorder: Recorder) -> None:
+def _check_case(spec: OpSpec, make: Callable[..., Subject], label: str, recorder: Recorder) -> None:
     """Eagerly as the case is drawn; compiled, with padding and on other pages."""
     for way, run, padded in (("eager", call_eager, False), ("compiled", call_compiled, True)):
         try:
             subject = make(padded=padded)
         except KernelNotFound as error:
-            name = make.args[2].name if isinstance(make, partial) else ""
-            recorder.add(SECTION, name, label, "fail", " ".join(str(error).split()))
+            recorder.add(SECTION, spec.name, label, "fail", " ".join(str(error).split()))
+            return
+        except NotStored as error:
+            recorder.add(SECTION, spec.name, label, "skip", str(error))
             return
         for kernel in subject.kernels:
             case = f"{label}/{kernel}/{way}"
@@ -285,19 +289,27 @@ def _grown(paged: Paged) -> list[int]:
     return [*real, lengths[-1]]
 
 
+def _stored(offer: Offer, case: OpCase) -> tuple[CacheFormat, int]:
+    """The format that a case's cache is stored in, and the tokens of its pages. Raises NotStored."""
+    attention, name = case.arguments["spec"], case.request["cache_format"]
+    plain = case.arguments["cache"][attention.group]
+    group = paging.group_of(attention, latent="v" not in plain)
+    base = paging.page_size_for(offer.backend, plain["k"].shape[2])
+    found, why = format_of(offer.formats, name, group, base)
+    if found is None and name == case.request.dtype:
+        raise KernelNotFound(f"a cache in the activations' own dtype {name} is not stored: {why}")
+    if found is None:
+        raise NotStored(why)
+    return found, found.page_size(group, base)
+
+
 def _relaid(
-    backend: Backend, spec: OpSpec, arguments: dict[str, Any], dtype: str, cache_dtype: str, rng: np.random.Generator,
-    padded: bool,
-) -> tuple[dict[str, Any], Paged]:  # fmt: skip
+    spec: OpSpec, arguments: dict[str, Any], dtype: str, page_size: int, rng: np.random.Generator, padded: bool
+) -> tuple[dict[str, Any], Paged]:
     """The arguments on new pages; arrays that have a row a token get rows for the padding, which hold NaN."""
     old: Any = arguments["step"]
-    page_size = paging.page_size_for(backend, arguments["cache"][arguments["spec"].group]["k"].shape[2])
-    writes = _writes(spec)
-    paged = paging.lay_out(arguments, page_size, rng, writes=writes, padded=padded)
+    paged = paging.lay_out(arguments, page_size, rng, writes=_writes(spec), padded=padded)
     cache = paged.plain()
-    if cache_dtype != dtype:
-        paged = paging.narrowed(paged, cache_dtype)
-        cache = tree_map(lambda array: array.astype(numpy_dtype(cache_dtype)), paged.plain())
     if spec.name in WRITERS or spec.name == "latent_write":
         arguments = _writer_arguments(spec, arguments, dtype, rng)
     extra = paged.step.shape.tokens - old.shape.tokens
@@ -329,9 +341,21 @@ def _writes(spec: OpSpec) -> bool:
     return bool({"k", "latent"} & set(spec.parameters)) and "cache" in spec.parameters
 
 
-def _expected(spec: OpSpec, arguments: Mapping[str, Any]) -> Any:
+def _expected(spec: OpSpec, arguments: Mapping[str, Any], paged: Paged | None, stored: CacheFormat | None) -> Any:
+    """The reference's results; ``stored``: what it reads is what comes back of a cache in that format."""
     with np.errstate(all="ignore"):  # rows of padding hold NaN
-        return spec.reference(**arguments)
+        if paged is None or stored is None:
+            return spec.reference(**arguments)
+        if not _writes(spec):
+            return spec.reference(**{**arguments, "cache": paged.read_back(arguments["cache"], stored)})
+        if spec.name != "attention":
+            result = spec.reference(**arguments)
+            cache = paged.read_back(_cache_of(spec, result), stored)
+            return (result[0], cache) if isinstance(result, tuple) else cache
+        q, cache = op_specs()["rope_and_cache"].reference(**arguments)
+        cache = paged.read_back(cache, stored)
+        step, attention = arguments["step"], arguments["spec"]
+        return op_specs()["paged_attention"].reference(q, cache, arguments["layer"], step, attention), cache
 
 
 def _without_cache(spec: OpSpec, result: Any) -> Any:

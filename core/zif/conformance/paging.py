@@ -17,8 +17,8 @@ import numpy as np
 from zif.contract.arrays import Array, ArraySpec, tree_map
 from zif.contract.attention import AttentionSpec
 from zif.contract.backend import Backend
-from zif.contract.cache import CacheGroup
-from zif.contract.ops.draw import normal, numpy_dtype, rounded
+from zif.contract.cache import CacheFormat, CacheGroup
+from zif.contract.ops.draw import normal, numpy_dtype
 from zif.contract.optable import Ops
 from zif.contract.step import Step, StepShape
 
@@ -59,6 +59,18 @@ class Paged:
                 at = np.arange(self.first[row], values.shape[1])
                 array[:, self.tables[row, at // self.page_size], at % self.page_size] = values[:, at]
             group[name] = array
+        return {self.spec.group: group}
+
+    def read_back(self, cache: Mapping[str, Mapping[str, A]], stored: CacheFormat) -> dict[str, dict[str, A]]:
+        """A plain cache of what the sequences wrote, as it is read back where ``stored`` stores it."""
+        group = {}
+        lengths = [*np.asarray(self.step.kv_lens)[: len(self.tables) - 1].tolist(), self.lengths[-1]]
+        for name, array in cache[self.spec.group].items():
+            group[name] = array.astype(np.float64)
+            for row, length in enumerate(lengths):
+                at = np.arange(self.first[row], length)
+                where = (slice(None), self.tables[row, at // self.page_size], at % self.page_size)
+                group[name][where] = stored.restored(group[name][where], self.page_size)
         return {self.spec.group: group}
 
     def everything(self) -> Step:
@@ -105,12 +117,6 @@ def lay_out(
             first[row] = dead * page_size
     new_step = replace(step, pages={spec.group: tables[:-1]}, shape=replace(step.shape, pages=tables.shape[1]))
     return Paged(spec, page_size, num_pages, tables, history, first, pad(new_step, spec.group) if padded else new_step)
-
-
-def narrowed(paged: Paged, cache_dtype: str) -> Paged:
-    """``paged`` with a history of numbers that ``cache_dtype`` has, so that writing it loses nothing."""
-    history = {name: [rounded(rows, cache_dtype) for rows in every] for name, every in paged.history.items()}
-    return replace(paged, history=history)
 
 
 def _tables(lengths: Sequence[int], page_size: int, rng: np.random.Generator) -> tuple[A, int]:
@@ -174,15 +180,18 @@ def pad(step: Any, group: str, extra: int = 2) -> Step:
     return padded
 
 
-def empty_cache(backend: Backend, paged: Paged, dtype: str) -> Any:
-    """The backend's own cache for the case, every float of it NaN and every integer 0x7f."""
-    spec = paged.spec
-    latent = "v" not in paged.history
+def group_of(spec: AttentionSpec, *, latent: bool) -> CacheGroup:
+    """The cache group of a case."""
     kind: Any = "latent" if latent else "paged" if spec.window is None else "window"
     v_head_dim = 0 if latent else spec.v_head_dim
-    group = CacheGroup(spec.group, kind, LAYERS, spec.kv_heads, spec.head_dim, v_head_dim, spec.window)
-    layout = backend.cache_layout(group, paged.page_size, paged.num_pages, dtype)
-    return {spec.group: {name: backend.runtime.put(unwritten(array)) for name, array in layout.arrays}}
+    return CacheGroup(spec.group, kind, LAYERS, spec.kv_heads, spec.head_dim, v_head_dim, spec.window)
+
+
+def empty_cache(backend: Backend, paged: Paged, stored: CacheFormat) -> Any:
+    """The backend's own cache for the case, every float of it NaN and every integer 0x7f."""
+    group = group_of(paged.spec, latent="v" not in paged.history)
+    arrays = stored.arrays(group, paged.page_size, paged.num_pages)
+    return {group.name: {name: backend.runtime.put(unwritten(array)) for name, array in arrays.items()}}
 
 
 def fill(backend: Backend, ops: Ops, paged: Paged, cache: Any, dtype: str) -> Any:

@@ -23,8 +23,8 @@ def result_dtype(spec: OpSpec, dtype: str) -> str:
     return "float32" if spec.name in ("rope_angles", "logits") or "logits" in spec.parameters else dtype
 
 
-def actual_request(request: OpRequest, arguments: Mapping[str, Any], page_size: int | None) -> OpRequest:
-    """``request`` with the weight formats and the page size that the backend really has."""
+def actual_request(request: OpRequest, arguments: Mapping[str, Any]) -> OpRequest:
+    """``request`` with the weight formats that the backend really has."""
     facts = dict(request.facts)
     dispatch = op_specs()[request.op].dispatch
     for name, value in arguments.items():
@@ -33,20 +33,17 @@ def actual_request(request: OpRequest, arguments: Mapping[str, Any], page_size: 
                 facts |= {"key": value.dispatch_key, "format": value.format}
             elif f"{name}_format" in facts:
                 facts[f"{name}_format"] = value.format
-    if page_size is not None and "page_size" in facts:
-        facts["page_size"] = page_size
     return replace(request, facts=tuple(sorted(facts.items(), key=lambda fact: fact[0])))
 
 
-def requests_around(request: OpRequest, arguments: Mapping[str, Any], page_size: int | None) -> list[OpRequest]:
+def requests_around(request: OpRequest, arguments: Mapping[str, Any]) -> list[OpRequest]:
     """``request``, and those of the ops that fill and read its cache, or read its further weights."""
     wanted, specs = [request], op_specs()
     attention = arguments.get("spec")
     if isinstance(attention, AttentionSpec):
-        assert page_size is not None
-        cache_dtype = request["cache_dtype"]
+        cache = request["page_size"], request["cache_format"], request["cache_layout"]
         wanted += [
-            attention_request(name, request.dtype, attention, page_size, cache_dtype)
+            attention_request(name, request.dtype, attention, *cache)
             for name, spec in specs.items()
             if spec.dispatch == "spec" and spec.profile == specs[request.op].profile and name != request.op
         ]

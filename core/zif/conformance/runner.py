@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from zif.conformance.results import Recorder, Report, Waiver, apply_waivers
 from zif.contract import version
 from zif.contract.backend import Backend
+from zif.contract.cache import CacheFormat
 from zif.contract.kernel import KernelSet
 
 
@@ -24,7 +25,7 @@ def run(
     """
     from zif.conformance.communicator import check_communicator
     from zif.conformance.hygiene import check_plugin
-    from zif.plugins import extension_kernels, select
+    from zif.plugins import extension_formats, extension_kernels, select
 
     recorder = Recorder(only or ())
     selection = select(device, device_opts)
@@ -33,11 +34,17 @@ def run(
         check_plugin(selection, recorder)
     if recorder.begins("communicator"):
         check_communicator(selection, recorder)
-    if any(recorder.wants(section) for section in ("runtime", "executables", "ops", "engine")):
+    if any(recorder.wants(section) for section in ("runtime", "executables", "caches", "ops", "engine")):
         backend = selection.create_backend()
-        added = extension_kernels(backend, selection.plugin.name)
-        level = selection.plugin.api_version
-        check_backend(backend, selection.plugin.info.profiles, recorder, extra_kernels=added, level=level)
+        name, level = selection.plugin.name, selection.plugin.api_version
+        check_backend(
+            backend,
+            selection.plugin.info.profiles,
+            recorder,
+            extension_kernels(backend, name),
+            extension_formats(backend, name),
+            level,
+        )
     results = list(apply_waivers(recorder.results, waivers))
     return Report(name, str(selection.plugin.found), results)
 
@@ -47,14 +54,16 @@ def check_backend(
     profiles: tuple[str, ...],
     recorder: Recorder,
     extra_kernels: Sequence[KernelSet] = (),
+    extra_formats: Sequence[CacheFormat] = (),
     level: int | None = None,
 ) -> None:
-    """Run the sections that need a backend alone: ``runtime``, ``executables``, ``ops`` and ``engine``.
+    """Run the sections that need a backend alone: ``runtime``, ``executables``, ``caches``, ``ops`` and ``engine``.
 
     ``level`` is the version of the plugin API whose profiles are asked for: what plugin and core agreed on, or core's.
     """
+    from zif.conformance.caches import check_formats
     from zif.conformance.machinery import check_machinery
-    from zif.conformance.opcheck import check_ops
+    from zif.conformance.opcheck import Offer, check_ops
 
     providers = [*extra_kernels, *backend.kernels()]
     if profiles:
@@ -62,9 +71,13 @@ def check_backend(
     else:
         for section in ("runtime", "executables"):
             recorder.add(section, "all", "", "skip", "the plugin claims no profile")
+    formats = [*extra_formats, *backend.cache_formats()]
+    if recorder.begins("caches"):
+        check_formats(formats, backend.capabilities, recorder)
     if recorder.begins("ops"):
-        check_ops(backend, providers, profiles, recorder, version.API_VERSION if level is None else level)
+        level = version.API_VERSION if level is None else level
+        check_ops(Offer(backend, providers, formats), profiles, recorder, level)
     if recorder.begins("engine"):
         from zif.conformance.metamorphic import check_engine
 
-        check_engine(backend, profiles, recorder)
+        check_engine(backend, profiles, recorder, formats)

@@ -41,8 +41,8 @@ def poison(engine: Engine, backend: Backend) -> None:
     """Fill an engine's cache, in which nothing is yet, with NaN."""
     cache = engine.runner.cache
     cache.arrays = {
-        name: {array: backend.runtime.put(unwritten(spec)) for array, spec in layout.arrays}
-        for name, layout in cache.layouts.items()
+        name: {array: backend.runtime.put(unwritten(spec)) for array, spec in specs.items()}
+        for name, specs in cache.specs.items()
     }
 
 

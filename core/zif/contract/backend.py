@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from zif.contract.arrays import Array, ArraySpec
-from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
 from zif.contract.kernel import KernelSet
@@ -28,10 +28,9 @@ class Capabilities:
     ``dtypes``: activation dtypes, best first. ``page_sizes``: those the kernels take, best first;
     empty for any. ``asynchronous``: launches return before the device is done, so that overlap
     pays. ``fuse_sampling``: sampling may be compiled into the programs of decode steps and of captured mixed
-    ones. ``warm_up``: these programs are to be compiled and run before the first request. ``cache_dtypes``: what
-    keys and values may be stored in, besides any of ``dtypes``. ``cache_share``: the share that the KV cache takes by
-    default of what ``mem_fraction_static`` leaves it; below 1 where the memory is not the device's alone but that of a
-    machine which others use too. The rest are defaults of the settings of the same names.
+    ones. ``warm_up``: these programs are to be compiled and run before the first request. ``cache_share``: the share
+    that the KV cache takes by default of what ``mem_fraction_static`` leaves it; below 1 where the memory is not the
+    device's alone but that of a machine which others use too. The rest are defaults of the settings of the same names.
     """
 
     dtypes: tuple[str, ...]
@@ -42,7 +41,6 @@ class Capabilities:
     max_running_requests: int = 256
     chunked_prefill_size: int = 2048
     mem_fraction_static: float = 0.88
-    cache_dtypes: tuple[str, ...] = ()
     cache_share: float = 1.0
 
 
@@ -121,6 +119,6 @@ class Backend(Protocol):
         """Providers in order of preference; the last is the framework reference."""
         ...
 
-    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        """How ``group`` is stored. Raises ValueError for a page size that no kernel takes."""
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        """The formats that it stores cache groups in, in order of preference; one of each of its dtypes' names."""
         ...

@@ -1,9 +1,18 @@
-"""What a model keeps between steps: cache groups, and how a backend lays them out."""
+"""What a model keeps between steps: cache groups, and the formats that they are stored in.
+
+A *group* is logical: core schedules its tokens and pages, and decides which pages are reused. A *format* is
+physical: what the bytes of a page are. Core knows a format by what it costs; what its arrays hold is between
+the kernels that write them and the kernels that read them.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from zif.contract.arrays import ArraySpec
 
@@ -32,30 +41,76 @@ class CacheGroup:
         assert (self.window is not None) == (self.kind == "window"), f"cache group {self.name}: window and kind differ"
 
 
-@dataclass(frozen=True, slots=True)
-class CacheLayout:
-    """How a backend stores one group: named arrays for ``num_pages`` pages of ``page_size`` tokens.
+class CacheFormat(ABC):
+    """One way to store a cache group. Immutable; a backend or an extension brings a list of them.
 
-    Page 0 is the sink: padding writes there and nothing ever reads it.
+    ``name``       what ``--kv-cache-dtype`` and the fact ``cache_format`` of requests call it. A format that is
+                   named like an activation dtype is what ``auto`` takes for that dtype.
+    ``layout``     how its arrays are arranged, the fact ``cache_layout`` of requests: kernels read and write the
+                   layouts that they know. Formats of one name may differ in it: the first that takes a group
+                   stores it.
+    ``alignment``  bytes of which a page of a layer is a multiple, in each array.
+    ``error``      0 if it stores what it is given, rounded to a dtype of at least 16 bits. Otherwise it is lossy, and
+                   this is by how much attention over values of size about one may be off where rounding in a
+                   kernel decides between two neighbouring values of the format.
     """
 
     name: str
-    page_size: int
-    num_pages: int
-    arrays: tuple[tuple[str, ArraySpec], ...]
+    layout: str
+    alignment: int = 1
+    error: float = 0.0
+
+    @abstractmethod
+    def arrays(self, group: CacheGroup, page_size: int, num_pages: int) -> Mapping[str, ArraySpec]:
+        """The arrays that hold ``num_pages`` pages of ``page_size`` tokens of all layers of ``group``, by name.
+
+        They take at most ``num_pages * page_bytes(group, page_size)`` bytes. Page 0 is the sink: padding is
+        written there, and nothing reads it. Values, scales and indices are arrays each.
+        """
+
+    @abstractmethod
+    def restored(self, rows: np.ndarray[Any, Any], page_size: int) -> np.ndarray[Any, Any]:
+        """What is read back of ``rows`` float64 [layers, tokens, heads, dim], the keys or the values (or
+        the latents) of a sequence from its first position on. The same shape, float64: the specification of what the
+        format loses.
+        """
+
+    def refusal(self, group: CacheGroup, page_size: int) -> str | None:
+        """A sentence why it does not store ``group`` on pages of ``page_size`` tokens; None where it does."""
+        return None
+
+    def page_size(self, group: CacheGroup, base: int) -> int:
+        """The tokens of its pages of ``group`` where the smallest pages have ``base``: a multiple of that."""
+        return base
+
+    def page_bytes(self, group: CacheGroup, page_size: int) -> int:
+        """Bytes that a page takes, in all layers of ``group``."""
+        return nbytes(self.arrays(group, page_size, 1))
 
     @property
-    def nbytes(self) -> int:
-        return sum(spec.nbytes for _, spec in self.arrays)
+    def lossy(self) -> bool:
+        """Whether what is read back may differ from what was written by more than 16 bits do."""
+        return self.error > 0
 
 
-def plain_layout(group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-    """The layout that references and portable kernels read.
+def nbytes(arrays: Mapping[str, ArraySpec]) -> int:
+    """Bytes of all ``arrays``."""
+    return sum(spec.nbytes for spec in arrays.values())
 
-    ``k`` [layers, pages, page_size, kv_heads, head_dim], and ``v`` likewise with v_head_dim unless that is 0.
+
+def format_of(
+    formats: Iterable[CacheFormat], name: str, group: CacheGroup, page_size: int
+) -> tuple[CacheFormat | None, str]:
+    """The first of ``formats`` that is called ``name`` and stores ``group``, or None and a sentence why there is none.
+
+    ``page_size``: tokens of the smallest pages.
     """
-    shape = (group.layers, num_pages, page_size, group.kv_heads)
-    arrays = [("k", ArraySpec((*shape, group.head_dim), dtype))]
-    if group.v_head_dim:
-        arrays.append(("v", ArraySpec((*shape, group.v_head_dim), dtype)))
-    return CacheLayout("plain", page_size, num_pages, tuple(arrays))
+    why = f"there is no cache format {name}"
+    for candidate in formats:
+        if candidate.name != name:
+            continue
+        refusal = candidate.refusal(group, candidate.page_size(group, page_size))
+        if refusal is None:
+            return candidate, ""
+        why = refusal
+    return None, why

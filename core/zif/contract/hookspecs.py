@@ -20,6 +20,7 @@ from zif.contract.info import BackendInfo, Device, DeviceOption, ExtensionInfo, 
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
+    from zif.contract.cache import CacheFormat
     from zif.contract.comm import Group
     from zif.contract.kernel import KernelSet
 
@@ -69,6 +70,11 @@ def zif_cli_options() -> Sequence[DeviceOption]:  # type: ignore[empty-body]
 @hookspec
 def zif_kernels(backend: Backend) -> Sequence[KernelSet]:  # type: ignore[empty-body]
     """Return kernel sets that this package adds to ``backend``, its own or somebody else's; none to a stranger."""
+
+
+@hookspec
+def zif_cache_formats(backend: Backend) -> Sequence[CacheFormat]:  # type: ignore[empty-body]
+    """Return formats that ``backend`` may store a cache in besides its own; kernels of zif_kernels read them."""
 
 
 @hookspec

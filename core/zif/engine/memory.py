@@ -3,47 +3,108 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
+from zif.cache.groups import least_pages, unit_of
 from zif.contract.arrays import dtype_bytes
 from zif.contract.backend import Backend, MemoryInfo
-from zif.contract.cache import CacheGroup
-from zif.contract.errors import OutOfMemory
+from zif.contract.cache import CacheFormat
+from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.contract.model import Model
-from zif.engine.plan import EIGHT_BITS, EnginePlan
+from zif.engine.plan import EnginePlan
+from zif.engine.store import StoredGroup, stored_groups
 from zif.weights import weight_bytes
 
 HIGHEST_FRACTION = 0.97
 """The largest --mem-fraction-static that is worth proposing: steps need memory too."""
 
 
-def plan_pages(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend) -> int:
-    """Pages of every cache group, page 0 included, from the memory that is free once weights are loaded.
+def plan_pages(
+    plan: EnginePlan, groups: Sequence[StoredGroup], backend: Backend, formats: Sequence[CacheFormat] = ()
+) -> tuple[int, ...]:
+    """Pages of each cache group, page 0 included, from the memory that is free once weights are loaded.
 
-    All groups get the same number, and together no more than all running requests at full length
-    can use. Raises OutOfMemory, with what would fit, where not even one sequence of a page does, nor the
-    tokens that were asked for.
+    ``formats`` are all that there are, for what is said where this one does not fit. Raises OutOfMemory, with what
+    would fit, where not even one sequence of a page does, nor the tokens that were asked for.
     """
-    useful = plan.max_running_requests * plan.pages_per_sequence
+    room = Room(plan, groups)
     memory = backend.runtime.memory()
     budget = memory.free - memory.total * (1 - plan.mem_fraction_static)
-    per_page = _pages_bytes(plan, groups, backend)
-    fitting = int(budget // per_page)
     if plan.max_total_tokens is not None:
-        pages = max(min(-(-plan.max_total_tokens // plan.page_size), useful), 1) + 1
-        if pages * per_page > memory.free:
-            raise OutOfMemory(_too_many_tokens(plan, groups, backend, memory, fitting))
-        return pages
-    if fitting < 2:
-        raise OutOfMemory(_no_room(plan, backend, memory, per_page))
-    return min(max(int(budget * plan.cache_share // per_page), 2), useful + 1)
+        units = min(-(-plan.max_total_tokens // room.unit), room.useful)
+        if room.nbytes(units) > memory.free:
+            raise OutOfMemory(_too_many_tokens(plan, room, formats, memory, budget))
+        return room.counts(units)
+    if room.nbytes(1) > budget:
+        raise OutOfMemory(_no_room(plan, backend, memory, room))
+    return room.counts(max(room.fitting(budget * plan.cache_share), 1))
 
 
-def report_cache(num_pages: int, nbytes: int, plan: EnginePlan) -> str:
+class Room:
+    """How many pages each group gets, and what they take.
+
+    Sizes are counted in units: the least number of tokens that is whole pages in every group. For ``units`` of
+    history, groups that keep all of it get as many tokens. A window group never needs more than the windows of
+    :attr:`~zif.engine.plan.EnginePlan.max_running_requests` requests, as much again for the prefixes that they share or
+    come back to, and the chunks that are being computed; what that leaves goes to the others.
+    """
+
+    def __init__(self, plan: EnginePlan, groups: Sequence[StoredGroup]) -> None:
+        self.groups = groups
+        self.unit = unit_of(groups)
+        """Tokens."""
+        self.useful = plan.max_running_requests * -(-plan.context_length // self.unit)
+        """Units that all running requests at full length can use."""
+        whole = any(group.window is None for group in groups)
+        self._most = [self._window(plan, group) if whole and group.window is not None else None for group in groups]
+        self._page_bytes = [group.page_bytes for group in groups]
+
+    def counts(self, units: int) -> tuple[int, ...]:
+        """Pages of each group, page 0 included."""
+        return tuple(self._pages(at, units) + 1 for at in range(len(self.groups)))
+
+    def nbytes(self, units: int) -> int:
+        """What they take."""
+        return sum(count * size for count, size in zip(self.counts(units), self._page_bytes, strict=True))
+
+    def fitting(self, budget: float) -> int:
+        """The most units of which no more than ``budget`` bytes are taken, and that are of use."""
+        return bisect_right(range(1, self.useful + 1), budget, key=self.nbytes)
+
+    def _pages(self, at: int, units: int) -> int:
+        group, most = self.groups[at], self._most[at]
+        pages = units * (self.unit // group.page_size)
+        if group.window is not None:
+            pages = max(pages, least_pages(group, self.unit, units * self.unit))
+        return pages if most is None else min(pages, most)
+
+    def _window(self, plan: EnginePlan, group: StoredGroup) -> int:
+        one = least_pages(group, self.unit, plan.context_length)
+        chunk = -(-min(plan.chunked_prefill_size, plan.context_length) // group.page_size)
+        return plan.max_running_requests * one + 2 * chunk
+
+
+def cache_tokens(groups: Sequence[StoredGroup], num_pages: Sequence[int]) -> int:
+    """Tokens whose whole history ``num_pages`` pages of each group hold; of window groups alone, what those do."""
+    tokens = [(group.window, (count - 1) * group.page_size) for group, count in zip(groups, num_pages, strict=True)]
+    whole = [count for window, count in tokens if window is None]
+    return min(whole or [count for _, count in tokens])
+
+
+def report_cache(groups: Sequence[StoredGroup], num_pages: Sequence[int], nbytes: int) -> str:
     """What the start says of the KV cache: how much is taken for it, and how to change that."""
+    names = sorted({group.format.name + (" (lossy)" if group.format.lossy else "") for group in groups})
+    tokens = cache_tokens(groups, num_pages)
+    windows = [
+        f"{(count - 1) * group.page_size} of {group.name!r} (window {group.window})"
+        for group, count in zip(groups, num_pages, strict=True)
+        if group.window is not None and (count - 1) * group.page_size < tokens
+    ]
+    held = f", and {', '.join(windows)}" if windows else ""
     return (
-        f"KV cache: up to {gibibytes(nbytes)}, for {(num_pages - 1) * plan.page_size} tokens; "
+        f"KV cache in {', '.join(names)}: up to {gibibytes(nbytes)}, for {tokens} tokens{held}; "
         "--max-total-tokens or --mem-fraction-static makes it smaller or larger"
     )
 
@@ -78,51 +139,41 @@ def gibibytes(size: float) -> str:
     return f"{gib:.2f} GiB" if gib < 1 else f"{gib:.1f} GiB"
 
 
-def _pages_bytes(plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend) -> float:
-    """What one more page of every group takes in the backend's own layout."""
-
-    def one(group: CacheGroup) -> float:
-        sizes = (backend.cache_layout(group, plan.page_size, count, plan.kv_cache_dtype).nbytes for count in (32, 64))
-        few, many = sizes
-        return (many - few) / 32
-
-    return sum(map(one, groups))
-
-
-def _narrower(plan: EnginePlan, backend: Backend) -> str | None:
-    """The flag's name of a cache dtype of fewer bytes that the backend stores."""
-    stored = backend.capabilities.cache_dtypes
-    wide = dtype_bytes(plan.kv_cache_dtype) > 1
-    return next((flag for flag, name in EIGHT_BITS.items() if name in stored), None) if wide else None
-
-
 def _too_many_tokens(
-    plan: EnginePlan, groups: Sequence[CacheGroup], backend: Backend, memory: MemoryInfo, fitting: int
+    plan: EnginePlan, room: Room, formats: Sequence[CacheFormat], memory: MemoryInfo, budget: float
 ) -> str:
-    per_page = _pages_bytes(plan, groups, backend)
     asked = plan.max_total_tokens or 0
     said = (
-        f"--max-total-tokens {asked} takes {gibibytes(asked / plan.page_size * per_page)} of KV cache, and "
+        f"--max-total-tokens {asked} takes {gibibytes(room.nbytes(-(-asked // room.unit)))} of KV cache, and "
         f"{gibibytes(memory.free)} of {gibibytes(memory.total)} are free: "
     )
-    most = max(fitting - 1, 0) * plan.page_size
+    most = room.fitting(budget) * room.unit
     said += f"at most {most} tokens fit" if most else "not a single page fits beside the weights"
-    flag = _narrower(plan, backend)
-    if flag is not None and most:
-        narrow = _pages_bytes(replace(plan, kv_cache_dtype=EIGHT_BITS[flag]), groups, backend)
-        said += f", or {int(most * per_page / narrow)} with --kv-cache-dtype {flag}"
+    for name, tokens in _narrower(plan, room, formats, budget):
+        return f"{said}, or {tokens} with --kv-cache-dtype {name}"
     return said
 
 
-def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, per_page: float) -> str:
+def _narrower(plan: EnginePlan, room: Room, formats: Sequence[CacheFormat], budget: float) -> Iterator[tuple[str, int]]:
+    """Other formats in which more tokens fit, and how many; in the order of preference."""
+    groups, fits = [stored.group for stored in room.groups], room.fitting(budget) * room.unit
+    for name in dict.fromkeys(candidate.name for candidate in formats):
+        with suppress(InvalidSettings):
+            other = Room(plan, stored_groups(groups, formats, name, plan.page_size, ""))
+            tokens = other.fitting(budget) * other.unit
+            if tokens > fits:
+                yield name, tokens
+
+
+def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, room: Room) -> str:
     fraction = plan.mem_fraction_static
     budget = max(memory.free - memory.total * (1 - fraction), 0)
     said = (
         f"no memory is left for the KV cache: {gibibytes(memory.free)} of {gibibytes(memory.total)} are free, of which "
-        f"--mem-fraction-static {fraction:g} leaves {gibibytes(budget)}, and a page of {plan.page_size} tokens takes "
-        f"{per_page / 2**20:.1f} MiB"
+        f"--mem-fraction-static {fraction:g} leaves {gibibytes(budget)}, and the smallest cache, of "
+        f"{room.unit} tokens, takes {room.nbytes(1) / 2**20:.1f} MiB"
     )
-    enough = math.ceil((1 - (memory.free - 2 * per_page) / memory.total) * 100) / 100
+    enough = math.ceil((1 - (memory.free - room.nbytes(1)) / memory.total) * 100) / 100
     if fraction < enough <= HIGHEST_FRACTION:
         return f"{said}; --mem-fraction-static {enough:g} would leave room for a page, more leaves room for more"
     smaller = [name for name in backend.capabilities.dtypes if dtype_bytes(name) < dtype_bytes(plan.dtype)]

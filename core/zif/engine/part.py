@@ -22,12 +22,13 @@ from zif.engine.plan import EnginePlan, plan_engine
 from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
 from zif.engine.shapes import Limits
-from zif.engine.store import CacheStore
-from zif.plugins import Selection, extension_kernels, extension_models
+from zif.engine.store import CacheStore, StoredGroup, stored_groups
+from zif.plugins import Selection, extension_formats, extension_kernels, extension_models
 from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint, weight_bytes, with_its_head
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
+    from zif.contract.cache import CacheFormat
     from zif.contract.model import Model
     from zif.settings import Settings
 
@@ -36,18 +37,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Part:
-    """``model`` and ``weights`` are the rank's, ``plan`` is the same on all ranks."""
+    """``model``, ``groups`` and ``weights`` are the rank's, ``plan`` is the same on all ranks.
+
+    ``formats`` are all that its cache could be stored in.
+    """
 
     backend: Backend
     model: Model
     plan: EnginePlan
+    groups: tuple[StoredGroup, ...]
+    formats: Sequence[CacheFormat]
     weights: Tree
     bound: Bound
 
-    def runner(self, num_pages: int, limits: Limits, *, seed: int, observers: Sequence[Observer] = ()) -> Runner:
-        """A runner with a cache of ``num_pages`` pages a group."""
-        counts = {group.name: num_pages for group in self.model.cache_groups}
-        cache = CacheStore(self.backend, self.model.cache_groups, self.plan.page_size, counts, self.plan.kv_cache_dtype)
+    def runner(
+        self, num_pages: Sequence[int], limits: Limits, *, seed: int, observers: Sequence[Observer] = ()
+    ) -> Runner:
+        """A runner with a cache of ``num_pages`` pages of each group."""
+        cache = CacheStore(self.backend, self.groups, num_pages)
         return Runner(
             self.backend, self.model, self.weights, self.bound, cache, limits=limits, seed=seed, observers=observers
         )
@@ -83,6 +90,9 @@ def load_part(
     whole = with_its_head(config, family.build, checkpoint.tensors) if load_format == "auto" else family.build(config)
     model = whole if comm.size == 1 else whole.local(comm.size)
     plan = plan_engine(settings, longest, checkpoint_dtype(checkpoint.config), backend, unsafe_dtypes(whole))
+    name = selection.plugin.name if selection is not None else backend.name
+    formats = [*extension_formats(backend, name), *backend.cache_formats()]
+    groups = stored_groups(model.cache_groups, formats, plan.kv_cache_dtype, plan.page_size, backend.name)
     before = backend.runtime.memory()
     if weight_bytes(whole, plan.dtype, comm.size) > before.total:
         raise weights_do_not_fit(whole, plan, backend, before)
@@ -97,12 +107,11 @@ def load_part(
     except OutOfMemory as error:
         raise weights_do_not_fit(whole, plan, backend, before, error) from error
     weights = comm.join(shards)
-    requests = model_requests(model, weights, plan.dtype, plan.page_size, plan.kv_cache_dtype)
-    providers = extension_kernels(backend, selection.plugin.name if selection is not None else backend.name)
-    bound = bind(requests, [*providers, *backend.kernels()], settings.kernel)
+    requests = model_requests(model, weights, plan.dtype, groups)
+    bound = bind(requests, [*extension_kernels(backend, name), *backend.kernels()], settings.kernel)
     if comm.size > 1:
         bound = replace(bound, ops=parallel_ops(bound.ops, comm, model.vocab_size))
-    return Part(backend, model, plan, weights, bound)
+    return Part(backend, model, plan, groups, formats, weights, bound)
 
 
 def family_config(settings: Settings, checkpoint: Checkpoint) -> dict[str, Any]:

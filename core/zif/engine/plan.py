@@ -18,13 +18,14 @@ WATCHDOG_SECONDS = 300.0
 """As SGLang's: longer than any step, and than compiling the kernels of one."""
 HOST_WATCHDOG_SECONDS = 900.0
 """Where the host itself computes: a prefill of 2048 tokens of a 70B model takes two cores less."""
-EIGHT_BITS = {"fp8_e4m3": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
-"""--kv-cache-dtype's names, which are SGLang's and vLLM's, and the contract's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnginePlan:
-    """Engine settings with nothing left open; a backend may have changed them (``resolve_config``)."""
+    """Engine settings with nothing left open; a backend may have changed them (``resolve_config``).
+
+    ``kv_cache_dtype`` is the name of a cache format; ``page_size`` that of the smallest pages.
+    """
 
     dtype: str
     kv_cache_dtype: str
@@ -68,9 +69,7 @@ def plan_engine(
     chunk = context_length if chunk == -1 else chunk
     plan = EnginePlan(
         dtype=dtype,
-        kv_cache_dtype=EIGHT_BITS.get(settings.kv_cache_dtype, settings.kv_cache_dtype)
-        if settings.kv_cache_dtype != "auto"
-        else dtype,
+        kv_cache_dtype=settings.kv_cache_dtype if settings.kv_cache_dtype != "auto" else dtype,
         page_size=page_size,
         context_length=context_length,
         max_running_requests=settings.max_running_requests or capabilities.max_running_requests,
@@ -86,7 +85,6 @@ def plan_engine(
             raise InvalidSettings(f"{backend.name} wants to change {change.field!r}, which no setting is called")
         logger.info("%s: %s = %s: %s", backend.name, change.field, change.value, change.reason)
         plan = replace(plan, **{change.field: change.value})
-    _check_cache_dtype(plan, backend)
     return plan
 
 
@@ -114,17 +112,7 @@ def _dtype(asked: str, checkpoint: str | None, served: Sequence[str], backend: s
     return safe[0]
 
 
-def _check_cache_dtype(plan: EnginePlan, backend: Backend) -> None:
-    stored = (*backend.capabilities.dtypes, *backend.capabilities.cache_dtypes)
-    if plan.kv_cache_dtype not in stored:
-        flags = {name: flag for flag, name in EIGHT_BITS.items()}
-        asked, *offered = (flags.get(name, name) for name in (plan.kv_cache_dtype, *stored))
-        raise InvalidSettings(
-            f"--kv-cache-dtype {asked}: {backend.name} stores keys and values in {', '.join(offered)}"
-        )
-
-
-def cache_report(plan: EnginePlan, num_pages: int, nbytes: int) -> dict[str, Any]:
+def cache_report(plan: EnginePlan, tokens: int, nbytes: int) -> dict[str, Any]:
     """What ``stats`` says of the plan."""
     return {
         "dtype": plan.dtype,
@@ -133,6 +121,6 @@ def cache_report(plan: EnginePlan, num_pages: int, nbytes: int) -> dict[str, Any
         "max_running_requests": plan.max_running_requests,
         "chunked_prefill_size": plan.chunked_prefill_size,
         "overlap": plan.overlap,
-        "cache_tokens": (num_pages - 1) * plan.page_size,
+        "cache_tokens": tokens,
         "cache_bytes": nbytes,
     }

@@ -9,18 +9,25 @@ from zif.contract.model import Model
 from zif.contract.ops.attention import attention_request
 from zif.contract.opspec import OpRequest
 from zif.contract.weights import WeightSpec
+from zif.engine.store import StoredGroup
 
 _PAGED_OPS = ("attention",)
 _LATENT_OPS = ("latent_attention", "latent_write")
 
 
-def model_requests(model: Model, weights: Tree, dtype: str, page_size: int, cache_dtype: str) -> Sequence[OpRequest]:
-    """Every request that ``model``, the sampler included, makes once its weights are packed."""
+def model_requests(model: Model, weights: Tree, dtype: str, stored: Sequence[StoredGroup]) -> Sequence[OpRequest]:
+    """Every request that ``model``, the sampler included, makes once its weights are packed.
+
+    ``stored`` are its cache groups.
+    """
     requests = list(model.requests(dtype))
-    latent = {group.name for group in model.cache_groups if group.kind == "latent"}
+    groups = {group.name: group for group in stored}
     for spec in model.attention_specs:
-        ops = _LATENT_OPS if spec.group in latent else _PAGED_OPS
-        requests += [attention_request(op, dtype, spec, page_size, cache_dtype) for op in ops]
+        own = groups[spec.group]
+        ops = _LATENT_OPS if own.group.kind == "latent" else _PAGED_OPS
+        requests += [
+            attention_request(op, dtype, spec, own.page_size, own.format.name, own.format.layout) for op in ops
+        ]
         if spec.rope is not None:
             requests.append(OpRequest.of("rope_angles", dtype, rotary_dim=spec.rope.rotary_dim))
     requests += tree_requests(model.weights(), weights, dtype)

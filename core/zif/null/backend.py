@@ -9,9 +9,10 @@ import numpy as np
 
 from zif.contract.arrays import Array, ArraySpec, Tree
 from zif.contract.backend import Capabilities, ConfigChange, MemoryInfo
-from zif.contract.cache import CacheGroup, CacheLayout
+from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
+from zif.contract.formats import reference_formats
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.packer import HostTensors
@@ -135,13 +136,9 @@ class NullBackend:
         """Kernels that are never called."""
         return (NullKernels(),)
 
-    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        """The plain layout."""
-        shape = (group.layers, num_pages, page_size, group.kv_heads)
-        arrays = [("k", ArraySpec((*shape, group.head_dim), dtype))]
-        if group.v_head_dim:
-            arrays.append(("v", ArraySpec((*shape, group.v_head_dim), dtype)))
-        return CacheLayout(group.name, page_size, num_pages, tuple(arrays))
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        """The references': it keeps none of what is written to them."""
+        return reference_formats(self.capabilities.dtypes)
 
 
 def _kernel(op: str) -> Kernel:

@@ -59,7 +59,7 @@ def _follow(pipe: Connection) -> None:
     selection = select_device(settings.device, settings.device_opt)
     backend = selection.create_backend(join.group)
     part = load_part(settings, backend, selection, load_format=settings.load_format, progress=False)
-    pipe.send(Pages(plan_pages(part.plan, part.model.cache_groups, backend)))
+    pipe.send(Pages(plan_pages(part.plan, part.groups, backend, part.formats)))
     begin: Begin = pipe.recv()
     runner = part.runner(begin.num_pages, begin.limits, seed=0)
     gc.collect()

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -72,11 +72,15 @@ class Followers(Observer):
             own = {"device": f"{name}:{devices[rank].index}", "device_opt": options}
             self._start(Join(settings.model_copy(update=own), Group(rank, devices, self._store.path)))
 
-    def agree(self, num_pages: int) -> int:
-        """The pages that fit on every rank, of which ``num_pages`` fit on this one. Raises what a follower raised."""
-        return min([num_pages, *(report.count for report in self._gather(Pages))])
+    def agree(self, num_pages: Sequence[int]) -> Sequence[int]:
+        """The pages of each cache group that fit on every rank, of which ``num_pages`` fit on this one.
 
-    def begin(self, num_pages: int, limits: Limits) -> None:
+        Raises what a follower raised.
+        """
+        everywhere = [num_pages, *(report.counts for report in self._gather(Pages))]
+        return [min(counts) for counts in zip(*everywhere, strict=True)]
+
+    def begin(self, num_pages: Sequence[int], limits: Limits) -> None:
         """Have them make their runners; returns when all have."""
         self._tell(Begin(num_pages, limits))
         self._gather(Ready)

@@ -8,7 +8,7 @@ is the last thing that it says.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -35,16 +35,16 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class Pages:
-    """So many pages a cache group fit on the rank's device."""
+    """So many pages of each cache group fit on the rank's device."""
 
-    count: int
+    counts: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """Make a cache of so many pages, and carry out launches. Answered by :class:`Ready`."""
+    """Make a cache of so many pages of each group, and carry out launches. Answered by :class:`Ready`."""
 
-    num_pages: int
+    num_pages: Sequence[int]
     limits: Limits
 
 

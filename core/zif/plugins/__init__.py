@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zif.plugins.discovery import Found, installed
-from zif.plugins.extending import Extension, extension_kernels, extension_models, survey_extensions
+from zif.plugins.extending import Extension, extension_formats, extension_kernels, extension_models, survey_extensions
 from zif.plugins.loading import BackendPlugin, Plugin, load
 from zif.plugins.selection import Considered, Selection, select, survey
 
@@ -14,6 +14,7 @@ __all__ = [
     "Found",
     "Plugin",
     "Selection",
+    "extension_formats",
     "extension_kernels",
     "extension_models",
     "installed",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from zif.contract.errors import PluginError
 from zif.contract.info import ExtensionInfo
@@ -19,8 +19,10 @@ from zif.plugins.loading import Plugin
 
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
+    from zif.contract.cache import CacheFormat
     from zif.contract.kernel import KernelSet
 
+T = TypeVar("T")
 EVERY_BACKEND = "*"
 logger = logging.getLogger(__name__)
 
@@ -65,10 +67,19 @@ def survey_extensions() -> tuple[ConsideredExtension, ...]:
 
 def extension_kernels(backend: Backend, name: str) -> list[KernelSet]:
     """Kernel sets that extensions add to ``backend``, which ``--device`` knows as ``name``."""
-    added: list[KernelSet] = []
+    return _added(name, lambda extension: extension.kernels(backend))
+
+
+def extension_formats(backend: Backend, name: str) -> list[CacheFormat]:
+    """Cache formats that extensions add to ``backend``, which ``--device`` knows as ``name``."""
+    return _added(name, lambda extension: extension.cache_formats(backend))
+
+
+def _added(name: str, ask: Callable[[Extension], Sequence[T]]) -> list[T]:
+    added: list[T] = []
     for extension in _extensions_for(name):
         try:
-            added += extension.kernels(backend)
+            added += ask(extension)
         except PluginError as error:
             _report_skipped(str(error))
     return added

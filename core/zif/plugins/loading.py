@@ -19,6 +19,7 @@ from zif.plugins.discovery import Found, installable, installed
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
     from zif.contract.backend import Backend
+    from zif.contract.cache import CacheFormat
     from zif.contract.comm import Group
     from zif.contract.kernel import KernelSet
 
@@ -69,6 +70,12 @@ class Plugin:
         from zif.contract.kernel import KernelSet
 
         return self._list("zif_kernels", KernelSet, backend=backend)
+
+    def cache_formats(self, backend: Backend) -> Sequence[CacheFormat]:
+        """Cache formats that the plugin adds to ``backend``."""
+        from zif.contract.cache import CacheFormat
+
+        return self._list("zif_cache_formats", CacheFormat, backend=backend)  # type: ignore[type-abstract]
 
     def models(self) -> Mapping[str, str]:
         """Architecture to module, for those that the plugin adds."""

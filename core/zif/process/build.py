@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.comm import Group
 from zif.contract.errors import ZifError
 from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
-from zif.engine.memory import gibibytes, plan_pages, report_cache
+from zif.engine.memory import cache_tokens, gibibytes, plan_pages, report_cache
 from zif.engine.part import Part, check_ranks, load_part
 from zif.engine.plan import cache_report, watchdog_timeout
 from zif.engine.shapes import Limits
@@ -82,7 +83,7 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
     """The engine of a loaded model, the followers' parts of it included."""
     backend, model, plan = part.backend, part.model, part.plan
     report_choices(part.bound, backend.kernels()[-1].provider)
-    num_pages = plan_pages(plan, model.cache_groups, backend)
+    num_pages: Sequence[int] = plan_pages(plan, part.groups, backend, part.formats)
     if followers is not None:
         num_pages = followers.agree(num_pages)
     scheduler = Scheduler(
@@ -97,20 +98,20 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
             max_queued=settings.max_queued_requests,
             conservativeness=settings.schedule_conservativeness,
         ),
-        model.cache_groups,
-        [num_pages] * len(model.cache_groups),
+        part.groups,
+        num_pages,
     )
     limits = Limits(
         tokens=scheduler.max_step_tokens,
         rows=plan.max_running_requests,
-        pages=min(plan.pages_per_sequence, num_pages - 1),  # no sequence is longer than the cache
+        pages=-(-scheduler.max_length // plan.page_size),  # no sequence is longer than the cache
         page_size=plan.page_size,
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)
     if followers is not None:
         followers.begin(num_pages, limits)
     runner = part.runner(num_pages, limits, seed=seed, observers=() if followers is None else (followers,))
-    logger.info("%s", report_cache(num_pages, runner.cache.nbytes, plan))
+    logger.info("%s", report_cache(part.groups, num_pages, runner.cache.nbytes))
     if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()
         count = compile_steps(runner)
@@ -120,7 +121,7 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
         "model": served_name(settings),
         "device": backend.name,
         "vocab_size": model.vocab_size,
-        **cache_report(plan, num_pages, runner.cache.nbytes),
+        **cache_report(plan, cache_tokens(part.groups, num_pages), runner.cache.nbytes),
         "context_length": scheduler.max_length,
         "watchdog_timeout": watchdog_timeout(settings, backend),
     }

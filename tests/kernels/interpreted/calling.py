@@ -14,6 +14,7 @@ from zif.conformance import paging
 from zif.conformance.compare import difference
 from zif.conformance.requests import FLOAT32_ARGUMENTS, actual_request
 from zif.contract.arrays import tree_leaves, tree_map
+from zif.contract.formats import EIGHT_BITS, plain_dtype
 from zif.contract.kernel import Kernel
 from zif.contract.ops import op_specs
 from zif.contract.ops.draw import numpy_dtype
@@ -102,15 +103,16 @@ def attention_faults(case: OpCase, dtype: str, page_size: int, *, padded: bool) 
     arguments |= {"q": q, "cache": laid.plain(), "step": laid.step}
     with np.errstate(all="ignore"):
         expected = op_specs()["paged_attention"].reference(**arguments)
-    request = actual_request(case.request, arguments, page_size)
-    cache_dtype = request["cache_dtype"]
+    request = actual_request(case.request, arguments).but(page_size=page_size)
+    cache_dtype = plain_dtype(request)
+    assert cache_dtype is not None
     typed = tensors(arguments, dtype) | {"cache": tensors({"cache": arguments["cache"]}, cache_dtype)["cache"]}
     got = call("paged_attention", request, **typed)
     return faults("paged_attention", got[:real], expected[:real], dtype)
 
 
 def writer_faults(
-    op: str, case: OpCase, dtype: str, *, padded: bool, cache_dtype: str | None = None, scale: float = 1.0
+    op: str, case: OpCase, dtype: str, *, padded: bool, cache_format: str | None = None, scale: float = 1.0
 ) -> list[str]:
     """A kernel that writes the cache: its other result, and every slot of the cache, those not to be written too.
 
@@ -131,14 +133,15 @@ def writer_faults(
 
     arguments = {name: longer(name, value) for name, value in case.arguments.items() if name in names}
     plain = laid.plain()
-    if cache_dtype is not None:
-        plain = tree_map(lambda array: array.astype(numpy_dtype(cache_dtype)), plain)
+    if cache_format is not None:
+        narrow = numpy_dtype(EIGHT_BITS[cache_format])
+        plain = tree_map(lambda array: array.astype(narrow), plain)
     arguments |= {"cache": plain, "step": laid.step}
     with np.errstate(all="ignore"):
         expected = op_specs()[op].reference(**arguments)
     typed = tensors(arguments, dtype)
-    request = actual_request(replace(case.request, op=op), arguments, page_size)
-    got = call(op, request.but(cache_dtype=cache_dtype or dtype), **typed)
+    request = actual_request(replace(case.request, op=op), arguments)
+    got = call(op, request.but(page_size=page_size, cache_format=cache_format or dtype), **typed)
     found = []
     if isinstance(expected, tuple):
         real = int(laid.step.num_tokens[0])
@@ -149,7 +152,7 @@ def writer_faults(
     for name, array in written.items():
         stored = to_numpy(typed["cache"][group][name])[:, 1:]
         array = array[:, 1:]  # page 0 is nobody's
-        if cache_dtype is not None:
+        if cache_format is not None:
             found += [f"{name}: {fault}" for fault in narrow_faults(stored, array)]
             continue
         stored = stored.astype(np.float64)

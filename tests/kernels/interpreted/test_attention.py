@@ -12,6 +12,7 @@ from kernels.interpreted import calling, mending
 from kernels.interpreted.calling import KERNELS, attention_faults, cases, kernel_of, writer_faults
 from zif.conformance import paging
 from zif.contract.attention import AttentionSpec
+from zif.contract.formats import EIGHT_BITS
 from zif.contract.ops.attention import attention_request, draw_step
 from zif.contract.ops.draw import normal
 from zif.contract.opspec import OpCase
@@ -27,12 +28,13 @@ def attention_case(
     new: list[int],
     page_size: int,
     dtype: str,
-    cache_dtype: str | None = None,
+    cache_format: str | None = None,
     pad: int = 0,
     **facts: Any,
 ) -> OpCase:
     rng = np.random.default_rng(7)
-    cache_dtype = cache_dtype or dtype
+    cache_format = cache_format or dtype
+    cache_dtype = EIGHT_BITS.get(cache_format, cache_format)
     facts = {"q_heads": 4, "kv_heads": 2, "head_dim": 64, "v_head_dim": facts.get("head_dim", 64), **facts}
     spec = AttentionSpec(group="g", scale=facts["head_dim"] ** -0.5, **facts)
     step, pages = draw_step(rng, before, new, page_size, "g", pad)
@@ -43,7 +45,7 @@ def attention_case(
     }
     q = normal(rng, (step.shape.tokens, spec.q_heads, spec.head_dim), dtype)
     arguments = {"q": q, "cache": {"g": cache}, "layer": 1, "step": step, "spec": spec}
-    return OpCase("", attention_request("paged_attention", dtype, spec, page_size, cache_dtype), arguments)
+    return OpCase("", attention_request("paged_attention", dtype, spec, page_size, cache_format), arguments)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -180,18 +182,18 @@ def test_float16() -> None:
     assert not attention_faults(case, "float16", 16, padded=False)
 
 
-@pytest.mark.parametrize("cache_dtype", ["float8_e4m3fn", "float8_e5m2"])
-def test_a_cache_of_eight_bits(cache_dtype: str) -> None:
-    case = attention_case([70, 3], [1, 4], 16, "bfloat16", cache_dtype)
+@pytest.mark.parametrize("cache_format", ["fp8_e4m3", "fp8_e5m2"])
+def test_a_cache_of_eight_bits(cache_format: str) -> None:
+    case = attention_case([70, 3], [1, 4], 16, "bfloat16", cache_format)
     assert not attention_faults(case, "bfloat16", 16, padded=False)
 
 
-@pytest.mark.parametrize("cache_dtype", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("cache_format", ["fp8_e4m3", "fp8_e5m2"])
 @pytest.mark.parametrize("op", ["rope_and_cache", "kv_write"])
-def test_a_cache_of_eight_bits_is_written_rounded_and_saturated(op: str, cache_dtype: str) -> None:
+def test_a_cache_of_eight_bits_is_written_rounded_and_saturated(op: str, cache_format: str) -> None:
     for case in cases("attention", "bfloat16"):
-        for scale in (1.0, 2.0**9 if cache_dtype == "float8_e4m3fn" else 2.0**16):
-            assert not writer_faults(op, case, "bfloat16", padded=True, cache_dtype=cache_dtype, scale=scale)
+        for scale in (1.0, 2.0**9 if cache_format == "fp8_e4m3" else 2.0**16):
+            assert not writer_faults(op, case, "bfloat16", padded=True, cache_format=cache_format, scale=scale)
 
 
 def test_many_sequences_are_found_by_their_blocks() -> None:
@@ -254,7 +256,8 @@ def test_pages_beyond_two_to_the_thirty_first_element_are_reached() -> None:
 REFUSED = {
     "head_dim": (512, "heads of up to 256"),
     "q_heads": (256, "64 query heads"),
-    "cache_dtype": ("float64", "not float64"),
+    "cache_format": ("float64", "not float64"),
+    "cache_layout": ("packed", "not bfloat16 in the layout packed"),
 }
 
 

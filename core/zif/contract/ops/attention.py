@@ -23,8 +23,14 @@ from zif.contract.step import Step, StepShape
 A = np.ndarray[Any, Any]
 
 
-def attention_request(op_name: str, dtype: str, spec: AttentionSpec, page_size: int, cache_dtype: str) -> OpRequest:
-    """The request that a model's attention layer makes of the ops that take its spec."""
+def attention_request(
+    op_name: str, dtype: str, spec: AttentionSpec, page_size: int, cache_format: str, cache_layout: str = "plain"
+) -> OpRequest:
+    """The request that a model's attention layer makes of the ops that take its spec.
+
+    ``page_size`` is that of its group; ``cache_format`` and ``cache_layout`` are the name and the layout of the format
+    that the group is stored in (:class:`zif.contract.cache.CacheFormat`).
+    """
     return OpRequest.of(
         op_name,
         dtype,
@@ -38,7 +44,8 @@ def attention_request(op_name: str, dtype: str, spec: AttentionSpec, page_size: 
         qk_norm=spec.qk_norm_eps is not None,
         rotary_dim=spec.rope.rotary_dim if spec.rope is not None else 0,
         page_size=page_size,
-        cache_dtype=cache_dtype,
+        cache_format=cache_format,
+        cache_layout=cache_layout,
     )
 
 
@@ -104,8 +111,7 @@ def kv_write(k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec
     positions in ``layer`` of group ``spec.group``; padding goes to page 0. Consumes ``cache`` and
     returns it. ``layer`` counts within the group and may be traced.
 
-    A cache narrower than the activations gets the nearest number that it can hold: of eight bits, those that
-    are larger than its largest become that. There is no scale beside it.
+    What is read back of it is what the cache's format says (:meth:`zif.contract.cache.CacheFormat.restored`).
 
     Tested through ``paged_attention``, which reads what this wrote.
     """

@@ -18,8 +18,4 @@ REDUCTION = {
 }
 """Sums over a long axis, of values of size about one."""
 
-NEIGHBOURS = {"float8_e4m3fn": 0.1, "float8_e5m2": 0.2}
-"""What attention may be off by besides, over keys that a kernel computed and then stored in eight bits: one that lies
-between two of their few numbers goes to either, by the last bits of the arithmetic."""
-
 EXACT = {dtype: Tolerance(0.0, 0.0) for dtype in ("float32", "bfloat16", "float16")}

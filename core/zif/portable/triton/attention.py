@@ -10,8 +10,10 @@ import torch
 
 from zif.contract.arrays import dtype_bytes
 from zif.contract.attention import AttentionSpec
+from zif.contract.formats import unless_plain
 from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
+from zif.portable.triton.costs import kept_bytes
 from zif.portable.triton.device import attention as device
 from zif.portable.triton.device import decode as device_decode
 from zif.portable.triton.launching import FLOATS, Launch, Machine, ceil_div, power_of_two
@@ -54,8 +56,8 @@ def attention_fits(kernels: Any, request: OpRequest) -> str | None:
     known = {request.dtype, *kernels.machine.cache_dtypes}
     if request.dtype not in FLOATS:
         return f"takes {', '.join(FLOATS)}, not {request.dtype}"
-    if request["cache_dtype"] not in known:
-        return f"reads a cache of {', '.join(sorted(known))}, not {request['cache_dtype']}"
+    if (refusal := unless_plain(request, *sorted(known))) is not None:
+        return refusal
     if max(request["head_dim"], request["v_head_dim"]) > MAX_HEAD:
         return f"takes heads of up to {MAX_HEAD}, not {request['head_dim']} and {request['v_head_dim']}"
     if request["q_heads"] > MAX_GROUP * request["kv_heads"]:
@@ -72,7 +74,7 @@ class _Tiles:
         self.block_n, self.stages = block, stages
         self.block_d = max(power_of_two(request["head_dim"]), MIN_DOT)
         self.block_v = max(power_of_two(request["v_head_dim"]), MIN_DOT)
-        self.nbytes = stages * block * (self.block_d + self.block_v) * dtype_bytes(request["cache_dtype"])
+        self.nbytes = stages * block * (self.block_d + self.block_v) * kept_bytes(request)
 
 
 def _tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:

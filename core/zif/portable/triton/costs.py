@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from zif.contract.arrays import dtype_bytes
+from zif.contract.formats import plain_dtype
 from zif.contract.kernel import Cost
 from zif.contract.opspec import OpRequest
 
@@ -32,6 +33,13 @@ def vocabulary(passes: int) -> Callable[[Any, OpRequest], Cost]:
     return cost
 
 
+def kept_bytes(request: OpRequest) -> int:
+    """Bytes of a number in a plain cache."""
+    dtype = plain_dtype(request)
+    assert dtype is not None, "a kernel of plain caches was asked what another costs"
+    return dtype_bytes(dtype)
+
+
 def _kept(request: OpRequest) -> int:
     """Numbers that one token's keys and values are."""
     count: int = request["kv_heads"] * (request["head_dim"] + request["v_head_dim"])
@@ -40,7 +48,7 @@ def _kept(request: OpRequest) -> int:
 
 def kv_write(_: Any, request: OpRequest) -> Cost:
     """Keys and values, read and written."""
-    return Cost(flops=0.0, bytes=_kept(request) * (dtype_bytes(request.dtype) + dtype_bytes(request["cache_dtype"])))
+    return Cost(flops=0.0, bytes=_kept(request) * (dtype_bytes(request.dtype) + kept_bytes(request)))
 
 
 def rope_and_cache(kernels: Any, request: OpRequest) -> Cost:
@@ -53,4 +61,4 @@ def rope_and_cache(kernels: Any, request: OpRequest) -> Cost:
 def paged_attention(_: Any, request: OpRequest) -> Cost:
     """Of a token over one cached token, whose keys and values are read."""
     pair = request["head_dim"] + request["v_head_dim"]
-    return Cost(flops=2.0 * request["q_heads"] * pair, bytes=_kept(request) * dtype_bytes(request["cache_dtype"]))
+    return Cost(flops=2.0 * request["q_heads"] * pair, bytes=_kept(request) * kept_bytes(request))

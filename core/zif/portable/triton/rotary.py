@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.formats import unless_plain
 from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.portable.triton.device import rotary as device
@@ -34,8 +35,8 @@ def head_fits(kernels: Any, request: OpRequest) -> str | None:
 def cache_fits(kernels: Any, request: OpRequest) -> str | None:
     """``when=`` of what writes keys and values, of any float dtype, into a plain cache."""
     known = {*FLOATS, *kernels.machine.cache_dtypes}
-    if request["cache_dtype"] not in known:
-        return f"writes a cache of {', '.join(sorted(known))}, not {request['cache_dtype']}"
+    if (refusal := unless_plain(request, *sorted(known))) is not None:
+        return refusal
     if max(request["head_dim"], request["v_head_dim"]) > MAX_HEAD:
         return f"takes heads of up to {MAX_HEAD}, not {request['head_dim']} and {request['v_head_dim']}"
     return floats(kernels, request)

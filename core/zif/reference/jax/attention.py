@@ -1,8 +1,9 @@
-"""Rotary embeddings, cache writes and attention in the plain cache layout."""
+"""Rotary embeddings, cache writes and attention in the formats of :mod:`zif.contract.formats`."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.formats import LEVELS, unless_known
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.step import Step
 from zif.reference.jax.layers import contract
@@ -50,25 +52,51 @@ class JaxAttention(KernelSet):
         out = jnp.stack(parts, axis=-1).reshape(turned.shape) if interleaved else jnp.concatenate(parts, axis=-1)
         return jnp.concatenate([out.astype(x.dtype), x[..., rotary:]], axis=-1)
 
-    @kernel("kv_write")
+    @kernel("kv_write", when=unless_known)
     def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         group = cache[spec.group]
-        page, offset = write_slots(step, spec.group, group["k"].shape[2])
-        written = {
-            "k": group["k"].at[layer, page, offset].set(stored(k, group["k"].dtype)),
-            "v": group["v"].at[layer, page, offset].set(stored(v, group["v"].dtype)),
-        }
-        return {**cache, spec.group: written}
+        slots = write_slots(step, spec.group, group["k"].shape[2])
+        return {**cache, spec.group: store(group, "k", k, layer, slots) | store(group, "v", v, layer, slots)}
 
-    @kernel("paged_attention")
+    @kernel("paged_attention", when=unless_known)
     def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
         group = cache[spec.group]
-        return attend_pages(q, group["k"], group["v"], layer, step, spec)
+        return attend_pages(q, kept(group, "k", layer), kept(group, "v", layer), step, spec)
+
+
+Kept = Callable[[Array], Array]
+"""Page ids [n] -> what the pages of a layer hold, [n, page_size, heads, dim]."""
+
+
+def store(
+    group: Mapping[str, Array], name: str, rows: Array, layer: Any, slots: tuple[Array, Array]
+) -> dict[str, Array]:
+    """The arrays of keys or values with ``rows`` [T, heads, dim] at ``slots``, in the format that the group has."""
+    values, written = group[name], {}
+    if (scales := group.get(f"{name}_scale")) is not None:
+        rows, scale = scaled(rows)
+        written[f"{name}_scale"] = scales.at[layer, *slots].set(scale)
+    return written | {name: values.at[layer, *slots].set(stored(rows, values.dtype))}
+
+
+def scaled(rows: Array) -> tuple[Array, Array]:
+    """(integers that int8 holds, scales float32): see :class:`zif.contract.formats.ScaledFormat`."""
+    wide = rows.astype(jnp.float32)
+    scale = jnp.abs(wide).max(-1) * np.float32(1 / LEVELS)
+    return jnp.rint(wide / jnp.where(scale > 0, scale, 1.0)[..., None]), scale
+
+
+def kept(group: Mapping[str, Array], name: str, layer: Any) -> Kept:
+    """What reads the pages of keys or values of a layer; the layer is not cut out, which would be a copy."""
+    values, scales = group[name], group.get(f"{name}_scale")
+    if scales is None:
+        return lambda pages: values[layer, pages]
+    return lambda pages: values[layer, pages].astype(jnp.float32) * scales[layer, pages][..., None]
 
 
 def stored(x: Array, dtype: Any) -> Array:
-    """``x`` as a cache of ``dtype`` holds it: in eight bits no further than the largest that they have."""
-    if dtype.itemsize == 1:
+    """``x`` as a cache of ``dtype`` holds it: in a float of eight bits no further than the largest that it has."""
+    if dtype.itemsize == 1 and jnp.issubdtype(dtype, jnp.floating):
         largest = float(jnp.finfo(dtype).max)  # type: ignore[no-untyped-call]
         x = jnp.clip(x, -largest, largest)
     return x.astype(dtype)
@@ -82,16 +110,14 @@ def write_slots(step: Step, group: str, page_size: int) -> tuple[Array, Array]:
     return jnp.where(real, page, 0), positions % page_size
 
 
-def attend_pages(q: Array, keys: Array, values: Array, layer: Any, step: Step, spec: AttentionSpec) -> Array:
-    """Attention of q [T, q_heads, head_dim] over pages [layers, pages, page_size, kv_heads, .] of ``layer``."""
+def attend_pages(q: Array, keys: Kept, values: Kept, step: Step, spec: AttentionSpec) -> Array:
+    """Attention of q [T, q_heads, head_dim] over pages of a layer."""
     tables: Any = step.pages[spec.group]
 
     def one(token: tuple[Array, Array, Array]) -> Array:
         query, seq, position = token
-        pages = tables[seq]
-        k = keys[layer, pages].reshape(-1, *keys.shape[3:])
-        v = values[layer, pages].reshape(-1, *values.shape[3:])
-        return _attend(query, k, v, position, spec)
+        k, v = keys(tables[seq]), values(tables[seq])
+        return _attend(query, k.reshape(-1, *k.shape[2:]), v.reshape(-1, *v.shape[2:]), position, spec)
 
     tokens: Any = (q, step.seqs, step.positions)
     if q.shape[0] <= AT_ONCE:

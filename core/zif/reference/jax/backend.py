@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zif.contract.backend import Capabilities, ConfigChange
-from zif.contract.cache import CacheGroup, CacheLayout, plain_layout
+from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
+from zif.contract.formats import reference_formats
 from zif.contract.kernel import KernelSet
 from zif.reference.jax.executables import JaxExecutables
 from zif.reference.jax.mesh import MeshCommunicator
@@ -38,5 +39,5 @@ class JaxBackend:
     def kernels(self) -> Sequence[KernelSet]:
         return (JaxReference(),)
 
-    def cache_layout(self, group: CacheGroup, page_size: int, num_pages: int, dtype: str) -> CacheLayout:
-        return plain_layout(group, page_size, num_pages, dtype)
+    def cache_formats(self) -> Sequence[CacheFormat]:
+        return reference_formats(self.capabilities.dtypes)

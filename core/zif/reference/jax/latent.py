@@ -1,4 +1,4 @@
-"""Latent attention (MLA) in JAX, in the plain cache layout."""
+"""Latent attention (MLA) in JAX, in the formats of :mod:`zif.contract.formats`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import jax
 
 from zif.contract.attention import AttentionSpec
+from zif.contract.formats import unless_known
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.reference.jax.attention import attend_pages, stored, write_slots
+from zif.reference.jax.attention import attend_pages, kept, store, write_slots
 from zif.reference.jax.layers import contract, dense
 
 Array = jax.Array
@@ -25,15 +26,14 @@ class JaxLatent(KernelSet):
     def head_linear(self, x: Array, w: PackedWeight) -> Array:
         return contract("thi,hoi->tho", x, w.arrays["w"]).astype(x.dtype)
 
-    @kernel("latent_write")
+    @kernel("latent_write", when=unless_known)
     def latent_write(self, latent: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
-        latents = cache[spec.group]["k"]
-        page, offset = write_slots(step, spec.group, latents.shape[2])
-        written = latents.at[layer, page, offset, 0].set(stored(latent, latents.dtype))
-        return {**cache, spec.group: {"k": written}}
+        group = cache[spec.group]
+        slots = write_slots(step, spec.group, group["k"].shape[2])
+        return {**cache, spec.group: store(group, "k", latent[:, None], layer, slots)}
 
-    @kernel("absorbed_attention")
+    @kernel("absorbed_attention", when=unless_known)
     def absorbed_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
-        latents = cache[spec.group]["k"]
+        latents = kept(cache[spec.group], "k", layer)
         # whole latents as values, cut afterwards: a slice of the cache would be a copy of it
-        return attend_pages(q, latents, latents, layer, step, spec)[..., : spec.v_head_dim]
+        return attend_pages(q, latents, latents, step, spec)[..., : spec.v_head_dim]

@@ -1,4 +1,4 @@
-"""Latent attention (MLA) in torch, in the plain cache layout."""
+"""Latent attention (MLA) in torch, in the formats of :mod:`zif.contract.formats`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 from zif.contract.attention import AttentionSpec
+from zif.contract.formats import unless_known
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.reference.torch.kernels import attend_pages, dense, stored, write_slots
+from zif.reference.torch.attention import attend_pages, kept, store, write_slots
+from zif.reference.torch.kernels import dense
 
 Tensor = torch.Tensor
 
@@ -24,14 +26,18 @@ class TorchLatent(KernelSet):
     def head_linear(self, x: Tensor, w: PackedWeight) -> Tensor:
         return torch.einsum("thi,hoi->tho", x, w.arrays["w"])
 
-    @kernel("latent_write")
+    @kernel("latent_write", when=unless_known)
     def latent_write(self, latent: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
-        latents = cache[spec.group]["k"]
-        page, offset = write_slots(step, spec.group, latents.shape[2])
-        latents[layer, page, offset, 0] = stored(latent, latents.dtype)
+        group = cache[spec.group]
+        store(group, "k", latent[:, None], layer, write_slots(step, spec.group, group["k"].shape[2]))
         return cache
 
-    @kernel("absorbed_attention", capturable=False)
+    @kernel("absorbed_attention", capturable=False, when=unless_known)
     def absorbed_attention(self, q: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Tensor:
-        latents = cache[spec.group]["k"][layer]
-        return attend_pages(q, latents, latents[..., : spec.v_head_dim], step, spec)
+        group = cache[spec.group]
+        latents = kept(group, "k", layer)
+
+        def values(pages: Tensor) -> Tensor:
+            return latents(pages)[..., : spec.v_head_dim]
+
+        return attend_pages(q, latents, values, group["k"].shape[2], step, spec)

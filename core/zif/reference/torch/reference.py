@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from zif.reference.torch.kernels import TorchArrays, TorchAttention, TorchLayers
+from zif.reference.torch.attention import TorchAttention
+from zif.reference.torch.kernels import TorchArrays, TorchLayers
 from zif.reference.torch.latent import TorchLatent
 from zif.reference.torch.moe import TorchMoE
 from zif.reference.torch.sampling import TorchSampling
