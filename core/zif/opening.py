@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zif_models
-from zif.contract.errors import WeightsError
+from zif.contract.errors import InvalidRequest, WeightsError
 from zif.frontend import Frontend, ModelInfo
 from zif.plugins import select
+from zif.sampling.params import SamplingParams
 from zif.tokenizer import Tokenizer, load_tokenizer
 from zif.weights import open_checkpoint
 
@@ -37,9 +38,24 @@ def open_frontend(settings: Settings, engine: EngineClient) -> Frontend:
         context_length=model.context_length,
         vocab_size=model.vocab_size,
         eos_token_ids=tokenizer.eos_token_ids,
-        sampling_defaults=tokenizer.generation_defaults,
+        sampling_defaults=sampling_defaults(tokenizer, path) if settings.sampling_defaults == "model" else {},
     )
     return Frontend(tokenizer, engine, info)
+
+
+def sampling_defaults(tokenizer: Tokenizer, path: str) -> dict[str, Any]:
+    """Return what requests to a model get that leave sampling open: what its ``generation_config.json`` recommends.
+
+    Raises :class:`WeightsError` for a value that no request could be served with.
+    """
+    try:
+        SamplingParams(**tokenizer.generation_defaults)
+    except InvalidRequest as error:
+        raise WeightsError(
+            f"{path}: generation_config.json: {error}: correct it, or start with --sampling-defaults openai, which "
+            "does without it"
+        ) from None
+    return dict(tokenizer.generation_defaults)
 
 
 def _tokenizer(settings: Settings, path: str) -> Tokenizer:

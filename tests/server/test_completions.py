@@ -1,14 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
-from server.conftest import CONTEXT
+from server.conftest import CONTEXT, ClientMaker
 from server.scripted_engine import ScriptedEngine
 from server.sse import events
-from zif.frontend import ScoredToken, TokenScore
+from zif.frontend import Frontend, ScoredToken, TokenScore
 from zif.server.routes.shapes import CompletionLogprobs
 from zif.tokenizer import Tokenizer
 
@@ -181,3 +182,21 @@ async def test_an_echo_and_its_completion_meet_within_a_character(
     assert (await client.post(URL, json=fields)).json()["choices"][0]["text"] == "h🙂"
     cut = {**fields, "max_tokens": len(ids) - 3}
     assert (await client.post(URL, json=cut)).json()["choices"][0]["text"] == "h"
+
+
+async def test_what_the_model_recommends_for_the_length_holds_where_a_request_says_nothing(
+    make_client: ClientMaker, frontend: Frontend, engine: ScriptedEngine
+) -> None:
+    frontend.model = replace(frontend.model, sampling_defaults={"max_tokens": 3})
+    chat = {"messages": [{"role": "user", "content": "hello"}]}
+    for client, limits in ((make_client(), (3, 3, 3)), (make_client(sampling_defaults="openai"), (16, None, 128))):
+        engine.submitted.clear()
+        for url, body in ((URL, {"prompt": "x"}), ("/v1/chat/completions", chat), ("/generate", {"text": "x"})):
+            assert (await client.post(url, json=body)).status_code == 200
+        asked = [request.params.max_tokens for request in engine.submitted]
+        rooms = [CONTEXT - len(request.prompt_ids) for request in engine.submitted]
+        assert asked == [room if limit is None else limit for limit, room in zip(limits, rooms, strict=True)]
+    assert (await make_client().post(URL, json={"prompt": "x", "min_tokens": 5})).status_code == 200
+    assert engine.submitted[-1].params.max_tokens == 5
+    assert (await make_client().post(URL, json={"prompt": "x", "max_tokens": 9})).status_code == 200
+    assert engine.submitted[-1].params.max_tokens == 9

@@ -1,7 +1,8 @@
 """Finds and reads a checkpoint's tokenizer files: on disk, or on the Hugging Face hub.
 
-Read: ``tokenizer.json``, ``tokenizer_config.json``, ``special_tokens_map.json``, ``chat_template.jinja``
-(or ``.json``, or ``additional_chat_templates/*.jinja``), ``generation_config.json``, ``config.json``.
+Read: ``tokenizer.json``, ``tokenizer_config.json``, ``special_tokens_map.json``, ``added_tokens.json``,
+``chat_template.jinja`` (or ``.json``, or ``additional_chat_templates/*.jinja``), ``generation_config.json``,
+``config.json``.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import InvalidSettings, WeightsError
 from zif.files import read_json, read_text
+from zif.tokenizer.added import add_tokens, special_tokens
 from zif.tokenizer.chat_template import ChatTemplate
 from zif.tokenizer.tokenizer import Tokenizer
 
@@ -30,7 +32,11 @@ _FILES = [
     "vocab*",
     "merges*",
 ]
-_SAMPLING_DEFAULTS = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+# What of a generation_config.json requests get that leave it open, and what zif calls it.
+_DEFAULTS = {
+    **{name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")},
+    "max_new_tokens": "max_tokens",
+}
 
 
 def load_tokenizer(
@@ -44,22 +50,26 @@ def load_tokenizer(
     """
     directory = _directory(str(model), revision)
     config = _json(directory / "tokenizer_config.json")
-    special = _special_tokens(config, _json(directory / "special_tokens_map.json"))
+    special_map = _json(directory / "special_tokens_map.json")
+    special = special_tokens(config, special_map)
     backend = _backend(directory)
+    add_tokens(backend, config, special_map, _json(directory / "added_tokens.json"))
+    bos, eos = (
+        backend.token_to_id(special[name]) if config.get(f"add_{name}") is True and name in special else None
+        for name in ("bos_token", "eos_token")
+    )
     generation = _json(directory / "generation_config.json")
     template = _chat_template(directory, config, chat_template, special)
     if template is not None:
         template.check()
-    bos = backend.token_to_id(special["bos_token"]) if config.get("add_bos_token") and "bos_token" in special else None
     return Tokenizer(
         backend=backend,
         chat_template=template,
         eos_token_ids=_eos_ids(backend, generation, _json(directory / "config.json"), special),
         bos_token_id=bos,
+        end_token_id=eos,
         generation_defaults={
-            name: generation[name]
-            for name in _SAMPLING_DEFAULTS
-            if isinstance(generation.get(name), int | float) and not isinstance(generation[name], bool)
+            ours: generation[theirs] for theirs, ours in _DEFAULTS.items() if generation.get(theirs) is not None
         },
     )
 
@@ -113,17 +123,6 @@ def _converted(directory: Path) -> Backend:
             f"{directory} has no tokenizer.json, and no other tokenizer that converts: {error}"
         ) from error
     return backend
-
-
-def _special_tokens(config: Mapping[str, Any], special_map: Mapping[str, Any]) -> dict[str, str]:
-    """Return ``bos_token``, ``eos_token`` and their like; an entry is text, or an object that holds it."""
-    tokens: dict[str, str] = {}
-    for source in (special_map, config):
-        for name, value in source.items():
-            content = value.get("content") if isinstance(value, dict) else value
-            if name.endswith("_token") and isinstance(content, str):
-                tokens[name] = content
-    return tokens
 
 
 def _eos_ids(

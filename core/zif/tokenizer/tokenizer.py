@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import InvalidRequest
 from zif.tokenizer.chat_template import ChatTemplate
@@ -21,17 +21,19 @@ if TYPE_CHECKING:
 class Tokenizer:
     """Encodes, decodes and renders chats; safe to use from several threads.
 
-    ``bos_token_id`` is set where every text has to begin with it although the tokenizer's own
-    post-processor does not see to that. ``eos_token_ids`` end a generation.
+    ``bos_token_id`` and ``end_token_id`` are set where every text has to begin or end with them, and the tokenizer's
+    own post-processor may not see to that (``add_bos_token``, ``add_eos_token``); no text gets a second one.
+    ``eos_token_ids`` end a generation.
     ``generation_defaults`` are the sampling settings that the checkpoint recommends, by the names
-    of :class:`~zif.sampling.params.SamplingParams`.
+    of :class:`~zif.sampling.params.SamplingParams`, as they were found: nobody has checked them yet.
     """
 
     backend: Backend
     chat_template: ChatTemplate | None = None
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
-    generation_defaults: Mapping[str, float] = field(default_factory=dict)
+    end_token_id: int | None = None
+    generation_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def vocab_size(self) -> int:
@@ -56,7 +58,7 @@ class Tokenizer:
         _check_unicode(text)
         with refused("read this text", "prompt"):
             ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return self._with_bos(ids) if add_special_tokens else ids
+        return self._surrounded(ids) if add_special_tokens else ids
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """Return what :meth:`encode` returns for each text, and let other threads run meanwhile."""
@@ -64,7 +66,7 @@ class Tokenizer:
             _check_unicode(text)
         with refused("read this text", "prompt"):
             found = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [self._with_bos(one.ids) if add_special_tokens else one.ids for one in found]
+        return [self._surrounded(one.ids) if add_special_tokens else one.ids for one in found]
 
     def count(self, text: str) -> int:
         """Return how many ids ``text`` has, without special tokens around it; other threads run meanwhile."""
@@ -77,9 +79,12 @@ class Tokenizer:
         """Characters of the longest token: no text of more than as many times its tokens can be written with them."""
         return max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
 
-    def _with_bos(self, ids: list[int]) -> list[int]:
-        bos = self.bos_token_id
-        return ids if bos is None or ids[:1] == [bos] else [bos, *ids]
+    def _surrounded(self, ids: list[int]) -> list[int]:
+        if self.bos_token_id is not None and ids[:1] != [self.bos_token_id]:
+            ids = [self.bos_token_id, *ids]
+        if self.end_token_id is not None and ids[-1:] != [self.end_token_id]:
+            ids = [*ids, self.end_token_id]
+        return ids
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of ``ids`` taken as a whole: what a detokenizer gives out of them, piece by piece."""
@@ -91,7 +96,6 @@ class Tokenizer:
         hidden: frozenset[int] = self.special_ids if skip_special_tokens else frozenset()
         if self._pieces is not None:
             return ByteDetokenizer(self._pieces, prompt_ids, hidden)
-
         return WindowDetokenizer(self._decode_window, prompt_ids, hidden)
 
     def _decode_window(self, ids: Sequence[int]) -> str:

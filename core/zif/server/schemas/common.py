@@ -207,6 +207,9 @@ def sampling_params(request: Any, defaults: Mapping[str, float], **decided: Any)
     if request.logit_bias:
         given["logit_bias"] = {_token_id(key): bias for key, bias in request.logit_bias.items()}
     given.update(decided)
+    if request.max_tokens is None and "max_tokens" not in decided and given.get("max_tokens") is not None:
+        # A client that asks for many tokens, but sets no limit, is not to fail on a limit that it did not set.
+        given["max_tokens"] = max(given["max_tokens"], given.get("min_tokens", 0))
     return SamplingParams(**given)
 
 

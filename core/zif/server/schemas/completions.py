@@ -55,11 +55,9 @@ class CompletionRequest(SamplingRequest):
 
     def params(self, defaults: Mapping[str, float]) -> SamplingParams:
         """Return the sampling parameters; ``echo`` with ``logprobs`` asks for those of the prompt."""
-        decided = {} if self.max_tokens is not None else {"max_tokens": DEFAULT_MAX_TOKENS}
-        if self.max_tokens is None and self.min_tokens is not None:
-            decided["max_tokens"] = max(DEFAULT_MAX_TOKENS, self.min_tokens)
+        decided: dict[str, int] = {}
         if self.logprobs is not None:
             decided["logprobs"] = self.logprobs
             if self.echo:
                 decided["prompt_logprobs"] = self.logprobs
-        return self.sampling(defaults, **decided)
+        return self.sampling({"max_tokens": DEFAULT_MAX_TOKENS, **defaults}, **decided)

@@ -29,7 +29,7 @@ DEFAULT_MAX_NEW_TOKENS = 128
 class NativeSampling(SamplingFields):
     """SGLang's ``sampling_params``."""
 
-    max_new_tokens: int | None = DEFAULT_MAX_NEW_TOKENS
+    max_new_tokens: int | None = None
     min_new_tokens: int | None = None
     sampling_seed: int | None = None
     no_stop_trim: bool | None = None
@@ -38,6 +38,11 @@ class NativeSampling(SamplingFields):
     def max_tokens(self) -> int | None:
         """``max_new_tokens`` by its other name; null is up to the context's end."""
         return self.max_new_tokens
+
+    def defaults(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what holds where this says nothing: what the ``model`` recommends, and SGLang's limit."""
+        said = "max_new_tokens" in self.model_fields_set
+        return {**model, "max_tokens": None if said else model.get("max_tokens", DEFAULT_MAX_NEW_TOKENS)}
 
     @property
     def min_tokens(self) -> int | None:
@@ -144,5 +149,5 @@ class GenerateRequest(RequestModel):
                 decided["prompt_logprobs"] = self.top_logprobs_num or 0
         given = self.sampling_params or NativeSampling()
         if isinstance(given, list):
-            return [sampling_params(one, defaults, **decided) for one in given]
-        return [sampling_params(given, defaults, **decided)] * len(self.prompts())
+            return [sampling_params(one, one.defaults(defaults), **decided) for one in given]
+        return [sampling_params(given, given.defaults(defaults), **decided)] * len(self.prompts())
