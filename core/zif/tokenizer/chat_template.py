@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from zif.contract.errors import InvalidRequest
+from zif.contract.errors import InvalidRequest, InvalidSettings
 from zif.tokenizer.conversation import Message, normalise
 from zif.tokenizer.habits import Habits, as_parts
-from zif.tokenizer.jinja_program import JinjaProgram
+from zif.tokenizer.jinja_program import Exceeded, JinjaProgram
 
 _PROBE_TOOL = {
     "type": "function",
@@ -43,8 +43,8 @@ class ChatTemplate:
         return _Writer(self.tool_source, self.special_tokens, tools=[_PROBE_TOOL])
 
     def check(self) -> None:
-        """Raise :class:`InvalidSettings` if the template cannot be compiled."""
-        _ = self._plain, self._with_tools
+        """Raise :class:`InvalidSettings` if the template cannot be compiled, or does not end."""
+        _ = self._plain.habits, self._with_tools.habits
 
     def render(
         self,
@@ -101,7 +101,10 @@ class _Writer:
     @cached_property
     def habits(self) -> Habits:
         names = {"tools": self._tools, "documents": None, "add_generation_prompt": False}
-        return Habits.of(lambda messages: self.write(messages, names))
+        try:
+            return Habits.of(lambda messages: self.write(messages, names))
+        except Exceeded as error:
+            raise InvalidSettings(f"the chat template does not write one short message: {error}") from error
 
 
 def _leave_open(message: dict[str, Any]) -> str:

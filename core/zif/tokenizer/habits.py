@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zif.tokenizer.jinja_program import Exceeded
+
 Render = Callable[[Sequence[Mapping[str, Any]]], str]
 """Writes messages out; raises where the template does."""
 
@@ -124,6 +126,8 @@ class _Probe:
     def _text(self, messages: Sequence[Mapping[str, Any]]) -> str:
         try:
             return self._render(messages)
+        except Exceeded:
+            raise
         except Exception:  # a template may fail in any way on a form that it does not take
             return ""
 
