@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import numpy as np
 
 from spike.frameworks import Framework
-from zif.contract.bind import Bound, bind
+from zif.contract.bind import Bound
 from zif.contract.executable import Executable
 from zif.contract.kernel import KernelSet
 from zif.contract.model import Model
 from zif.contract.step import StepShape
 from zif.engine import programs
-from zif.engine.collectives import parallel_ops
+from zif.engine.collectives import bind_ranks
 from zif.engine.programs import Context, EngineProgram
 from zif.engine.requests import model_requests
 from zif.engine.store import CacheStore, stored_groups
@@ -67,9 +67,8 @@ class Loop:
         groups = self.model.cache_groups
         stored = stored_groups(groups, backend.cache_formats(), "float32", PAGE, backend.name)
         requests = model_requests(self.model, self.weights, "float32", stored)
-        self.bound: Bound = bind(requests, [*self.extensions, *backend.kernels()])
-        if comm.size > 1:
-            self.bound = replace(self.bound, ops=parallel_ops(self.bound.ops, comm, self.model.vocab_size))
+        providers = [*self.extensions, *backend.kernels()]
+        self.bound: Bound = bind_ranks(requests, providers, comm, self.model.vocab_size)
         names = tuple(group.name for group in groups)
         self.shape = TableShape(ROWS, WIDTH, names, self.model.vocab_size)
         self.table = RequestTable(self.shape, backend.runtime)

@@ -13,7 +13,7 @@ from zif.contract.bind import bind
 from zif.contract.comm import Communicator, Partial
 from zif.contract.opspec import OpRequest
 from zif.contract.weights import PackedWeight
-from zif.engine.collectives import parallel_ops
+from zif.engine.collectives import bind_ranks
 from zif.portable.triton import Machine, TritonKernels, launch
 from zif.portable.triton.layers import SplitSum, Unnormed
 from zif.reference.torch.reference import TorchReference
@@ -140,7 +140,7 @@ def ranks_sum_tensors(tokens: int) -> None:
     ]
     requests += [OpRequest("logits", "float16", requests[2].facts), OpRequest.of("add_norm", "float16", size=size)]
     requests += [OpRequest.of("rms_norm", "float16", size=size), OpRequest.of("add", "float16")]
-    ops = parallel_ops(bind(requests, KERNELS).ops, Alike(), 149)
+    ops = bind_ranks(requests, KERNELS, Alike(), 149).ops
     x, residual, norm = torch.randn(tokens, inner).half(), torch.randn(tokens, size).half(), torch.randn(size).half()
     partial = ops.linear(x, replace(summed, split="rows"))
     assert isinstance(partial, Partial)

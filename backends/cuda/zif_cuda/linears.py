@@ -1,8 +1,7 @@
 """Linears: of few tokens by the portable kernels or cuBLAS, whichever is faster, of many by cuBLAS.
 
-What goes from op to op need not be a tensor (docs/contract.md, opaque values). A linear whose inputs are split leaves a
-sum in parts to the norm behind it; of a single token, a norm leaves its work to the linears behind it. Each does so
-only where what it goes to is known to take it.
+What goes from op to op need not be a tensor (docs/contract.md, forms). A linear whose inputs are split leaves a sum in
+parts to the norm behind it; of a single token, a norm leaves its work to the linears behind it.
 """
 
 from __future__ import annotations
@@ -12,13 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from zif.contract.form import Form
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.portable.triton import TritonKernels
-from zif.portable.triton.layers import MAX_ROW, SplitSum, Unnormed, add_norm, row_fits, unnormed
+from zif.portable.triton.layers import (
+    MAX_ROW,
+    SPLIT_SUM,
+    UNNORMED,
+    SplitSum,
+    Unnormed,
+    add_norm,
+    row_fits,
+    unnormed,
+)
 from zif.portable.triton.linear import GATES, LEAST_INPUTS, product
 from zif_cuda.packing import SUMMED
 from zif_cuda.tiles import FEW_BYTES, Case, Kind, bucket
@@ -29,8 +37,6 @@ if TYPE_CHECKING:
     from zif.portable.triton import Launch
 
 Tensor = torch.Tensor
-TAKE_SUMS = ("add", "add_norm", "rms_norm")
-"""The ops that a linear's result goes to, if it is one that ranks would sum (docs/contract.md)."""
 
 
 def _takes(_: object, request: OpRequest) -> str | None:
@@ -63,35 +69,20 @@ class CudaLinears(KernelSet):
         self._launch = launch
         self._choices = choices
         self._ranks = ranks
-        self._made: tuple[Ops, dict[str, Callable[..., Any]]] | None = None
 
-    def _shared(self, op: str, ops: Ops, run: Callable[..., Any]) -> Callable[..., Any]:
-        """The callable of ``op`` for all weights of a model: where it is ours alone, nothing is looked up in a call."""
-        if self._made is None or self._made[0] is not ops:
-            self._made = ops, {}
-        return self._made[1].setdefault(op, run)
-
-    def _serves(self, op: str, ops: Ops) -> bool:
-        """Whether all calls of ``op`` come here."""
-        mine = self._made[1].get(op) if self._made is not None and self._made[0] is ops else None
-        return mine is not None and getattr(ops, op, None) is mine
-
-    @kernel("linear", when=_takes, makes=True)
-    def linear(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor | SplitSum]:
-        in_parts: bool | None = None
+    @kernel("linear", when=_takes, makes=True, shared=True, gives=(SPLIT_SUM,), takes={"x": (UNNORMED,)})
+    def linear(self, request: OpRequest, ops: Ops, form: Form | None) -> Callable[..., Tensor | SplitSum]:
+        in_parts = form is SPLIT_SUM
 
         def run(x: Tensor | Unnormed, w: PackedWeight, step: Step | None = None) -> Tensor | SplitSum:
-            nonlocal in_parts
-            if in_parts is None:  # bound all together: the others are there only now
-                in_parts = all(self._serves(op, ops) or _portable(ops, op) for op in TAKE_SUMS)
             partial = in_parts and SUMMED in w.facts and w.split is None and w.shape[0] <= MAX_ROW
             return self._product("sum" if partial else "linear", x, w, None)
 
-        return self._shared("linear", ops, run)
+        return run
 
-    @kernel("add_norm", when=row_fits, makes=True)
-    def add_norm(self, request: OpRequest, ops: Ops) -> Callable[..., tuple[Any, Tensor]]:
-        left: bool | None = None
+    @kernel("add_norm", when=row_fits, makes=True, shared=True, gives=(UNNORMED,), takes={"x": (SPLIT_SUM,)})
+    def add_norm(self, request: OpRequest, ops: Ops, form: Form | None) -> Callable[..., tuple[Any, Tensor]]:
+        left = form is UNNORMED
 
         def run(
             x: Tensor | SplitSum,
@@ -102,29 +93,32 @@ class CudaLinears(KernelSet):
             consumers: tuple[PackedWeight, ...] = (),
             step: Step | None = None,
         ) -> tuple[Tensor | Unnormed, Tensor]:
-            nonlocal left
             tokens = residual.shape[0] if step is None else step.shape.tokens  # a tensor's takes three times as long
-            if tokens == 1 and consumers and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers):
-                # larger weights have so many programs that reading the token again in each is no longer little
-                if left is None:
-                    left = self._serves("linear", ops) and self._serves("gated_linear", ops)
-                if left and residual.is_contiguous() and (isinstance(x, SplitSum) or x.is_contiguous()):
-                    later = unnormed(x, residual, weight, eps, offset)
-                    return later, later.total
+            # larger weights have so many programs that reading the token again in each is no longer little
+            if (
+                left
+                and tokens == 1
+                and consumers
+                and all(w.shape[0] * w.shape[1] * 2 <= FEW_BYTES for w in consumers)
+                and residual.is_contiguous()
+                and (isinstance(x, SplitSum) or x.is_contiguous())
+            ):
+                later = unnormed(x, residual, weight, eps, offset)
+                return later, later.total
             return add_norm(self._launch, x, residual, weight, eps, offset)
 
-        return self._shared("add_norm", ops, run)
+        return run
 
     @kernel("logits", when=_takes)
     def logits(self, x: Tensor, w: PackedWeight, step: Step | None = None) -> Tensor:
         return self._product("logits", x, w, None)  # type: ignore[return-value]
 
-    @kernel("gated_linear", when=_takes_gated, makes=True)
+    @kernel("gated_linear", when=_takes_gated, makes=True, shared=True, takes={"x": (UNNORMED,)})
     def gated_linear(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
         def run(x: Tensor | Unnormed, w: PackedWeight, kind: str, step: Step | None = None) -> Tensor:
             return self._product("gated", x, w, kind, ops)  # type: ignore[return-value]
 
-        return self._shared("gated_linear", ops, run)
+        return run
 
     def _product(
         self, kind: Kind, x: Tensor | Unnormed, w: PackedWeight, gate: str | None, ops: Ops | None = None
@@ -144,8 +138,3 @@ class CudaLinears(KernelSet):
             return y
         activated: Tensor = ops.gated_activation(y, gate)  # type: ignore[assignment]
         return activated
-
-
-def _portable(ops: Ops, op: str) -> bool:
-    """Whether the portable kernels serve ``op``."""
-    return isinstance(getattr(getattr(ops, op), "__self__", None), TritonKernels)

@@ -12,14 +12,13 @@ from typing import Any
 
 from zif.contract import version
 from zif.contract.errors import InvalidSettings, KernelNotFound
-from zif.contract.kernel import Kernel, KernelSet
+from zif.contract.form import Form, Handed, Resolvers, resolving
+from zif.contract.handing import handed, takes
+from zif.contract.kernel import COMPOSITE, Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest, OpSpec
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, StepShape
-
-COMPOSITE = "composite"
-"""The provider of ops that are made of others."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +42,13 @@ class Choice:
 class Bound:
     """The ops a model and core's programs call, how each came to be chosen, and who plans steps.
 
-    ``plans`` are called with each step before it is launched. ``captures`` tell, of a planned kernel each, which steps
-    it may be captured in.
+    ``handed`` tells, of each kernel that gives a form, which it gives. ``plans`` are called with each step before it
+    is launched. ``captures`` tell, of a planned kernel each, which steps it may be captured in.
     """
 
     ops: Ops
     choices: tuple[Choice, ...]
+    handed: tuple[Handed, ...] = ()
     plans: tuple[Callable[[HostStep], None], ...] = ()
     captures: tuple[Callable[[StepShape], bool], ...] = ()
 
@@ -94,12 +94,18 @@ def candidates(providers: Sequence[KernelSet]) -> list[Kernel]:
     return kernels + list(reference.kernels())
 
 
-def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Mapping[str, str] | None = None) -> Bound:
+def bind(
+    requests: Iterable[OpRequest],
+    providers: Sequence[KernelSet],
+    pins: Mapping[str, str] | None = None,
+    resolvers: Resolvers | None = None,
+) -> Bound:
     """Bind ops for ``requests`` and for what composites of them ask. ``providers`` come in order of preference.
 
     An op whose requests have no facts is bound unasked, where a provider has a kernel for it.
     A composite takes part between the providers and the framework reference, which is the last. What it is made of
-    must be served only where it is chosen.
+    must be served only where it is chosen. ``resolvers`` make plain Arrays of forms that come to a model's ops from
+    outside of them; what kernels call of each other is called without.
     Raises :class:`KernelNotFound` with every refusal, :class:`InvalidSettings` for a pin that names nothing,
     PluginError for a kernel that breaks, ValueError for a request with other facts than its op declares.
     """
@@ -113,23 +119,57 @@ def bind(requests: Iterable[OpRequest], providers: Sequence[KernelSet], pins: Ma
         op_specs()[request.op].check(request)
         by_op.setdefault(request.op, []).append(request)
     kernels = candidates(providers)
-    ops = Ops()
     choices: list[Choice] = []
+    unasked: list[Choice] = []
     failed: dict[OpRequest, KernelNotFound] = {}
-    planners: list[Any] = []
     for name, spec in op_specs().items():
-        wanted = by_op.get(name, [])
-        if not wanted and not spec.facts:
-            _bind_unasked(ops, name, kernels)
-        chosen = _choose_all(spec, wanted, kernels, pins.get(name), failed) if wanted else []
-        choices += chosen
-        if chosen:
-            setattr(ops, name, _callable(spec, chosen, ops, planners))
+        if name in by_op:
+            choices += _choose_all(spec, by_op[name], kernels, pins.get(name), failed)
+        elif not spec.facts:
+            unasked += _unasked(name, kernels)
     for request in _needed(asked, choices):
         if request in failed:
             raise failed[request]
+    return _made(choices, unasked, resolvers or {})
+
+
+def _made(choices: Sequence[Choice], unasked: Sequence[Choice], resolvers: Resolvers) -> Bound:
+    """The ops of what was chosen."""
+    by_op: dict[str, list[Choice]] = {}
+    for choice in (*choices, *unasked):
+        by_op.setdefault(choice.request.op, []).append(choice)
+    serving = {op: list(dict.fromkeys(choice.kernel for choice in chosen)) for op, chosen in by_op.items()}
+    given = handed(serving, resolvers)
+    forms = {kernel: one.form for kernel, one in given.items()}
+    inner = Ops()
+    outer = Ops() if resolvers else inner
+    planners: list[Any] = []
+    for op, chosen in by_op.items():
+        spec = op_specs()[op]
+        made = _callables(chosen, inner, forms, planners)
+        setattr(inner, op, _one(spec, chosen, made))
+        if resolvers:
+            plain = [_resolved(spec, c.kernel, call, serving, resolvers) for c, call in zip(chosen, made, strict=True)]
+            setattr(outer, op, getattr(inner, op) if plain == made else _one(spec, chosen, plain))
     captures = [planner.capturable for planner in planners if hasattr(planner, "capturable")]
-    return Bound(ops, tuple(choices), tuple(planner.plan for planner in planners), tuple(captures))
+    plans = tuple(planner.plan for planner in planners)
+    return Bound(outer, tuple(choices), tuple(given.values()), plans, tuple(captures))
+
+
+def _resolved(
+    spec: OpSpec,
+    kernel: Kernel,
+    call: Callable[..., Any],
+    serving: Mapping[str, Sequence[Kernel]],
+    resolvers: Resolvers,
+) -> Callable[..., Any]:
+    """``call`` behind the resolvers of forms that it does not take itself."""
+    unseen = {place for other in op_specs().values() for place in other.unseen}
+    for name in [name for name in spec.parameters if f"{spec.name}.{name}" in unseen]:
+        needed = {form: resolve for form, resolve in resolvers.items() if not takes(kernel, name, form, serving)}
+        if needed:
+            call = resolving(call, {name: spec.parameters.index(name)}, needed)
+    return call
 
 
 def _with_parts(requests: Iterable[OpRequest]) -> list[OpRequest]:
@@ -192,23 +232,31 @@ def _refusal(kernel: Kernel, requests: Iterable[OpRequest]) -> str:
     return reasons[0] if reasons else "one callable of it does not serve all of the model's calls"
 
 
-def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops, planners: list[Any]) -> Callable[..., Any]:
-    """The op's callable; those of planned kernels are added to ``planners``."""
-    shared: dict[str, Callable[..., Any]] = {}
+def _callables(
+    choices: Sequence[Choice], ops: Ops, forms: Mapping[Kernel, Form | None], planners: list[Any]
+) -> list[Callable[..., Any]]:
+    """The callable of each choice of an op; those of planned kernels are added to ``planners``."""
+    shared: dict[Kernel, Callable[..., Any]] = {}
     made: list[Callable[..., Any]] = []
     for request, kernel in ((choice.request, choice.kernel) for choice in choices):
+        form = forms.get(kernel)
         if kernel.per_request:
-            made.append(kernel.make(request, ops))
-            if kernel.planned:
-                planners.append(made[-1])
+            made.append(kernel.make(request, ops, form))
         else:
-            if str(kernel) not in shared:
-                shared[str(kernel)] = kernel.make(request, ops)
-            made.append(shared[str(kernel)])
+            if kernel not in shared:
+                shared[kernel] = kernel.make(request, ops, form)
+            made.append(shared[kernel])
+        if kernel.planned and made[-1] not in planners:
+            planners.append(made[-1])
+    return made
+
+
+def _one(spec: OpSpec, choices: Sequence[Choice], made: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """The op's callable: the only one that was made, or what looks up the one of a call's weight or spec."""
     if spec.dispatch is None or all(fn is made[0] for fn in made):
         return made[0]
     position = spec.parameters.index(spec.dispatch)
-    table = {_dispatch_key(choice.request): fn for choice, fn in zip(choices, made, strict=True)}
+    table = {choice.request["key"]: fn for choice, fn in zip(choices, made, strict=True)}
     argument = spec.dispatch
 
     def dispatched(*args: Any, **kwargs: Any) -> Any:
@@ -218,15 +266,12 @@ def _callable(spec: OpSpec, choices: Sequence[Choice], ops: Ops, planners: list[
     return dispatched
 
 
-def _dispatch_key(request: OpRequest) -> Any:
-    return request["key"]
-
-
-def _bind_unasked(ops: Ops, name: str, kernels: Sequence[Kernel]) -> None:
+def _unasked(name: str, kernels: Sequence[Kernel]) -> Iterator[Choice]:
     request = OpRequest.of(name, "float32")
-    serving = next((kernel for kernel in kernels if kernel.op == name and kernel.supports(request) is None), None)
-    if serving is not None:
-        setattr(ops, name, serving.make(request, ops))
+    for kernel in kernels:
+        if kernel.op == name and kernel.supports(request) is None:
+            yield Choice(request, kernel, ())
+            return
 
 
 def _composite_kernel(spec: OpSpec) -> Kernel:
@@ -239,5 +284,5 @@ def _composite_kernel(spec: OpSpec) -> Kernel:
         level=version.API_VERSION,
         module=__name__,
         when=None,
-        maker=lambda _, ops: composite(ops),
+        maker=lambda _, ops, __: composite(ops),
     )

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from zif.contract.arrays import Array, Tree, tree
+from zif.contract.form import Form
 from zif.contract.info import Device
 from zif.contract.packer import Packer
 
@@ -41,10 +42,15 @@ class Group:
 class Partial:
     """What ``linear`` of a weight split by rows returns, and ``moe``: this rank's addend of a sum over ranks.
 
-    ``add_norm``, ``rms_norm`` and ``add`` take it; to a model it is opaque.
+    To a model it is opaque. A kernel that takes it (``takes={"x": (PARTIAL,)}``) does the reduction itself, by its
+    backend's communicator.
     """
 
     addend: Array
+
+
+PARTIAL = Form("partial", Partial)
+"""What core gives of ``linear`` and ``moe`` where ranks share the weight. Ops that do not take it get it reduced."""
 
 
 class Communicator(Protocol):

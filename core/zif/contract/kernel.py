@@ -23,6 +23,14 @@ have read what is new (:mod:`zif.contract.level`): methods have the parameters t
 only once binding is over, so look them up in the call (``ops.linear``), not before. Names and
 parameters are checked when the class is defined.
 
+Between kernels a value may have a form of their own (:mod:`zif.contract.form`)::
+
+    @kernel("add_norm", makes=True, shared=True, gives=(INT8,))
+    def add_norm(self, request, ops, form): ...  # form is INT8, or None where a kernel behind it takes it no more
+
+    @kernel("linear", takes={"x": (INT8,)})
+    def linear(self, x, w, step=None): ...  # x is an Array, or of that form
+
 A kernel that is ``planned`` makes callables with a method ``plan(step: HostStep)``. Core calls it before
 each run of a program with that step's shape, in the order of launching: it lays out on the host what the
 kernel then reads besides its arguments. It must not wait for the device. A callable that meets a
@@ -37,17 +45,21 @@ from __future__ import annotations
 
 import importlib.metadata
 import inspect
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from zif.contract import version
 from zif.contract.errors import PluginError, ZifError
+from zif.contract.form import Form
 from zif.contract.info import BACKENDS, EXTENSIONS
 from zif.contract.level import Trimmed
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
+
+COMPOSITE = "composite"
+"""The provider of ops that are made of others."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 Refusal = str
@@ -67,12 +79,12 @@ class Cost:
 class Kernel:
     """One implementation of one op, written for ``level`` in ``module``.
 
-    ``when(request)`` is None or says why not; ``maker(request, ops)`` gives the callable. Core asks :meth:`supports`
-    and :meth:`make`, which guard both. ``capturable``: may run inside
-    a captured graph (no host synchronisation, no allocation outside the graph's pool).
-    ``deterministic``: the same inputs give the same bits. ``per_request``: what is made serves
-    its request alone; otherwise one callable serves every request that the kernel supports.
-    ``planned``: what is made has a method ``plan``.
+    ``when(request)`` is None or says why not; ``maker(request, ops, form)`` gives the callable. Core asks
+    :meth:`supports` and :meth:`make`, which guard both. ``capturable``: may run inside a captured graph (no host
+    synchronisation, no allocation outside the graph's pool). ``deterministic``: the same inputs give the same bits.
+    ``per_request``: what is made serves its request alone; otherwise one callable serves every request that the kernel
+    supports. ``planned``: what is made has a method ``plan``. ``gives``: forms that its first result may have, best
+    first; ``takes``: forms that its parameters may have, besides plain Arrays.
     """
 
     op: str
@@ -81,12 +93,14 @@ class Kernel:
     level: int
     module: str
     when: Callable[[OpRequest], Refusal | None] | None
-    maker: Callable[[OpRequest, Ops], Callable[..., Any]]
+    maker: Callable[[OpRequest, Ops, Form | None], Callable[..., Any]]
     per_request: bool = False
     capturable: bool = True
     deterministic: bool = True
     cost: Callable[[OpRequest], Cost] | None = None
     planned: bool = False
+    gives: tuple[Form, ...] = ()
+    takes: Mapping[str, tuple[Form, ...]] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"{self.provider}.{self.name}"
@@ -106,12 +120,13 @@ class Kernel:
             return answer
         raise self._fault(f"`when` answered {answer!r}, not None or a sentence", request)
 
-    def make(self, request: OpRequest, ops: Ops) -> Callable[..., Any]:
-        """The callable that serves ``request``; called without the arguments that the kernel's level does not know.
+    def make(self, request: OpRequest, ops: Ops, form: Form | None = None) -> Callable[..., Any]:
+        """The callable that serves ``request`` and gives ``form``, or plain Arrays for None.
 
+        It is called without the arguments that the kernel's level does not know.
         Raises PluginError where its maker raises, or returns what cannot be called.
         """
-        made: object = self._guarded("make", self.maker, request, ops)
+        made: object = self._guarded("make", self.maker, request, ops, form)
         if not callable(made):
             raise self._fault(f"made {made!r}, which cannot be called", request)
         spec = op_specs()[self.op]
@@ -154,6 +169,14 @@ class _Mark:
     deterministic: bool
     cost: Callable[[Any, OpRequest], Cost] | None
     planned: bool
+    shared: bool
+    gives: tuple[Form, ...]
+    takes: Mapping[str, tuple[Form, ...]]
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Of a method that makes."""
+        return ("request", "ops", "form") if self.gives else ("request", "ops")
 
 
 def kernel(
@@ -165,16 +188,22 @@ def kernel(
     deterministic: bool = True,
     cost: Callable[[Any, OpRequest], Cost] | None = None,
     planned: bool = False,
+    shared: bool = False,
+    gives: tuple[Form, ...] = (),
+    takes: Mapping[str, tuple[Form, ...]] | None = None,
 ) -> Callable[[F], F]:
     """Mark a method of a :class:`KernelSet` as a kernel of ``op``.
 
     The method has the op's own parameters; with ``makes`` it has ``request`` and ``ops``, and returns
-    a callable that has the op's. Only what ``makes`` can be ``planned``.
+    a callable that has the op's: one a request, or with ``shared`` one for all of them, made for the first. Only what
+    ``makes`` can be ``planned``, or give a form: it then has a parameter ``form`` too, the one to give or None.
     """
-    assert makes or not planned, f"a kernel of {op} that plans must make its callables"
+    assert makes or not (planned or shared or gives), f"a kernel of {op} that plans or gives must make its callables"
 
     def mark(method: F) -> F:
-        method.__zif_kernel__ = _Mark(op, when, makes, capturable, deterministic, cost, planned)  # type: ignore[attr-defined]
+        method.__zif_kernel__ = _Mark(  # type: ignore[attr-defined]
+            op, when, makes, capturable, deterministic, cost, planned, shared, gives, takes or {}
+        )
         return method
 
     return mark
@@ -214,8 +243,10 @@ class KernelSet:
         method = getattr(self, name)
         when, cost = mark.when, mark.cost
 
-        def maker(request: OpRequest, ops: Ops) -> Any:
-            return method(request, ops) if mark.makes else method
+        def maker(request: OpRequest, ops: Ops, form: Form | None) -> Any:
+            if not mark.makes:
+                return method
+            return method(request, ops, form) if mark.gives else method(request, ops)
 
         return Kernel(
             op=mark.op,
@@ -225,11 +256,13 @@ class KernelSet:
             module=cls.__module__,
             when=None if when is None else lambda request: when(self, request),
             maker=maker,
-            per_request=mark.makes,
+            per_request=mark.makes and not mark.shared,
             capturable=mark.capturable,
             deterministic=mark.deterministic,
             cost=None if cost is None else lambda request: cost(self, request),
             planned=mark.planned,
+            gives=mark.gives,
+            takes=mark.takes,
         )
 
 
@@ -240,6 +273,11 @@ def dtypes(*names: str) -> When:
         return None if request.dtype in names else f"takes {' or '.join(names)}, not {request.dtype}"
 
     return when
+
+
+def _taken_unseen() -> set[str]:
+    """Every ``op.parameter`` that a value may come to unseen."""
+    return {place for spec in op_specs().values() for place in spec.unseen}
 
 
 def _mark_of(method: object) -> _Mark | None:
@@ -269,7 +307,12 @@ def _check(cls: Any, name: str, method: Callable[..., Any], mark: _Mark) -> None
         raise TypeError(f"{where}: the contract has no op {mark.op!r}; it has {', '.join(sorted(op_specs()))}")
     if spec.since > cls.level:
         raise TypeError(f"{where}: op {mark.op} came with level {spec.since}, and the set says level {cls.level}")
-    expected = ("request", "ops") if mark.makes else spec.parameters_at(cls.level)
+    if mark.gives and not spec.unseen:
+        raise TypeError(f"{where}: nobody takes a result of {mark.op} unseen: it is an Array")
+    strange = [name for name in mark.takes if f"{mark.op}.{name}" not in _taken_unseen()]
+    if strange:
+        raise TypeError(f"{where}: nothing comes unseen as {', '.join(strange)} of {mark.op}: it is an Array")
+    expected = mark.parameters if mark.makes else spec.parameters_at(cls.level)
     found = tuple(inspect.signature(method).parameters)[1:]
     if found != expected:
         raise TypeError(f"{where}: a level-{cls.level} kernel of {mark.op} has parameters {expected}, not {found}")

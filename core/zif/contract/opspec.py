@@ -123,6 +123,9 @@ class OpSpec:
     ``dispatch``: names the argument whose request picks among several kernels bound for this op
     (``w`` of ``linear``); None where one kernel must serve all of a model's requests.
     ``static``: parameters that are hashable constants, never Arrays.
+    ``unseen``: the parameters, as ``op.parameter``, that its first result may go to unseen by the model, and so in a
+    form of the kernels' own (:mod:`zif.contract.form`); anywhere else it is an Array. ``passes``: parameters that the
+    composite hands on as they are, each with the ``op.parameter`` that it goes to.
     """
 
     name: str
@@ -137,13 +140,15 @@ class OpSpec:
     parts: Parts = _no_parts
     dispatch: str | None = None
     static: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
+    passes: Mapping[str, str] = field(default_factory=dict)
     parameters: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         signature = inspect.signature(self.reference).parameters
         object.__setattr__(self, "parameters", tuple(signature))
         assert inspect.getdoc(self.reference), f"op {self.name} has no docstring"
-        named = (*self.static, *self.added, *([self.dispatch] if self.dispatch else []))
+        named = (*self.static, *self.added, *self.passes, *([self.dispatch] if self.dispatch else []))
         strange = [name for name in named if name not in signature]
         assert not strange, f"op {self.name} has no parameter {strange}"
         levels = [self.added.get(name, self.since) for name in signature]
@@ -200,6 +205,8 @@ def op(
     parts: Parts = _no_parts,
     dispatch: str | None = None,
     static: tuple[str, ...] = (),
+    unseen: tuple[str, ...] = (),
+    passes: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a numpy function the specification of the op of its name; see :class:`OpSpec`."""
 
@@ -219,6 +226,8 @@ def op(
             parts=parts,
             dispatch=dispatch,
             static=static,
+            unseen=unseen,
+            passes=passes or {},
         )
         return reference
 

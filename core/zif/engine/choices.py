@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def report_choices(bound: Bound, reference: str) -> None:
-    """Log each op for which a kernel was passed over, with the reason.
+    """Log each op for which a kernel was passed over, with the reason, and in which form kernels give their results.
 
     It is a warning where the provider ``reference`` serves instead, and does so by waiting for the device: that is
     slow, and cannot be captured. (Many of its kernels are the framework's own, and fast.) Requests that were decided
@@ -26,3 +26,5 @@ def report_choices(bound: Bound, reference: str) -> None:
             logger.warning("%s: %s serves: steps are slow, and not captured as graphs (%s)", op, kernel, reasons)
         else:
             logger.info("%s: %s serves (%s)", op, kernel, reasons)
+    for one in bound.handed:
+        logger.info("%s gives %s (%s)", one.kernel, one.form or "plain arrays", one.reason)

@@ -1,31 +1,48 @@
 """The ops of a model whose layers several ranks share: bound kernels, with collectives around a few of them.
 
 As in Megatron-LM (Shoeybi et al. 2019) a layer has two sums over ranks: that of attention's output and
-that of the MLP's. A linear split by rows leaves its sum to whatever takes its result; there the addends
-are reduced. So one place decides when, and a sum of two partial sums is reduced once.
+that of the MLP's. A linear split by rows leaves its sum to whatever takes its result: a kernel that takes
+``PARTIAL`` reduces it itself, any other gets it reduced. A sum of two partial sums is reduced once.
 
 Kernels that call other ops were bound to the plain ones and keep them: within a rank nothing is partial.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from zif.contract.arrays import Array
-from zif.contract.comm import Communicator, Partial
+from zif.contract.bind import Bound, bind
+from zif.contract.comm import PARTIAL, Communicator, Partial
+from zif.contract.kernel import KernelSet
+from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 
 
-def parallel_ops(ops: Ops, comm: Communicator, vocab: int) -> Ops:
-    """``ops`` as a model calls them on each rank of ``comm``. ``vocab`` is the whole vocabulary's size."""
-    made = Ops()
-    vars(made).update(vars(ops))
+def bind_ranks(
+    requests: Iterable[OpRequest],
+    providers: Sequence[KernelSet],
+    comm: Communicator,
+    vocab: int,
+    pins: Mapping[str, str] | None = None,
+) -> Bound:
+    """Bind ops as a model calls them on each rank of ``comm``; of one rank alone, as :func:`zif.contract.bind.bind`.
+
+    ``vocab`` is the whole vocabulary's size.
+    """
+    if comm.size == 1:
+        return bind(requests, providers, pins)
+    bound = bind(requests, providers, pins, {PARTIAL: lambda partial: comm.all_reduce(partial.addend)})
+    made, around = Ops(), Collectives(bound.ops, comm, vocab)
+    vars(made).update(vars(bound.ops))
     for name in vars(Collectives):
-        if name in vars(ops):
-            setattr(made, name, getattr(Collectives(ops, comm, vocab), name))
-    return made
+        if name in vars(bound.ops):
+            setattr(made, name, getattr(around, name))
+    return replace(bound, ops=made)
 
 
 class Collectives:
@@ -67,28 +84,11 @@ class Collectives:
         y = self._ops.moe(x, weights, experts, w, kind, step)
         return y if w.split is None else Partial(y)
 
-    def rms_norm(self, x: Any, weight: Array, eps: float, offset: float = 0.0) -> Array:
-        return self._ops.rms_norm(self._whole(x), weight, eps, offset)
-
-    def add_norm(
-        self,
-        x: Any,
-        residual: Array,
-        weight: Array,
-        eps: float,
-        offset: float = 0.0,
-        consumers: tuple[PackedWeight, ...] = (),
-        step: Step | None = None,
-    ) -> tuple[Array, Array]:
-        return self._ops.add_norm(self._whole(x), residual, weight, eps, offset, consumers, step)
-
     def add(self, x: Any, residual: Any) -> Any:
+        """Of two partial sums a partial sum."""
         if isinstance(x, Partial) and isinstance(residual, Partial):
             return Partial(self._ops.add(x.addend, residual.addend))
-        return self._ops.add(self._whole(x), self._whole(residual))
-
-    def _whole(self, x: Any) -> Array:
-        return self._comm.all_reduce(x.addend) if isinstance(x, Partial) else x
+        return self._ops.add(x, residual)
 
     def _gathered(self, y: Array) -> Array:
         """[R, vocab] of each rank's [R, ceil(vocab / ranks)]; the last ranks' may be padded."""

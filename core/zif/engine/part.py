@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import zif_models
 from zif.contract.arrays import Tree
-from zif.contract.bind import Bound, bind
+from zif.contract.bind import Bound
 from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.contract.model import unsafe_dtypes
-from zif.engine.collectives import parallel_ops
+from zif.engine.collectives import bind_ranks
 from zif.engine.launch import Observer
 from zif.engine.memory import weights_do_not_fit
 from zif.engine.plan import EnginePlan, plan_engine
@@ -108,9 +108,8 @@ def load_part(
         raise weights_do_not_fit(whole, plan, backend, before, error) from error
     weights = comm.join(shards)
     requests = model_requests(model, weights, plan.dtype, groups)
-    bound = bind(requests, [*extension_kernels(backend, name), *backend.kernels()], settings.kernel)
-    if comm.size > 1:
-        bound = replace(bound, ops=parallel_ops(bound.ops, comm, model.vocab_size))
+    providers = [*extension_kernels(backend, name), *backend.kernels()]
+    bound = bind_ranks(requests, providers, comm, model.vocab_size, settings.kernel)
     return Part(backend, model, plan, groups, formats, weights, bound)
 
 

@@ -146,7 +146,7 @@ def _kernel(op: str) -> Kernel:
         raise AssertionError(f"null device: op {op} was called, but this device computes nothing")
 
     return Kernel(
-        op, op, NullKernels.provider, level=NullKernels.level, module=__name__, when=None, maker=lambda _, __: called
+        op, op, NullKernels.provider, level=NullKernels.level, module=__name__, when=None, maker=lambda *_: called
     )
 
 

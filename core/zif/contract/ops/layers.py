@@ -53,13 +53,16 @@ def _linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         )
 
 
-@op(profile="llm", facts=LINEAR, tolerances=REDUCTION, cases=_linear_cases, dispatch="w")
+SUM_TAKERS = ("rms_norm.x", "add_norm.x", "add.x", "add.residual")
+"""Where a sum that is not all added up may go."""
+
+
+@op(profile="llm", facts=LINEAR, tolerances=REDUCTION, cases=_linear_cases, dispatch="w", unseen=SUM_TAKERS)
 def linear(x: A, w: PackedWeight, step: Any = None) -> A:
     """Y = x Wᵀ + b: [T, in] -> [T, out] in x's dtype, accumulated in float32 or wider.
 
-    The result of a weight with ``split="rows"`` may be an opaque partial sum, which only
-    ``add_norm`` and ``rms_norm`` take; what those return may be opaque too, and only ``linear``
-    takes it. ``step`` lets a format depend on the batch (an adapter a sequence).
+    The result of a weight whose spec has ``split="rows"`` may be opaque; of any other it is an Array. ``step`` lets a
+    format depend on the batch (an adapter a sequence).
     """
     y = x @ np.asarray(w.arrays["w"]).T
     return y + w.arrays["b"] if "b" in w.arrays else y
@@ -164,16 +167,17 @@ def _norm_part(request: OpRequest) -> Sequence[OpRequest]:
     cases=_add_norm_cases,
     composite=_add_norm_composite,
     parts=_norm_part,
+    unseen=("linear.x", "gated_linear.x"),
     static=("eps", "offset"),
 )
 def add_norm(
     x: A, residual: A, weight: A, eps: float, offset: float = 0.0, consumers: Any = (), step: Any = None
 ) -> tuple[A, A]:
-    """(rms_norm(x + residual), x + residual), all [T, size]. ``x`` may be a partial sum.
+    """(rms_norm(x + residual), x + residual), all [T, size].
 
-    ``consumers`` are the weights whose ``linear`` or ``gated_linear`` reads the first result, so that a backend may
-    hand them a quantised or scattered activation, or leave the sum to them: with consumers, one of them is run
-    before the second result is read.
+    ``consumers`` are the weights whose ``linear`` or ``gated_linear`` reads the first result, which may then be opaque
+    (quantised, scattered, not normalised yet) and go nowhere else; and one of them is run before the second result
+    is read, which may be the one that writes it. Without consumers both results are Arrays.
     """
     total = x + residual
     return rms_norm(total, weight, eps, offset), total
@@ -186,7 +190,7 @@ def _add_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
 
 @op(profile="llm", tolerances=ELEMENTWISE, cases=_add_cases)
 def add(x: A, residual: A) -> A:
-    """Their sum, x + residual, both [T, size]. Either may be a partial sum; of two it is one again.
+    """Their sum, x + residual, both [T, size]. Of two partial sums it is one again.
 
     With a plain ``residual`` it is a plain Array: how a model leaves its last layer, whose output no
     norm of the next layer takes in.
@@ -260,6 +264,7 @@ def _gated_linear_parts(request: OpRequest) -> Sequence[OpRequest]:
     cases=_gated_linear_cases,
     composite=_gated_linear_composite,
     parts=_gated_linear_parts,
+    passes={"x": "linear.x"},
     dispatch="w",
     static=("kind",),
 )

@@ -10,7 +10,7 @@ import numpy as np
 from zif.contract.ops.attention import draw_step
 from zif.contract.ops.draw import normal
 from zif.contract.ops.facts import KIND, WEIGHT
-from zif.contract.ops.layers import gated_activation
+from zif.contract.ops.layers import SUM_TAKERS, gated_activation
 from zif.contract.ops.tolerances import REDUCTION
 from zif.contract.opspec import Fact, OpCase, OpRequest, Tolerance, op
 from zif.contract.step import Step
@@ -94,6 +94,7 @@ def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     tolerances=REDUCTION | {"bfloat16": Tolerance(4e-2, 3e-2)},
     cases=_moe_cases,
     dispatch="w",
+    unseen=SUM_TAKERS,
     static=("kind",),
 )
 def moe(x: A, weights: A, experts: A, w: PackedWeight, kind: str, step: Step | None = None) -> A:
@@ -101,7 +102,7 @@ def moe(x: A, weights: A, experts: A, w: PackedWeight, kind: str, step: Step | N
 
     weights and experts [T, top_k] are ``route``'s; of w, gate_up is [experts, 2 size, hidden] and
     down [experts, hidden, size]. ``step.num_tokens`` says how many tokens count: rows of padding
-    tokens are undefined, and need no work. The result may be a partial sum, as ``linear``'s.
+    tokens are undefined, and need no work. The result may be opaque.
     """
     out = np.zeros(x.shape)
     count = x.shape[0] if step is None else int(step.num_tokens[0])

@@ -16,7 +16,7 @@ from zif.contract.weights import PackedWeight
 from zif.portable.triton import costs, layers, rotary, sampling, table
 from zif.portable.triton.attention import PagedAttention, attention_fits
 from zif.portable.triton.launching import Launch, Machine, floats, launch
-from zif.portable.triton.layers import kind_known, row_fits
+from zif.portable.triton.layers import SPLIT_SUM, SplitSum, kind_known, row_fits
 from zif.portable.triton.rotary import cache_fits, head_fits, turns_of
 
 Tensor = torch.Tensor
@@ -37,14 +37,14 @@ class TritonKernels(KernelSet):
         self._launch = launch
         self._turns: dict[tuple[RopeSpec, torch.device], Tensor] = {}
 
-    @kernel("rms_norm", when=row_fits, cost=costs.rows(1, 1))
-    def rms_norm(self, x: Tensor, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
+    @kernel("rms_norm", when=row_fits, cost=costs.rows(1, 1), takes={"x": (SPLIT_SUM,)})
+    def rms_norm(self, x: Tensor | SplitSum, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
         return layers.rms_norm(self._launch, x, weight, eps, offset)
 
-    @kernel("add_norm", when=row_fits, cost=costs.rows(2, 2))
+    @kernel("add_norm", when=row_fits, cost=costs.rows(2, 2), takes={"x": (SPLIT_SUM,)})
     def add_norm(
         self,
-        x: Tensor,
+        x: Tensor | SplitSum,
         residual: Tensor,
         weight: Tensor,
         eps: float,
@@ -54,8 +54,8 @@ class TritonKernels(KernelSet):
     ) -> tuple[Tensor, Tensor]:
         return layers.add_norm(self._launch, x, residual, weight, eps, offset)
 
-    @kernel("add")
-    def add(self, x: Tensor, residual: Tensor) -> Tensor:
+    @kernel("add", takes={"x": (SPLIT_SUM,), "residual": (SPLIT_SUM,)})
+    def add(self, x: Tensor | SplitSum, residual: Tensor | SplitSum) -> Tensor:
         return layers.add(self._launch, x, residual)
 
     @kernel("gated_activation", when=kind_known, cost=costs.rows(2, 1))

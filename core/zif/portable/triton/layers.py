@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from zif.contract.form import Form
 from zif.contract.opspec import OpRequest
 from zif.portable.triton.device import layers as device
 from zif.portable.triton.launching import Launch, ceil_div, floats, power_of_two, warps_for
@@ -29,6 +30,9 @@ class SplitSum:
     @property
     def shape(self) -> torch.Size:
         return self.parts.shape[1:]
+
+
+SPLIT_SUM = Form("split_sum", SplitSum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ class Unnormed:
         out = torch.empty_like(self.total)
         _add_norm(launch, out, self.total, self.x, self.residual, self.weight, self.eps, self.offset)
         return out
+
+
+UNNORMED = Form("unnormed", Unnormed)
 
 
 def row_fits(kernels: Any, request: OpRequest) -> str | None:

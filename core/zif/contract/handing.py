@@ -1,0 +1,57 @@
+"""In which form each kernel gives its result: the first that all takers list, or that can be made plain before them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+from zif.contract.form import Form, Handed
+from zif.contract.kernel import COMPOSITE, Kernel
+from zif.contract.ops import op_specs
+
+Serving = Mapping[str, Sequence[Kernel]]
+"""The kernels that serve each op of a model, each once."""
+
+
+def handed(serving: Serving, resolvable: Collection[Form]) -> dict[Kernel, Handed]:
+    """What each kernel that gives a form is to give."""
+    found = {}
+    for op, kernels in serving.items():
+        takers = list(_takers(op_specs()[op].unseen, serving))
+        for kernel in kernels:
+            if kernel.gives:
+                found[kernel] = _chosen(kernel, takers, serving, resolvable)
+    return found
+
+
+def takes(kernel: Kernel, parameter: str, form: Form, serving: Serving) -> bool:
+    """Whether a kernel takes ``form`` as one of its parameters: a composite, if the op it passes it on to does."""
+    if kernel.provider != COMPOSITE:
+        return form in kernel.takes.get(parameter, ())
+    to = op_specs()[kernel.op].passes.get(parameter)
+    if to is None:
+        return False
+    op, _, its = to.partition(".")
+    return all(takes(other, its, form, serving) for other in serving.get(op, ()))
+
+
+def _takers(unseen: Sequence[str], serving: Serving) -> Iterator[tuple[Kernel, str]]:
+    for place in unseen:
+        op, _, parameter = place.partition(".")
+        for kernel in serving.get(op, ()):
+            yield kernel, parameter
+
+
+def _chosen(
+    giver: Kernel, takers: Sequence[tuple[Kernel, str]], serving: Serving, resolvable: Collection[Form]
+) -> Handed:
+    if not takers:
+        return Handed(str(giver), None, "nothing that it may go to is bound")
+    reasons = []
+    for form in giver.gives:
+        lacking = [f"{kernel}" for kernel, name in takers if not takes(kernel, name, form, serving)]
+        if form in resolvable:
+            return Handed(str(giver), form, "what does not take it gets it made plain" if lacking else "all take it")
+        if not lacking:
+            return Handed(str(giver), form, "all take it")
+        reasons.append(f"{form} is not taken by {', '.join(dict.fromkeys(lacking))}")
+    return Handed(str(giver), None, "; ".join(reasons))
