@@ -114,8 +114,8 @@ class LLM:
     # -- the engine ----------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, Any]:
-        """Gauges and counters of the engine; see :class:`zif.frontend.client.EngineClient`."""
-        return self._wait(self._engine.stats())
+        """Gauges and counters; see :meth:`zif.frontend.Frontend.stats`."""
+        return self._wait(self.frontend.stats())
 
     def flush_cache(self) -> bool:
         """Forget cached prefixes; False, and nothing is done, while requests run."""

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.errors import EngineDead, InvalidRequest, ZifError
+from zif.frontend.books import Books
 from zif.frontend.choice import ChoiceStream
 from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
@@ -59,6 +60,7 @@ class Frontend:
         self.max_running = 0
         """Sequences that the engine runs at once; known once it is started."""
         self.texts = Texts(tokenizer)
+        self.books = Books()
         self._live: dict[str, list[str]] = {}
         self._errands: set[asyncio.Task[None]] = set()
 
@@ -137,6 +139,7 @@ class Frontend:
         *,
         request_id: str | None = None,
         cache_key: tuple[str, ...] = (),
+        counted: bool = True,
     ) -> AsyncGenerator[Delta, None]:
         """Return a stream of deltas for ``prompts``, ``params.n`` choices of each, mixed as they come.
 
@@ -144,6 +147,7 @@ class Frontend:
         :class:`InvalidRequest`. The stream raises :class:`~zif.contract.errors.Overloaded` before its
         first delta and :class:`EngineDead` at any time. Closing the stream aborts what still runs.
         ``request_id`` is a name for :meth:`abort`. Only requests of equal ``cache_key`` share cached prefixes.
+        A request that is no client's, but a probe, is not ``counted``.
 
         ``max_tokens`` is cut to what the context has room for after the prompt; with 0 the prompt is computed (and
         scored, if ``prompt_logprobs`` are asked for), but no token is made. Choice ``i`` of a request
@@ -164,7 +168,8 @@ class Frontend:
             choices += self._choices(name, len(choices), prompt_index, prompt, asked, cache_key)
         if not choices:
             raise InvalidRequest("prompt must not be empty", "prompt")
-        return self._stream(name, choices)
+        deltas = self._stream(name, choices)
+        return self.books.kept(choices, deltas) if counted else deltas
 
     async def complete(
         self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], params: SamplingParams
@@ -181,6 +186,15 @@ class Frontend:
         if ids or request_id is None:
             await self.engine.abort(ids if request_id is not None else None)
         return len(ids)
+
+    async def stats(self) -> dict[str, Any]:
+        """Return the engine's counters and gauges, with tokens as clients count them (:class:`Books`).
+
+        The engine's own counts of tokens have names that begin with ``engine_``.
+        """
+        stats = await self.engine.stats()
+        totals = self.books.totals()
+        return {**stats, **{f"engine_{name}": stats[name] for name in totals if name in stats}, **totals}
 
     @property
     def live(self) -> int:

@@ -18,7 +18,7 @@ _MEDIUM = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 
 _LONG = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 _SIZES = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144)
 
-# Engine statistics by metric: name, help, kind.
+# Statistics by metric: name, help, kind.
 _ENGINE = {
     "num_running": ("zif_requests_running", "Sequences in the running batch", "gauge"),
     "num_waiting": ("zif_requests_waiting", "Sequences waiting for admission", "gauge"),
@@ -30,6 +30,9 @@ _ENGINE = {
     "cached_tokens_total": ("zif_cached_prompt_tokens", "Prompt tokens that the prefix cache had", "counter"),
     "prompt_tokens_total": ("zif_prompt_tokens", "Prompt tokens taken in", "counter"),
     "generation_tokens_total": ("zif_generation_tokens", "Tokens generated", "counter"),
+    "engine_cached_tokens_total": ("zif_engine_cached_tokens", "Of zif_engine_prompt_tokens, cached ones", "counter"),
+    "engine_prompt_tokens_total": ("zif_engine_prompt_tokens", "Prompt tokens, once for each sequence", "counter"),
+    "engine_generation_tokens_total": ("zif_engine_tokens", "Tokens drawn, unread ones included", "counter"),
     "requests_total": ("zif_engine_requests", "Sequences taken in by the engine", "counter"),
     "retractions_total": ("zif_retractions", "Sequences sent back to wait because KV pages ran out", "counter"),
     "faults_total": ("zif_numerical_faults", "Sequences that ended because logits were NaN or infinite", "counter"),
@@ -38,7 +41,7 @@ _ENGINE = {
 
 
 class _EngineReport(Collector):
-    """The engine's own numbers, as of the scrape."""
+    """What engine and frontend have counted, as of the scrape."""
 
     def __init__(self) -> None:
         self.alive = True
@@ -52,6 +55,10 @@ class _EngineReport(Collector):
                 continue
             family = GaugeMetricFamily if kind == "gauge" else CounterMetricFamily
             yield family(name, text, value=float(value))
+        finished = CounterMetricFamily("zif_choices_finished", "Choices that ended", labels=["reason"])
+        for reason, count in self.stats.get("choices_finished", {}).items():
+            finished.add_metric([reason], float(count))
+        yield finished
 
 
 class Metrics:
@@ -67,7 +74,6 @@ class Metrics:
             ["path", "status"],
             registry=self._registry,
         )
-        self._finished = Counter("zif_choices_finished", "Choices that ended", ["reason"], registry=self._registry)
         self._first = self._histogram("zif_time_to_first_token_seconds", "Arrival to first token", _MEDIUM)
         self._between = self._histogram("zif_inter_token_latency_seconds", "Time between a choice's tokens", _SHORT)
         self._whole = self._histogram("zif_request_duration_seconds", "Arrival to last token", _LONG)
@@ -98,8 +104,6 @@ class Metrics:
                             self._first.observe(now - started)
                         newest[delta.index] = now
                         tokens += made
-                    if delta.finish_reason is not None:
-                        self._finished.labels(delta.finish_reason).inc()
                     yield delta
         finally:
             self._whole.observe(time.perf_counter() - started)

@@ -74,7 +74,8 @@ def health_router(service: Service) -> JsonRouter:
         limit = service.options.health_generate_timeout
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
         try:
-            async with asyncio.timeout(limit), aclosing(service.frontend.generate([[0]], params)) as deltas:
+            deltas = service.frontend.generate([[0]], params, counted=False)
+            async with asyncio.timeout(limit), aclosing(deltas):
                 (completion,) = await collect([[0]], deltas)
         except TimeoutError:
             raise ApiError(503, f"no token within {limit:g} seconds", code="timeout") from None
@@ -87,7 +88,7 @@ def health_router(service: Service) -> JsonRouter:
     @router.get("/metrics")
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
-        stats = await _stats(service)
+        stats = {**service.frontend.books.totals(), **await _stats(service)}
         alive = service.frontend.engine.failure is None
         return Response(service.metrics.render(alive=alive, stats=stats), media_type=_PROMETHEUS)
 
@@ -95,10 +96,10 @@ def health_router(service: Service) -> JsonRouter:
 
 
 async def _stats(service: Service) -> dict[str, Any]:
-    """Return the engine's statistics; none of an engine that is dead or does not answer."""
+    """Return the statistics; none where the engine is dead or does not answer."""
     try:
         async with asyncio.timeout(_STATS_SECONDS):
-            return await service.frontend.engine.stats()
+            return await service.frontend.stats()
     except (EngineDead, TimeoutError):
         return {}
 
@@ -120,6 +121,7 @@ def operator_router(service: Service) -> JsonRouter:
                 "vocab_size": frontend.model.vocab_size,
                 "failure": frontend.engine.failure,
                 "open_requests": service.in_flight,
+                **frontend.books.totals(),
                 **stats,
                 # Where SGLang's clients look for an engine's counters, an entry a replica.
                 "internal_states": [stats],
