@@ -23,7 +23,7 @@ from zif.reference.host import user_cache
 from zif.reference.jax import JaxBackend, JaxRuntime
 from zif_tpu import buckets
 from zif_tpu.executables import TpuExecutables
-from zif_tpu.layout import PairedFormat, TpuReference
+from zif_tpu.layout import JoinedFormat, TpuReference
 from zif_tpu.runtime import TpuRuntime
 
 logger = logging.getLogger(__name__)
@@ -53,10 +53,10 @@ class TpuBackend(JaxBackend):
         return (*self._pallas, TpuReference())
 
     def cache_formats(self) -> Sequence[CacheFormat]:
-        """Plain ones and ``int8`` by the reference; before them, where there are Pallas kernels, paired ones."""
+        """Plain ones and ``int8`` by the reference; before them, where there are Pallas kernels, joined ones."""
         dtypes = self.capabilities.dtypes
-        paired = [PairedFormat(dtype) for dtype in dtypes] if self._pallas else []
-        return (*paired, *plain_formats(*dtypes), ScaledFormat())
+        joined = [JoinedFormat(dtype) for dtype in dtypes] if self._pallas else []
+        return (*joined, *plain_formats(*dtypes), ScaledFormat())
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         """Fewer requests at once where their page tables would not fit in scalar memory."""

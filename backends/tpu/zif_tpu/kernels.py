@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jax.experimental.pallas import tpu as pltpu
 
 from zif.contract.attention import AttentionSpec
@@ -14,25 +13,24 @@ from zif.contract.kernel import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.reference.jax.attention import write_slots
-from zif_tpu.layout import PairedFormat, page_size, pools_of
+from zif_tpu.layout import LANES, JoinedFormat, joined, page_size, pools_of
 from zif_tpu.pallas.kv_write import kv_write
 from zif_tpu.pallas.ragged_attention import ragged_attention
 from zif_tpu.pallas.rope_write import rope_write, turning
 
 Array = jax.Array
 
-LANES = 128
-HEAD = 64
-"""Head sizes are multiples of half a vector register's 128 lanes."""
+HEAD = 16
+"""Head sizes are multiples of this."""
 PAGE = 8
 """Page sizes are multiples of this on a TPU: a page is whole tiles."""
-KV_HEADS = 16
+KV_HEADS = 64
 """Most kv heads: the kernel's loop over them is unrolled."""
 
 
 def _fits(kernels: PallasKernels, request: OpRequest) -> str | None:
     """``when=`` of every kernel: what a launch can hold, and a TPU's tiles."""
-    if request["cache_layout"] != PairedFormat.layout and (refusal := unless_plain(request, request.dtype)) is not None:
+    if request["cache_layout"] != JoinedFormat.layout and (refusal := unless_plain(request, request.dtype)) is not None:
         return refusal
     if request["cache_format"] != request.dtype:
         return f"reads a cache of the activations' dtype {request.dtype}, not {request['cache_format']}"
@@ -56,13 +54,13 @@ def _turns(kernels: PallasKernels, request: OpRequest) -> str | None:
     spec: AttentionSpec = request["key"]
     if spec.rope is not None and spec.rope.interleaved:
         return "turns pairs of (i, i + half), not neighbours"
-    if request["head_dim"] % LANES and not kernels.interpreted:
+    if request["head_dim"] % LANES:
         return f"turns heads of a multiple of {LANES}, not {request['head_dim']}"
     return _fits(kernels, request)
 
 
 class PallasKernels(KernelSet):
-    """In the plain cache layout and the paired one, as the reference too: either can serve a model's layers.
+    """In every layout of :mod:`zif_tpu.layout`, as the reference too: either can serve a model's layers.
 
     ``interpret`` simulates a TPU on the host: buffers start as NaN, and races between copies are looked for.
     """
@@ -93,8 +91,10 @@ class PallasKernels(KernelSet):
     def kv_write(self, k: Array, v: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         group = cache[spec.group]
         pools = pools_of(group)
-        new = (k, v) if len(pools) == 2 else (jnp.concatenate([k, v], axis=1),)
-        sources = tuple(source.astype(pool.dtype) for source, pool in zip(new, pools, strict=True))
+        if len(pools) == 1:
+            sources: tuple[Array, ...] = (joined(k, v, pools[0]),)
+        else:
+            sources = tuple(x.astype(pool.dtype) for x, pool in zip((k, v), pools, strict=True))
         slots = write_slots(step, spec.group, page_size(group))
         written = kv_write(sources, pools, layer, *slots, step.num_tokens, interpret=self._interpret)
         return {**cache, spec.group: dict(zip(sorted(group), written, strict=True))}
@@ -103,6 +103,6 @@ class PallasKernels(KernelSet):
     def paged_attention(self, q: Array, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Array:
         return ragged_attention(
             q, pools_of(cache[spec.group]), layer, step.pages[spec.group], step.query_starts, step.kv_lens,
-            step.num_tokens, scale=spec.scale, window=spec.window, softcap=spec.softcap, decode=step.shape.decode,
-            interpret=self._interpret,
+            step.num_tokens, kv_heads=spec.kv_heads, scale=spec.scale, window=spec.window, softcap=spec.softcap,
+            decode=step.shape.decode, interpret=self._interpret,
         )  # fmt: skip

@@ -8,6 +8,7 @@ on, the next one is on its way, of the next sequence or query block too.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,17 +28,24 @@ MASKED = -1e30
 BLOCK_TOKENS = 256
 """Keys of a block, in whole pages: enough that a copy is long, few enough for two buffers in VMEM."""
 
+BUFFER_BYTES = 8 << 20
+"""VMEM for the buffers, which bounds the keys of a block where there are many kv heads."""
+
 ACCUMULATOR_BYTES = 1 << 20
 """VMEM for the accumulators of a block of queries, which bounds how many queries it has."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a launch is specialised for. ``queries`` tokens a block, ``pages`` pages a block of keys."""
+    """What a launch is specialised for. ``queries`` tokens a block, ``pages`` pages a block of keys.
+
+    Keys and values are in ``arrays`` arrays, whose rows have ``lanes`` numbers. A head's value is
+    ``below`` rows below its key.
+    """
 
     q_heads: int
     kv_heads: int
-    head_dim: int
+    lanes: int
     page_size: int
     width: int
     queries: int
@@ -45,7 +53,8 @@ class Sizes:
     scale: float
     window: int | None
     softcap: float | None
-    paired: bool
+    arrays: int
+    below: int
 
     @property
     def per_kv(self) -> int:
@@ -72,6 +81,7 @@ def ragged_attention(
     kv_lens: Array,
     num_tokens: Array,
     *,
+    kv_heads: int,
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
@@ -80,28 +90,31 @@ def ragged_attention(
 ) -> Array:
     """Causal attention of q [T, q_heads, D] over pages of ``layer``, in q's dtype.
 
-    ``pools`` are keys and values [layers, pages, page_size, kv_heads, D], or one that holds both, of 2 kv_heads:
-    those of keys, then those of values.
+    ``pools`` are keys and values [layers, pages, page_size, kv_heads, D], or one that holds both: of a single kv head
+    [.., 2, lanes], the key and below it the value; of several [.., rows, lanes], a head's key, then its value.
+    What is left of the lanes is finite. A query is zero behind its end, so of such a row it sees the key alone; of
+    the rows' weighted sum the value's part is the result. Nothing is moved between lanes.
     Sequence b has tokens [query_starts[b], query_starts[b + 1]) of T and pages tables[b] of kv_lens[b]
     keys, the last of them its own tokens'. ``decode``: one token a sequence. Tokens from
     ``num_tokens`` [1] on are padding; their rows are zero or unspecified.
     """
     tokens, q_heads, head_dim = q.shape
-    paired, page_size = len(pools) == 1, pools[0].shape[2]
-    kv_heads = pools[0].shape[3] // (2 if paired else 1)
+    page_size, lanes = pools[0].shape[2], pools[0].shape[-1]
+    joined = len(pools) == 1
     sizes = Sizes(
-        q_heads, kv_heads, head_dim, page_size, tables.shape[1], 1 if decode else _queries(tokens, q_heads, head_dim),
-        max(1, min(tables.shape[1], BLOCK_TOKENS // page_size)), scale, window, softcap, paired,
+        q_heads, kv_heads, lanes, page_size, tables.shape[1], 1 if decode else _queries(tokens, q_heads, lanes),
+        _pages(pools, tables.shape[1]), scale, window, softcap,
+        len(pools), 1 if joined and kv_heads == 1 else 0,
     )  # fmt: skip
     blocks = -(-tokens // sizes.queries)
-    padded = jnp.pad(q, ((0, blocks * sizes.queries - tokens), (0, 0), (0, 0)))
-    grouped = padded.reshape(blocks, sizes.queries, kv_heads, sizes.per_kv, head_dim).swapaxes(1, 2)
-    grouped = grouped.reshape(blocks, kv_heads, sizes.rows, head_dim)
+    padded = jnp.pad(q, ((0, blocks * sizes.queries - tokens), (0, 0), (0, lanes - head_dim)))
+    grouped = padded.reshape(blocks, sizes.queries, kv_heads, sizes.per_kv, lanes).swapaxes(1, 2)
+    grouped = grouped.reshape(blocks, kv_heads, sizes.rows, lanes)
     # counted, not searched: a search is a loop, which the compiler leaves inside the scan over layers
     at = jnp.arange(blocks, dtype=jnp.int32) * sizes.queries
     first = (query_starts[1:] <= at[:, None]).sum(1, dtype=jnp.int32)
     last = (query_starts[:-1] < jnp.minimum(at + sizes.queries, num_tokens)[:, None]).sum(1, dtype=jnp.int32)
-    block = pl.BlockSpec((1, kv_heads, sizes.rows, head_dim), lambda i, *_: (i, 0, 0, 0))
+    block = pl.BlockSpec((1, kv_heads, sizes.rows, lanes), lambda i, *_: (i, 0, 0, 0))
     in_hbm = pl.BlockSpec(memory_space=pl.ANY)
     buffers = [pltpu.VMEM((2, sizes.pages, *pool.shape[2:]), pool.dtype) for pool in pools]
     statistics = pltpu.VMEM((kv_heads, sizes.rows, LANES), jnp.float32)
@@ -114,20 +127,27 @@ def ragged_attention(
             out_specs=block,
             scratch_shapes=[
                 *buffers, pltpu.SemaphoreType.DMA((len(pools), 2)), pltpu.SMEM((2,), jnp.int32),
-                statistics, statistics, pltpu.VMEM((kv_heads, sizes.rows, head_dim), jnp.float32),
+                statistics, statistics, pltpu.VMEM((kv_heads, sizes.rows, lanes), jnp.float32),
             ],
         ),
         out_shape=jax.ShapeDtypeStruct(grouped.shape, q.dtype),  # type: ignore[no-untyped-call]
         compiler_params=pltpu.CompilerParams(dimension_semantics=("arbitrary",)),
-        cost_estimate=_cost(sizes, tokens, tables.shape[0], q.dtype.itemsize, decode),
+        cost_estimate=_cost(sizes, head_dim, pools, tokens, tables.shape[0], q.dtype.itemsize, decode),
         interpret=interpret,
         name="zif_ragged_attention",
     )(
         jnp.asarray(layer, jnp.int32).reshape(1), first, last, query_starts, kv_lens, tables.reshape(-1),
         grouped, *pools,
     )  # fmt: skip
-    out = out.reshape(blocks, kv_heads, sizes.queries, sizes.per_kv, head_dim).swapaxes(1, 2)
-    return out.reshape(blocks * sizes.queries, q_heads, head_dim)[:tokens]
+    out = out.reshape(blocks, kv_heads, sizes.queries, sizes.per_kv, lanes).swapaxes(1, 2)
+    value = head_dim if joined and kv_heads > 1 else 0
+    return out.reshape(blocks * sizes.queries, q_heads, lanes)[:tokens, :, value : value + head_dim]
+
+
+def _pages(pools: tuple[Array, ...], width: int) -> int:
+    """Pages of a block of keys."""
+    page_bytes = sum(math.prod(pool.shape[2:]) * pool.dtype.itemsize for pool in pools)
+    return max(1, min(width, BLOCK_TOKENS // pools[0].shape[2], BUFFER_BYTES // (2 * page_bytes)))
 
 
 def _queries(tokens: int, q_heads: int, head_dim: int) -> int:
@@ -136,21 +156,24 @@ def _queries(tokens: int, q_heads: int, head_dim: int) -> int:
     return max(8, min(64, 1 << (fitting.bit_length() - 1), 1 << (tokens - 1).bit_length()))
 
 
-def _cost(sizes: Sizes, tokens: int, seqs: int, itemsize: int, decode: bool) -> pl.CostEstimate:
+def _cost(
+    sizes: Sizes, head_dim: int, pools: tuple[Array, ...], tokens: int, seqs: int, itemsize: int, decode: bool
+) -> pl.CostEstimate:
     """With every page table full: an upper bound, and what a report on a bucket means by its width."""
     keys = sizes.width * sizes.page_size
     keys = keys if sizes.window is None else min(keys, sizes.window + sizes.keys)
     scores = tokens * sizes.q_heads * keys
-    reads = (seqs if decode else -(-tokens // sizes.queries)) * keys * sizes.kv_heads * sizes.head_dim * 2
-    through = 2 * tokens * sizes.q_heads * sizes.head_dim
+    row = sum(pool.shape[3] * pool.shape[4] for pool in pools)
+    reads = (seqs if decode else -(-tokens // sizes.queries)) * keys * row
+    through = 2 * tokens * sizes.q_heads * head_dim
     return pl.CostEstimate(
-        flops=4 * scores * sizes.head_dim, transcendentals=scores, bytes_accessed=(reads + through) * itemsize
+        flops=4 * scores * head_dim, transcendentals=scores, bytes_accessed=(reads + through) * itemsize
     )
 
 
 def _kernel(z: Sizes, layer: Ref, firsts: Ref, lasts: Ref, starts: Ref, lens: Ref, tables: Ref, *refs: Ref) -> None:
     """``state``: [0] the buffer that comes next, [1] whether the copy into it has begun."""
-    count = 1 if z.paired else 2
+    count = z.arrays
     q, pools, out, buffers = refs[0], refs[1 : 1 + count], refs[1 + count], refs[2 + count : 2 + 2 * count]
     semaphores, state, highest, total, accumulator = refs[2 + 2 * count :]
     block, blocks = pl.program_id(0), pl.num_programs(0)
@@ -197,12 +220,12 @@ def _kernel(z: Sizes, layer: Ref, firsts: Ref, lasts: Ref, starts: Ref, lens: Re
         seen = own & (key <= position)
         if z.window is not None:
             seen &= key > position - z.window
-        there = first_key + jax.lax.broadcasted_iota(jnp.int32, (z.keys, z.head_dim), 0)
+        there = first_key + jax.lax.broadcasted_iota(jnp.int32, (z.keys, z.lanes), 0)
         there = (there >= low) & (there < high)
         precision = jax.lax.Precision.HIGHEST if q.dtype == jnp.float32 else None
         for head in range(z.kv_heads):
-            k = buffers[0][slot, :, :, head].reshape(z.keys, z.head_dim)
-            v = buffers[-1][slot, :, :, head + (z.kv_heads if z.paired else 0)].reshape(z.keys, z.head_dim)
+            k = buffers[0][slot, :, :, head].reshape(z.keys, z.lanes)
+            v = buffers[-1][slot, :, :, head + z.below].reshape(z.keys, z.lanes)
             v = jnp.where(there, v, jnp.zeros_like(v))  # a slot that is not seen may hold NaN, and 0 * NaN is NaN
             scores = jax.lax.dot_general(
                 q[0, head], k, (((1,), (1,)), ((), ())), precision=precision, preferred_element_type=jnp.float32

@@ -32,7 +32,7 @@ class Sizes:
     rotary: bool
     eps: float | None
     offset: float
-    paired: bool
+    arrays: int
 
 
 def rope_write(
@@ -54,15 +54,15 @@ def rope_write(
     """(q, pools): q [T, q_heads, D] normalised and turned; k likewise and v [T, kv_heads, D] stored.
 
     Token t's go to slot ``offsets[t]`` of page ``pages[t]`` of ``layer`` of ``pools``: keys and values [layers, pages,
-    page_size, kv_heads, D], or one that holds both, of 2 kv_heads. They are consumed. Tokens from ``num_tokens`` [1]
-    on go nowhere. The slots of a step differ. ``turns``, of :func:`turning`; ``norms``, weights [D] of q and of k,
-    which ``eps`` and ``offset`` belong to.
+    page_size, kv_heads, D], or one that holds both (:mod:`zif_tpu.layout`). They are consumed. Tokens from
+    ``num_tokens`` [1] on go nowhere. The slots of a step differ. ``turns``, of :func:`turning`; ``norms``, weights [D]
+    of q and of k, which ``eps`` and ``offset`` belong to.
     """
     count, q_heads, head_dim = q.shape
     kv_heads = k.shape[1]
     fitting = max(8, BLOCK_BYTES // (q_heads * max(head_dim, 128) * 4))
     tokens = min(count, 1 << (fitting.bit_length() - 1))
-    sizes = Sizes(tokens, q_heads, kv_heads, head_dim, turns is not None, eps, offset, len(pools) == 1)
+    sizes = Sizes(tokens, q_heads, kv_heads, head_dim, turns is not None, eps, offset, len(pools))
     cos, sin = turns if turns is not None else (jnp.zeros((count, head_dim)),) * 2
     of_q, of_k = norms if norms is not None else (jnp.zeros(head_dim, q.dtype),) * 2
 
@@ -111,7 +111,7 @@ def _kernel(
     z: Sizes, layer: Ref, pages: Ref, offsets: Ref, num_tokens: Ref, q: Ref, k: Ref, v: Ref, cos: Ref, sin: Ref,
     of_q: Ref, of_k: Ref, *refs: Ref,
 ) -> None:  # fmt: skip
-    count = 1 if z.paired else 2
+    count = z.arrays
     out, pools, buffers = refs[count], refs[count + 1 : 2 * count + 1], refs[2 * count + 1 : -1]
     semaphores = refs[-1]
     first = pl.program_id(0) * z.tokens
@@ -126,10 +126,15 @@ def _kernel(
             turned = turned * cos[...] + pltpu.roll(turned, z.head_dim // 2, axis=1) * sin[...]
         return turned
 
+    buffer_of_k, buffer_of_v = buffers[0], buffers[-1]
+    below = 1 if z.arrays == 1 and z.kv_heads == 1 else 0
+    after = z.head_dim if z.arrays == 1 and z.kv_heads > 1 else 0
+    if z.arrays == 1:  # rows of heads that are not there are stored too
+        buffer_of_k[...] = jnp.zeros_like(buffer_of_k)
     for head in range(z.kv_heads):
-        buffers[0][:, head] = ready(k, of_k, head).astype(buffers[0].dtype)
-        value = v[:, head * z.head_dim : (head + 1) * z.head_dim].astype(buffers[-1].dtype)
-        buffers[-1][:, head + (z.kv_heads if z.paired else 0)] = value
+        value = v[:, head * z.head_dim : (head + 1) * z.head_dim]
+        buffer_of_k[:, head, : z.head_dim] = ready(k, of_k, head).astype(buffer_of_k.dtype)
+        buffer_of_v[:, head + below, after : after + z.head_dim] = value.astype(buffer_of_v.dtype)
 
     def copies(token: Any, act: Any) -> None:
         for kind, (buffer, pool) in enumerate(zip(buffers, pools, strict=True)):
