@@ -160,9 +160,9 @@ def test_a_rank_is_handed_views_of_its_share_alone(tmp_path: Path) -> None:
     handed: list[Any] = []
 
     class Watching(TorchPacker):
-        def rows(self, parts: Any, dtype: str) -> torch.Tensor:
+        def rows(self, parts: Any, shape: tuple[int, ...], dtype: str) -> torch.Tensor:
             handed.extend(parts)
-            return super().rows(parts, dtype)
+            return super().rows(parts, shape, dtype)
 
     for rank in range(2):
         load_weights(model, checkpoint, Watching(TorchRuntime()), "float32", progress=False, shard=Shard(rank, 2))

@@ -9,12 +9,15 @@ from typing import Any
 from zif.conformance.results import Recorder, Report
 from zif.conformance.runner import check_backend
 from zif.contract.backend import Capabilities
+from zif.contract.bind import bind
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.ops import op_specs
+from zif.contract.opspec import OpRequest
 from zif.reference.torch import TorchBackend, TorchReference, TorchRuntime
 
 REFERENCE = TorchReference()
-ORIGINAL = {k.op: k.make(None, None) for k in REFERENCE.kernels()}  # type: ignore[arg-type]
+_OPS = bind((), [REFERENCE]).ops
+ORIGINAL = {k.op: k.make(OpRequest.of(k.op, "float32"), _OPS) for k in REFERENCE.kernels()}
 CAPABILITIES = Capabilities(dtypes=("float32",), asynchronous=False)
 PROFILES = ("llm", "moe", "mla")
 

@@ -268,6 +268,26 @@ def last_of_equals(logits: Any) -> Any:
     return (logits.shape[-1] - 1 - logits.flip(-1).argmax(-1)).int()
 
 
+def biased_weights(logits: Any, spec: Any, bias: Any = None) -> Any:
+    """Weighs with what it chooses by."""
+    weights, experts = ORIGINAL["route"](logits, replace(spec, normalize=False, scale=1.0), bias)
+    if bias is not None:
+        weights = weights + bias[experts.long()]
+    if spec.normalize:
+        weights = weights / weights.sum(-1, keepdim=True)
+    return weights * spec.scale, experts
+
+
+def without_biases(w: Any) -> Any:
+    return replace(w, arrays={name: array for name, array in w.arrays.items() if "bias" not in name})
+
+
+def higher_among_equals(logits: Any, spec: Any, bias: Any = None) -> Any:
+    """Sees the experts in the opposite order."""
+    weights, experts = ORIGINAL["route"](logits.flip(-1), spec, None if bias is None else bias.flip(-1))
+    return weights, spec.experts - 1 - experts
+
+
 OPS: dict[str, dict[str, Any]] = {
     "paged_attention": ATTENTION,
     "kv_write": WRITES,
@@ -389,13 +409,22 @@ OPS: dict[str, dict[str, Any]] = {
         "alternatives in ascending order": result("logprobs", lambda r: (r[0], r[1], r[2].flip(-1), r[3].flip(-1))),
     },
     "route": {
-        "not normalised": expect("route", normalize=lambda _: False),
-        "scale ignored": expect("route", scale=lambda _: 1.0),
-        "softmax for all": expect("route", scoring=lambda _: "softmax"),
+        "not normalised": expect("route", spec=lambda s: replace(s, normalize=False)),
+        "scale ignored": expect("route", spec=lambda s: replace(s, scale=1.0)),
+        "softmax for all": expect("route", spec=lambda s: replace(s, scoring="softmax")),
+        "groups ignored": expect("route", spec=lambda s: replace(s, groups=1, top_groups=1, group_score="max")),
+        "groups by their best alone": expect("route", spec=lambda s: replace(s, group_score="max")),
+        "bias ignored": expect("route", bias=lambda _: None),
+        "bias in the weights": biased_weights,
+        "the higher expert among equals": higher_among_equals,
     },
     "moe": {
         "weights ignored": expect("moe", weights=torch.ones_like),
         "first expert alone": expect("moe", weights=lambda w: w[:, :1], experts=lambda e: e[:, :1]),
+        "biases ignored": expect("moe", w=without_biases),
+        "not clamped": expect("moe", clamped=lambda c: c and replace(c, limit=1e9)),
+        "up as it is": expect("moe", clamped=lambda c: c and replace(c, offset=0.0)),
+        "a plain sigmoid": expect("moe", clamped=lambda c: c and replace(c, alpha=1.0)),
     },
     "absorbed_attention": {"scale ignored": expect("absorbed_attention", spec=spec(scale=1.0))},
     "head_linear": {"heads in another order": result("head_linear", lambda y: y.flip(1))},

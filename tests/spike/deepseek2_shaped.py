@@ -13,7 +13,9 @@ from typing import Any
 from zif.contract.arrays import Array, Tree
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.cache import CacheGroup
+from zif.contract.experts import RouteSpec
 from zif.contract.model import InputSpec, local_attention
+from zif.contract.ops.moe import route_request
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
@@ -21,6 +23,7 @@ from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSp
 
 HIDDEN, HEADS, NOPE, ROPE, V_DIM, RANK, Q_RANK, EPS = 32, 4, 8, 4, 6, 12, 20, 1e-6
 DENSE, EXPERTS, SIZE, TOP_K, SHARED = 40, 6, 16, 2, 24
+ROUTE = RouteSpec(EXPERTS, TOP_K, groups=3, top_groups=2, scale=1.5)
 SPEC = AttentionSpec(
     group="latent",
     q_heads=HEADS,
@@ -83,7 +86,7 @@ class DeepSeek2Shaped:
                 for size in (DENSE, SHARED, SIZE)
             ),
             OpRequest.of("rope", dtype, head_dim=ROPE, rotary_dim=ROPE),
-            OpRequest.of("route", dtype, experts=EXPERTS, top_k=TOP_K, scoring="softmax"),
+            route_request(dtype, ROUTE, bias=False),
         ]
 
     def embed(self, ops: Ops, w: Tree, step: Step) -> Array:
@@ -102,7 +105,7 @@ class DeepSeek2Shaped:
 
         def sparse(w: Tree, carry: Carry, i: Any) -> Carry:
             x, residual, cache = _attend(ops, w, carry, 1 + i, step, self.spec, angles, consumers=())
-            weights, experts = ops.route(ops.linear(x, w["router"], step), TOP_K, "softmax", False, 1.5)
+            weights, experts = ops.route(ops.linear(x, w["router"], step), ROUTE)
             routed = ops.moe(x, weights, experts, w["experts"], "silu", step)
             return ops.add(routed, mlp(ops, w["shared"], x, step)), residual, cache
 

@@ -19,8 +19,7 @@ from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Program, Staged
 from zif.contract.formats import plain_formats
 from zif.contract.kernel import KernelSet
-from zif.contract.packer import HostTensors
-from zif.contract.weights import ExpertsSpec, HeadsSpec, PackedWeight
+from zif.contract.weights import ExpertsSpec, ExpertTensors, HeadsSpec, PackedWeight
 from zif.reference.jax import JaxBackend, JaxRuntime
 from zif.reference.torch import TorchBackend, TorchRuntime
 
@@ -32,11 +31,13 @@ def _wide(dtype: str) -> Any:
 class OraclePacker(Float64Packer):
     """Experts and heads too."""
 
-    def experts(
-        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
-    ) -> PackedWeight:
-        gate_up = np.stack([np.concatenate(pair) for pair in zip(gates, ups, strict=True)])
-        arrays = {"gate_up": gate_up.astype(np.float64), "down": np.stack(downs).astype(np.float64)}
+    def experts(self, spec: ExpertsSpec, tensors: ExpertTensors, dtype: str) -> PackedWeight:
+        gate_up = np.stack([np.concatenate(pair) for pair in zip(tensors.gates, tensors.ups, strict=True)])
+        arrays = {"gate_up": gate_up.astype(np.float64), "down": np.stack(tensors.downs).astype(np.float64)}
+        if spec.bias:
+            biases = zip(tensors.gate_biases, tensors.up_biases, strict=True)
+            arrays["gate_up_bias"] = np.stack([np.concatenate(pair) for pair in biases]).astype(np.float64)
+            arrays["down_bias"] = np.stack(tensors.down_biases).astype(np.float64)
         return PackedWeight(arrays, "dense", spec.shape)
 
     def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:

@@ -43,7 +43,7 @@ class PanelPacker(TorchPacker):
             return super().linear(spec, weights, biases, dtype)
         arrays = {"w": self._panels(weights, spec.rows, spec.in_features, dtype)}
         if biases:
-            arrays["b"] = self.rows(biases, "float32")
+            arrays["b"] = self.rows(biases, (spec.rows,), "float32")
         return PackedWeight(arrays, FORMAT, (spec.rows, spec.in_features))
 
     def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight:

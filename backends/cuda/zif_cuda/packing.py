@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
 
+from zif.contract.arrays import ArraySpec
 from zif.contract.packer import HostTensors
-from zif.contract.weights import LinearSpec, PackedWeight
+from zif.contract.weights import HostArray, LinearSpec, PackedWeight
 from zif.reference.torch.packing import TorchPacker
 from zif_cuda.runtime import CudaRuntime
 
@@ -24,8 +26,8 @@ class CudaPacker(TorchPacker):
         packed = super().linear(spec, weights, biases, dtype)
         return replace(packed, facts=(*packed.facts, SUMMED)) if spec.split == "rows" else packed
 
-    def rows(self, parts: HostTensors, dtype: str) -> torch.Tensor:
+    def rows(self, parts: Iterable[HostArray], shape: tuple[int, ...], dtype: str) -> torch.Tensor:
         try:
-            return super().rows(parts, dtype)
+            return super().rows(parts, shape, dtype)
         except torch.OutOfMemoryError as error:
-            raise self.runtime.out_of_memory(sum(part.nbytes for part in parts)) from error
+            raise self.runtime.out_of_memory(ArraySpec(shape, dtype).nbytes) from error

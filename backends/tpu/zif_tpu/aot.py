@@ -6,7 +6,7 @@ import importlib.util
 import os
 import pickle
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from zif.contract.ahead import AheadReport
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.backend import MemoryInfo
 from zif.contract.errors import InvalidSettings, NoUsableDevice
-from zif.contract.packer import HostTensors, Packer
-from zif.contract.weights import ExpertsSpec, PackedWeight
+from zif.contract.packer import Packer
+from zif.contract.weights import ExpertsSpec, ExpertTensors, HostArray, PackedWeight
 from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime
 from zif.reference.jax.mesh import MeshCommunicator
 from zif.reference.jax.runtime import jax_dtype
@@ -113,15 +113,17 @@ class ShapePacker(JaxPacker):
 
     runtime: ShapeRuntime
 
-    def experts(
-        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
-    ) -> PackedWeight:
-        gate_up = self.runtime.shape((spec.experts, 2 * spec.size, spec.hidden), dtype)
-        down = self.runtime.shape((spec.experts, spec.hidden, spec.size), dtype)
-        return PackedWeight({"gate_up": gate_up, "down": down}, "dense", spec.shape)
+    def experts(self, spec: ExpertsSpec, tensors: ExpertTensors, dtype: str) -> PackedWeight:
+        experts, size, hidden = spec.shape
+        shapes: dict[str, tuple[int, ...]] = {"gate_up": (experts, 2 * size, hidden), "down": (experts, hidden, size)}
+        if spec.bias:
+            shapes |= {"gate_up_bias": (experts, 2 * size), "down_bias": (experts, hidden)}
+        return PackedWeight(
+            {name: self.runtime.shape(shape, dtype) for name, shape in shapes.items()}, "dense", spec.shape
+        )
 
-    def rows(self, parts: HostTensors, dtype: str) -> Any:
-        return self.runtime.shape((sum(part.shape[0] for part in parts), *parts[0].shape[1:]), dtype)
+    def rows(self, parts: Iterable[HostArray], shape: tuple[int, ...], dtype: str) -> Any:
+        return self.runtime.shape(shape, dtype)
 
     def stacked_leaf(self, leaves: Sequence[Any]) -> Any:
         shape, dtype = (len(leaves), *leaves[0].shape), leaves[0].dtype

@@ -13,7 +13,7 @@ from zif.contract.opspec import OpRequest, OpSpec
 from zif.contract.weights import PackedWeight, head_linear_request
 
 FLOAT32_ARGUMENTS = frozenset(
-    {"angles", "logits", "temperature", "top_p", "min_p", "repetition", "presence", "frequency", "weights"}
+    {"angles", "logits", "temperature", "top_p", "min_p", "repetition", "presence", "frequency", "weights", "bias"}
 )
 """Arguments of ops that are float32 whatever the activations' dtype."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from zif.contract.backend import Backend
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.opspec import OpRequest
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, PackedWeight
+from zif.contract.weights import EmbeddingSpec, ExpertsSpec, ExpertTensors, HeadsSpec, LinearSpec, PackedWeight
 
 A = np.ndarray[Any, Any]
 
@@ -33,12 +33,24 @@ def pack(backend: Backend, request: OpRequest, weight: PackedWeight) -> PackedWe
         biases = [host["b"][:cut], host["b"][cut:]] if "b" in host else []
         return backend.packer.linear(spec, [host["w"][:cut], host["w"][cut:]], biases, dtype)
     if op == "moe":
-        experts, size, hidden = weight.shape
-        moe = ExpertsSpec("g{e}", "u{e}", "d{e}", experts, hidden, size, request["top_k"], request["kind"])
-        gates, ups = [part[:size] for part in host["gate_up"]], [part[size:] for part in host["gate_up"]]
-        return backend.packer.experts(moe, gates, ups, list(host["down"]), dtype)
+        experts, tensors = _experts(request, weight.shape, host)
+        return backend.packer.experts(experts, tensors, dtype)
     heads, rows, inner = weight.shape
     return backend.packer.heads(HeadsSpec("w", heads, rows, inner, 0, rows), host["w"], dtype)
+
+
+def _experts(request: OpRequest, shape: tuple[int, ...], host: dict[str, A]) -> tuple[ExpertsSpec, ExpertTensors]:
+    """Experts in a tensor each, as most checkpoints have them."""
+    experts, size, hidden = shape
+    gates, ups = [part[:size] for part in host["gate_up"]], [part[size:] for part in host["gate_up"]]
+    tensors = ExpertTensors(gates, ups, list(host["down"]))
+    names = ("gb{e}", "ub{e}", "db{e}") if request["bias"] else ()
+    if names:
+        both = host["gate_up_bias"]
+        biases = [part[:size] for part in both], [part[size:] for part in both], list(host["down_bias"])
+        tensors = ExpertTensors(gates, ups, tensors.downs, *biases)
+    top_k, kind, clamped = request["top_k"], request["kind"], request["clamped"]
+    return ExpertsSpec("g{e}", "u{e}", "d{e}", experts, hidden, size, top_k, kind, clamped, names), tensors
 
 
 def put_dense(backend: Backend, weight: PackedWeight, dtype: str) -> PackedWeight:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from zif.contract.arrays import Array, Tree
     from zif.contract.attention import AttentionSpec, RopeSpec
+    from zif.contract.experts import ClampedGate, RouteSpec
     from zif.contract.step import Step
     from zif.contract.weights import PackedWeight
 
@@ -103,11 +104,16 @@ class Ops:
             v_up: PackedWeight,
         ) -> Array: ...
         def moe(
-            self, x: Array, weights: Array, experts: Array, w: PackedWeight, kind: str, step: Step | None = None
+            self,
+            x: Array,
+            weights: Array,
+            experts: Array,
+            w: PackedWeight,
+            kind: str,
+            step: Step | None = None,
+            clamped: ClampedGate | None = None,
         ) -> Array: ...
-        def route(
-            self, logits: Array, top_k: int, scoring: str, normalize: bool, scale: float
-        ) -> tuple[Array, Array]: ...
+        def route(self, logits: Array, spec: RouteSpec, bias: Array | None = None) -> tuple[Array, Array]: ...
 
         # sampling: zif/contract/ops/sampling.py
         def penalize(

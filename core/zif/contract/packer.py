@@ -9,6 +9,7 @@ from zif.contract.arrays import Array, Tree
 from zif.contract.weights import (
     EmbeddingSpec,
     ExpertsSpec,
+    ExpertTensors,
     HeadsSpec,
     HostArray,
     LinearSpec,
@@ -36,10 +37,12 @@ class Packer(Protocol):
 
     def vector(self, spec: VectorSpec, value: HostArray, dtype: str) -> Array: ...
 
-    def experts(
-        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
-    ) -> PackedWeight:
-        """``dense``: ``gate_up`` [experts, 2 size, hidden] and ``down`` [experts, hidden, size]."""
+    def experts(self, spec: ExpertsSpec, tensors: ExpertTensors, dtype: str) -> PackedWeight:
+        """``dense``: ``gate_up`` [experts, 2 size, hidden] and ``down`` [experts, hidden, size], and of biases
+        ``gate_up_bias`` [experts, 2 size] and ``down_bias`` [experts, hidden].
+
+        Experts' arrays may be made when they are asked for, so that no more than one is there: read each once.
+        """
         ...
 
     def heads(self, spec: HeadsSpec, weight: HostArray, dtype: str) -> PackedWeight:

@@ -16,6 +16,7 @@ from typing import Any
 from zif.contract.arrays import Array
 from zif.contract.bind import Bound, bind
 from zif.contract.comm import PARTIAL, Communicator, Partial
+from zif.contract.experts import ClampedGate
 from zif.contract.kernel import KernelSet
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
@@ -78,10 +79,17 @@ class Collectives:
         return self._gathered(y) if w.split == "vocab" else y
 
     def moe(
-        self, x: Array, weights: Array, experts: Array, w: PackedWeight, kind: str, step: Step | None = None
+        self,
+        x: Array,
+        weights: Array,
+        experts: Array,
+        w: PackedWeight,
+        kind: str,
+        step: Step | None = None,
+        clamped: ClampedGate | None = None,
     ) -> Any:
         """Every rank has a share of each expert's inner units."""
-        y = self._ops.moe(x, weights, experts, w, kind, step)
+        y = self._ops.moe(x, weights, experts, w, kind, step, clamped)
         return y if w.split is None else Partial(y)
 
     def add(self, x: Any, residual: Any) -> Any:

@@ -15,8 +15,18 @@ from zif.contract.executable import Executables, Fetch
 from zif.contract.formats import reference_formats
 from zif.contract.kernel import Kernel, KernelSet
 from zif.contract.ops import op_specs
-from zif.contract.packer import HostTensors
-from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, LoopStack, PackedWeight, VectorSpec
+from zif.contract.packer import HostTensors, Packer
+from zif.contract.weights import (
+    EmbeddingSpec,
+    ExpertsSpec,
+    ExpertTensors,
+    HeadsSpec,
+    HostArray,
+    LinearSpec,
+    LoopStack,
+    PackedWeight,
+    VectorSpec,
+)
 from zif.null.device import NullArray, NullDevice, NullOptions
 from zif.null.executable import NullExecutables, NullFetch
 
@@ -50,7 +60,7 @@ class NullRuntime:
         self._device.wait_until(self._device.free_at)
 
 
-class NullPacker:
+class NullPacker(Packer):
     """Weights of the right shapes."""
 
     def __init__(self, device: NullDevice) -> None:
@@ -65,7 +75,7 @@ class NullPacker:
             arrays["b"] = self._array(f"bias {spec.bias}", shape[:1], dtype)
         return PackedWeight(arrays, "dense", shape)
 
-    def embedding(self, spec: EmbeddingSpec, table: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+    def embedding(self, spec: EmbeddingSpec, table: HostArray, dtype: str) -> PackedWeight:
         """One array [vocab, hidden]."""
         shape = (spec.vocab, spec.hidden)
         return PackedWeight({"w": self._array(f"embedding {spec.name}", shape, dtype)}, "dense", shape)
@@ -74,21 +84,23 @@ class NullPacker:
         """The embedding itself."""
         return embedding
 
-    def vector(self, spec: VectorSpec, value: np.ndarray[Any, Any], dtype: str) -> Array:
+    def vector(self, spec: VectorSpec, value: HostArray, dtype: str) -> Array:
         """One array."""
         return self._array(f"vector {spec.name}", spec.shape, spec.dtype or dtype)
 
-    def experts(
-        self, spec: ExpertsSpec, gates: HostTensors, ups: HostTensors, downs: HostTensors, dtype: str
-    ) -> PackedWeight:
-        """Two arrays, [experts, 2 size, hidden] and [experts, hidden, size]."""
+    def experts(self, spec: ExpertsSpec, tensors: ExpertTensors, dtype: str) -> PackedWeight:
+        """Two arrays, [experts, 2 size, hidden] and [experts, hidden, size], and where there are biases theirs."""
+        experts, size, hidden = spec.shape
         arrays = {
-            "gate_up": self._array(f"experts {spec.gate}", (spec.experts, 2 * spec.size, spec.hidden), dtype),
-            "down": self._array(f"experts {spec.down}", (spec.experts, spec.hidden, spec.size), dtype),
+            "gate_up": self._array(f"experts {spec.gate}", (experts, 2 * size, hidden), dtype),
+            "down": self._array(f"experts {spec.down}", (experts, hidden, size), dtype),
         }
+        if spec.bias:
+            arrays["gate_up_bias"] = self._array(f"biases {spec.bias[0]}", (experts, 2 * size), dtype)
+            arrays["down_bias"] = self._array(f"biases {spec.bias[2]}", (experts, hidden), dtype)
         return PackedWeight(arrays, "dense", spec.shape)
 
-    def heads(self, spec: HeadsSpec, weight: np.ndarray[Any, Any], dtype: str) -> PackedWeight:
+    def heads(self, spec: HeadsSpec, weight: HostArray, dtype: str) -> PackedWeight:
         """One array [heads, out, in]."""
         return PackedWeight({"w": self._array(f"heads {spec.name}", spec.shape, dtype)}, "dense", spec.shape)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import chain, groupby
 from typing import Any
 
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 
 from zif.contract.arrays import Tree
 from zif.contract.ops.draw import numpy_dtype
-from zif.contract.packer import HostTensors
+from zif.contract.weights import HostArray
 from zif.reference.jax.runtime import JaxRuntime
 from zif.reference.jax.trees import Runs, register_trees
 from zif.reference.packing import DensePacker
@@ -31,10 +31,19 @@ class JaxPacker(DensePacker):
         runs = runs_of(layers)
         return Runs(tuple(self._stacked(run) for run in runs), tuple(len(run) for run in runs))
 
-    def rows(self, parts: HostTensors, dtype: str) -> jax.Array:
-        """Host tensors joined along their first axis, on the device, in ``dtype``."""
-        host = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return self.runtime.put(host.astype(numpy_dtype(dtype), copy=False))
+    def rows(self, parts: Iterable[HostArray], shape: tuple[int, ...], dtype: str) -> jax.Array:
+        """See :class:`DensePacker`."""
+        parts = iter(parts)
+        first = next(parts)
+        if first.shape == shape:
+            return self.runtime.put(first.astype(numpy_dtype(dtype), copy=False))
+        host, row = np.empty(shape, numpy_dtype(dtype)), 0
+        for part in chain((first,), parts):
+            host[row : row + len(part)] = part
+            row += len(part)
+        assert row == shape[0], f"{shape[0]} rows were declared and {row} came"
+        host.flags.writeable = False  # nobody else has it: the device's memory may be this
+        return self.runtime.put(host)
 
     def _stacked(self, layers: list[Tree]) -> Tree:
         """One leaf after another, so that no more than one of them is there twice."""

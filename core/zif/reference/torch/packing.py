@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from zif.contract.arrays import Tree
-from zif.contract.packer import HostTensors
-from zif.contract.weights import LoopStack
+from zif.contract.weights import HostArray, LoopStack
 from zif.reference.packing import DensePacker
 from zif.reference.torch.runtime import TorchRuntime, copy_into, torch_dtype
 
@@ -22,9 +21,8 @@ class TorchPacker(DensePacker):
     def stack(self, layers: Sequence[Tree]) -> LoopStack:
         return LoopStack(list(layers))
 
-    def rows(self, parts: HostTensors, dtype: str) -> torch.Tensor:
-        """Host tensors joined along their first axis, on the device, in ``dtype``."""
-        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    def rows(self, parts: Iterable[HostArray], shape: tuple[int, ...], dtype: str) -> torch.Tensor:
+        """See :class:`DensePacker`."""
         joined = torch.empty(shape, dtype=torch_dtype(dtype), device=self.runtime.device)
         row = 0
         for part in parts:
@@ -34,4 +32,5 @@ class TorchPacker(DensePacker):
             else:
                 target.copy_(self.runtime.put(part))
             row += part.shape[0]
+        assert row == shape[0], f"{shape[0]} rows were declared and {row} came"
         return joined
