@@ -91,6 +91,7 @@ class Model:
 def load(layout: str, path: Path, packer: str, shard: Shard, dtype: str = "float32") -> dict[str, Any]:
     spec, tensors = LAYOUTS[layout]
     save_file({name: np.ascontiguousarray(value) for name, value in tensors.items()}, path / "model.safetensors")
+    (path / "config.json").write_text("{}")
     model: Any = Model(spec)
     made: Any = PACKERS[packer]()
     packed = load_weights(model, Checkpoint(path), made, dtype, progress=False, shard=shard)["experts"]
@@ -136,6 +137,7 @@ def test_a_strided_view_is_rounded_on_its_way(packer: str, tmp_path: Path) -> No
 def test_an_expert_that_is_not_there_is_named(tmp_path: Path) -> None:
     spec, tensors = LAYOUTS["a tensor an expert"]
     save_file({name: value for name, value in tensors.items() if name != "2.up"}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text("{}")
     model: Any = Model(spec)
     packer: Any = TorchPacker(TorchRuntime())
     with pytest.raises(WeightsError, match=r"tensors are missing: 2\.up; looked at"):

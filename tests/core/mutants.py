@@ -16,7 +16,7 @@ from zif.contract.opspec import OpRequest
 from zif.reference.torch import TorchBackend, TorchReference, TorchRuntime
 
 REFERENCE = TorchReference()
-_OPS = bind((), [REFERENCE]).ops
+_OPS = bind([OpRequest.of("gated_activation", "float32", size=32, kind="silu")], [REFERENCE]).ops
 ORIGINAL = {k.op: k.make(OpRequest.of(k.op, "float32"), _OPS) for k in REFERENCE.kernels()}
 CAPABILITIES = Capabilities(dtypes=("float32",), asynchronous=False)
 PROFILES = ("llm", "moe", "mla")

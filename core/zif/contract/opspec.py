@@ -105,7 +105,7 @@ class OpCase:
 
 CaseGenerator = Callable[[np.random.Generator, str], Iterator[OpCase]]
 Parts = Callable[[OpRequest], Sequence[OpRequest]]
-"""The requests that a composite makes of other ops when it gets one."""
+"""The requests that a composite, or a kernel, makes of other ops when it gets one."""
 
 
 def _no_parts(_: OpRequest) -> Sequence[OpRequest]:
@@ -119,7 +119,8 @@ class OpSpec:
     ``reference``: numpy, float64. ``since``: the level that added it. ``added``: parameters that later levels added,
     each with its level; they are hints, at the end, with a default. ``facts``: what a request of it says.
     ``cases(rng, dtype)``: inputs that conformance runs every kernel on. ``composite(ops)``: the op in terms of
-    others, framework-neutral, or None for a primitive; ``parts(request)`` are its requests of those that need one.
+    others, framework-neutral, or None for a primitive; ``parts(request)`` are its requests of those that need one,
+    or those that kernels of a primitive may make.
     ``dispatch``: names the argument whose request picks among several kernels bound for this op
     (``w`` of ``linear``); None where one kernel must serve all of a model's requests.
     ``static``: parameters that are hashable constants, never Arrays.

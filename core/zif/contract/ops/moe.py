@@ -101,6 +101,13 @@ def _best(values: A, count: int) -> A:
     return np.argsort(-values, axis=-1, kind="stable")[:, :count]
 
 
+def _moe_parts(request: OpRequest) -> list[OpRequest]:
+    """The activation, which kernels may leave to another."""
+    if request["clamped"] is not None:
+        return []
+    return [OpRequest.of("gated_activation", request.dtype, size=request["size"], kind=request["kind"])]
+
+
 def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     hidden, size, count = 48, 32, 6
     clamped = ClampedGate(limit=0.75, alpha=1.702, offset=1.0)
@@ -153,6 +160,7 @@ def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     ),
     tolerances=REDUCTION | {"bfloat16": Tolerance(4e-2, 3e-2)},
     cases=_moe_cases,
+    parts=_moe_parts,
     dispatch="w",
     unseen=SUM_TAKERS,
     static=("kind", "clamped"),
