@@ -60,12 +60,13 @@ def sampling_defaults(tokenizer: Tokenizer, path: str) -> dict[str, Any]:
 
 def _tokenizer(settings: Settings, path: str) -> Tokenizer:
     source = settings.tokenizer_path or path
+    literal = settings.special_tokens_in_text == "text"
     try:
-        return load_tokenizer(source, revision=settings.revision, chat_template=settings.chat_template)
+        return load_tokenizer(source, revision=settings.revision, chat_template=settings.chat_template, literal=literal)
     except WeightsError:
         if settings.load_format != "dummy" or settings.tokenizer_path is not None:
             raise
     from zif import bundled
 
     logger.warning("%s has no tokenizer: with dummy weights, the bundled model's stands in for it", path)
-    return load_tokenizer(bundled.path())
+    return load_tokenizer(bundled.path(), literal=literal)

@@ -57,6 +57,12 @@ class Settings(BaseSettings):
     chat_template: Path | None = _setting(
         None, "model", "file with a Jinja chat template to use instead of the model's"
     )
+    special_tokens_in_text: Literal["tokens", "text"] = _setting(
+        "tokens",
+        "model",
+        "what a client's text that spells a control token (<|im_end|>) becomes: that token, as in vLLM and SGLang, or "
+        "plain text",
+    )
     served_model_name: str | None = _setting(None, "model", "name that clients see; the model's own if not given")
     load_format: Literal["auto", "dummy"] = _setting(
         "auto", "model", "dummy draws random weights and reads config.json alone"

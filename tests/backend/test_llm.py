@@ -145,3 +145,18 @@ print("done")
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
     assert ended.stderr == ""
+
+
+def test_statistics_count_as_completions_do_whatever_is_retracted() -> None:
+    settings = {"max_total_tokens": 256, "page_size": 8, "schedule_conservativeness": 0.1}
+    with zif.LLM(device="null", device_opt=("null.step_ms=0",), **settings) as llm:
+        params = SamplingParams(max_tokens=60, temperature=0, ignore_eos=True, n=2)
+        prompts = [list(range(5, 25)), list(range(5, 15)), list(range(40, 60))]
+        completions = [done for _ in range(3) for done in llm.generate(prompts, params)]
+        stats = llm.stats()
+    assert stats["retractions_total"] > 0
+    assert stats["prompt_tokens_total"] == sum(len(done.prompt_ids) for done in completions) == 150
+    assert stats["generation_tokens_total"] == sum(done.completion_tokens for done in completions) == 18 * 60
+    assert stats["cached_tokens_total"] == sum(done.cached_tokens for done in completions)
+    assert stats["engine_prompt_tokens_total"] == 2 * stats["prompt_tokens_total"]
+    assert stats["choices_finished"] == {"length": 18}

@@ -102,14 +102,13 @@ class Frontend:
         variables: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return the ids of a conversation, written out by the model's chat template."""
-        template = self.tokenizer.chat_template
-        if template is None:
+        if self.tokenizer.chat_template is None:
             raise InvalidRequest(
                 f"{self.model.names[0]} has no chat template: use plain completions, or start with --chat-template",
                 "messages",
             )
         render = partial(
-            template.render,
+            self.tokenizer.render,
             messages,
             tools=tools,
             documents=documents,

@@ -40,11 +40,12 @@ _DEFAULTS = {
 
 
 def load_tokenizer(
-    model: str | Path, *, revision: str | None = None, chat_template: str | Path | None = None
+    model: str | Path, *, revision: str | None = None, chat_template: str | Path | None = None, literal: bool = False
 ) -> Tokenizer:
     """Load the tokenizer of a checkpoint: a local directory, or a hub id.
 
     ``chat_template`` (a file, or the template itself) replaces the checkpoint's own.
+    With ``literal``, text that spells a control token stays text.
     Raises :class:`WeightsError` if the files are missing or cannot be read, and
     :class:`InvalidSettings` if the chat template cannot be compiled.
     """
@@ -68,6 +69,7 @@ def load_tokenizer(
         eos_token_ids=_eos_ids(backend, generation, _json(directory / "config.json"), special),
         bos_token_id=bos,
         end_token_id=eos,
+        literal=literal,
         generation_defaults={
             ours: generation[theirs] for theirs, ours in _DEFAULTS.items() if generation.get(theirs) is not None
         },

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from zif.contract.errors import InvalidRequest
 from zif.tokenizer.chat_template import ChatTemplate
 from zif.tokenizer.detokenizer import ByteDetokenizer, Detokenizer, WindowDetokenizer
+from zif.tokenizer.literal import Literal
 from zif.tokenizer.panic import refused
 from zif.tokenizer.pieces import PieceTable
 
@@ -33,6 +34,8 @@ class Tokenizer:
     eos_token_ids: tuple[int, ...] = ()
     bos_token_id: int | None = None
     end_token_id: int | None = None
+    literal: bool = False
+    """Text that spells a control token stays text, but for what the chat template writes."""
     generation_defaults: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -57,27 +60,51 @@ class Tokenizer:
         """
         _check_unicode(text)
         with refused("read this text", "prompt"):
-            ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        return self._surrounded(ids) if add_special_tokens else ids
+            ids = self._encoder.encode(text, add_special_tokens=add_special_tokens and not self.literal).ids
+        return self._finished(ids, add_special_tokens)
 
     def encode_batch(self, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
         """Return what :meth:`encode` returns for each text, and let other threads run meanwhile."""
         for text in texts:
             _check_unicode(text)
         with refused("read this text", "prompt"):
-            found = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [self._surrounded(one.ids) if add_special_tokens else one.ids for one in found]
+            found = self._encoder.encode_batch_fast(
+                list(texts), add_special_tokens=add_special_tokens and not self.literal
+            )
+        return [self._finished(one.ids, add_special_tokens) for one in found]
 
     def count(self, text: str) -> int:
         """Return how many ids ``text`` has, without special tokens around it; other threads run meanwhile."""
         _check_unicode(text)
         with refused("read this text", "prompt"):
-            return len(self.backend.encode_batch_fast([text], add_special_tokens=False)[0])
+            return len(self._encoder.encode_batch_fast([text], add_special_tokens=False)[0])
 
     @cached_property
     def longest_token(self) -> int:
         """Characters of the longest token: no text of more than as many times its tokens can be written with them."""
         return max(map(len, self.backend.get_vocab(with_added_tokens=True)), default=1)
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """Return a conversation as text to be encoded, by the chat template; ``options`` as it takes them."""
+        assert self.chat_template is not None
+        if not self.literal:
+            return self.chat_template.render(messages, **options)
+        hidden = self._literal.hidden()
+        return hidden.reveal(self.chat_template.render(hidden.hide_messages(messages), **hidden.hide(options)))
+
+    @cached_property
+    def _literal(self) -> Literal:
+        return Literal(self.backend)
+
+    @property
+    def _encoder(self) -> Backend:
+        return self._literal.backend if self.literal else self.backend
+
+    def _finished(self, ids: list[int], add_special_tokens: bool) -> list[int]:
+        if self.literal:
+            ids = self._literal.ids(ids)
+            ids = [*self._literal.before, *ids, *self._literal.after] if add_special_tokens else ids
+        return self._surrounded(ids) if add_special_tokens else ids
 
     def _surrounded(self, ids: list[int]) -> list[int]:
         if self.bos_token_id is not None and ids[:1] != [self.bos_token_id]:
