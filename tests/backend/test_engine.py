@@ -365,6 +365,8 @@ BROKEN = VOCAB - 1
 class BrokenEmbedding(TorchReference):
     """A model with a NaN in one row of its embedding."""
 
+    level = 1
+
     @kernel("embedding")
     def embedding(self, ids: torch.Tensor, w: Any) -> torch.Tensor:
         (inner,) = [k for k in TorchReference().kernels() if k.op == "embedding"]
@@ -404,6 +406,8 @@ def test_logits_that_are_not_sound_fail_their_request_alone(
 
 def test_a_prompt_whose_scores_are_not_sound_fails(llama: Saved) -> None:
     class OneRow(TorchReference):
+        level = 1
+
         @kernel("logits")
         def logits(self, x: torch.Tensor, w: Any) -> torch.Tensor:
             (inner,) = [k for k in TorchReference().kernels() if k.op == "linear"]

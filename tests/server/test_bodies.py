@@ -12,6 +12,8 @@ import orjson
 import pytest
 from pydantic import ValidationError
 
+from zif.sampling.kinds import Biases, Texts, TokenIds
+from zif.sampling.params import PARAMETERS
 from zif.server.body import MOST_CONTAINERS, MOST_VALUES, check_shape
 from zif.server.errors import ApiError
 from zif.server.schemas.chat import ChatRequest
@@ -39,8 +41,15 @@ def kinds(annotation: Any) -> Iterator[Any]:
         yield from kinds(get_args(annotation)[-1])
 
 
+DECLARED = {Texts: "list", TokenIds: "list", Biases: "dict"}
 FIELDS = sorted(
     {
+        (model.__name__, parameter.names[model.api], DECLARED[type(parameter.kind)])
+        for model in (ChatRequest, CompletionRequest, NativeSampling)
+        for parameter in PARAMETERS.values()
+        if type(parameter.kind) in DECLARED
+    }
+    | {
         (model.__name__, name, kind.__name__)
         for model in MODELS
         for name, info in model.model_fields.items()

@@ -102,11 +102,15 @@ async def test_stops_are_named(client: httpx.AsyncClient, engine: ScriptedEngine
         ({"text": []}, "must not be empty"),
         ({"input_ids": []}, "must not be empty"),
         ({"text": ["x", "y"], "sampling_params": [{}]}, "2 prompts, but 1 sampling_params"),
-        ({"text": "x", "sampling_params": {"temperature": "hot"}}, "sampling_params.temperature: "),
+        (
+            {"text": "x", "sampling_params": {"temperature": "hot"}},
+            "sampling_params: temperature must be a number",
+        ),
         ({"text": "x", "sampling_params": {"json_schema": "{}"}}, "json_schema: constrained output is not supported"),
         ({"text": "x", "sampling_params": "hot"}, "sampling_params: must be an object"),
         ({"text": "x", "sampling_params": [5]}, "sampling_params"),
-        ({"text": "x", "sampling_params": {"max_new_tokens": -5}}, "max_tokens must be in"),
+        ({"text": "x", "sampling_params": {"max_new_tokens": -5}}, "sampling_params: max_new_tokens must be in"),
+        ({"text": "x", "sampling_params": {"max_tokens": 5}}, "max_tokens is no sampling parameter of /generate"),
         ({"text": "x", "image_data": "y"}, "text or token ids"),
     ],
 )

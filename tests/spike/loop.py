@@ -129,10 +129,8 @@ class Loop:
         """Set up the rows; returns the pages that they have, a group."""
         fields = [admitted_row(params, params.seed or 0, 0) for params in work.params]
         inputs = {
-            name: np.array([each[name] for each in fields], dtype).reshape(
-                self.shape.field(name, dtype, len(rows)).shape
-            )
-            for name, dtype in ADMITTED.items()
+            name: np.array([each[name] for each in fields], spec.dtype).reshape(spec.shape)
+            for name, spec in self.shape.fields(ADMITTED, len(rows)).items()
         }
         self.run(programs.Admit(len(rows)), {"rows": rows, **inputs})
         # every page of a sequence at once, out of order, and other ones in every group

@@ -31,10 +31,8 @@ def admissions(batch: Batch, table: TableShape, bucket: Bucket, seed: int) -> Se
 
 def no_requests(table: TableShape, rows: int) -> dict[str, IntArray]:
     """Inputs of ``Admit`` of that many rows, all of them the scratch row."""
-    fields = {name: table.field(name, dtype, rows).shape for name, dtype in ADMITTED.items()}
-    return {"rows": np.full(rows, SCRATCH, np.int32)} | {
-        name: np.zeros(shape, ADMITTED[name]) for name, shape in fields.items()
-    }
+    fields = {name: np.zeros(spec.shape, spec.dtype) for name, spec in table.fields(ADMITTED, rows).items()}
+    return {"rows": np.full(rows, SCRATCH, np.int32), **fields}
 
 
 def _adjustment(request: Request, bucket: Bucket) -> Launch:
@@ -42,8 +40,7 @@ def _adjustment(request: Request, bucket: Bucket) -> Launch:
     prompt_size = bucket("history", len(prompt), UNBOUNDED)
     output_size = bucket("history", max(len(output), 1), UNBOUNDED)
     row = adjusted_row(request.params, len(prompt), sorted(request.rule.ends))
-    inputs = {name: np.asarray(value)[None] for name, value in row.items()}
-    inputs = {name: v.astype(np.int32 if v.dtype.kind == "i" else np.float32) for name, v in inputs.items()}
+    inputs = {name: value[None] for name, value in row.items()}
     inputs |= {
         "row": np.array([request.row], np.int32),
         "prompt": padded(prompt, prompt_size, 0),

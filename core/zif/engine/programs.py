@@ -74,7 +74,7 @@ class Admit:
             return {}, {"table": arrays}
 
         specs = {"rows": ArraySpec((self.rows,), "int32")}
-        specs |= {name: table.field(name, dtype, self.rows) for name, dtype in ADMITTED.items()}
+        specs |= table.fields(ADMITTED, self.rows)
         return ProgramSpec(f"admit-{self.rows}", fn, specs, {}, ("table",), facts=ProgramFacts(repeated=True))
 
 
@@ -101,7 +101,7 @@ class Adjust:
             return {}, {"adjustments": a}
 
         specs = {"row": ArraySpec((1,), "int32")}
-        specs |= {name: table.field(name, dtype, 1) for name, dtype in ADJUSTED.items()}
+        specs |= table.fields(ADJUSTED, 1)
         specs |= {name: ArraySpec((self.prompt,), "int32") for name in ("prompt_rows", "prompt")}
         specs |= {name: ArraySpec((self.output,), "int32") for name in ("output_rows", "output")}
         return ProgramSpec(f"adjust-{self.prompt}-{self.output}", fn, specs, {}, ("adjustments",))

@@ -7,7 +7,7 @@ before it has read the one before. Row 0 is the scratch row: padding reads and w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,32 +16,34 @@ import numpy as np
 from zif.contract.arrays import ArraySpec, Tree, tree_map
 from zif.contract.backend import Runtime
 from zif.contract.ops.threefry import seed_words
-from zif.sampling.params import MAX_LOGIT_BIAS, MAX_STOP_TOKEN_IDS, SamplingParams
+from zif.sampling.params import ADJUSTED as ADJUSTMENT
+from zif.sampling.params import MAX_STOP_TOKEN_IDS, PARAMETERS, Row, SamplingParams
 
+HostArray = np.ndarray[Any, Any]
 BANS = MAX_STOP_TOKEN_IDS + 8
 SCRATCH = 0
 """The row that padding uses."""
 
-# what a request brings to its row when it is admitted: name -> dtype
+
+def _asked(adjusted: bool) -> tuple[tuple[str, Row], ...]:
+    """(parameter, field) of all that parameters fill: of the adjustments, or of the table itself."""
+    chosen = (p for p in PARAMETERS.values() if bool(p.needs & ADJUSTMENT) == adjusted)
+    return tuple((parameter.name, row) for parameter in chosen for row in parameter.rows)
+
+
+_IN_TABLE, _IN_ADJUSTMENTS = _asked(False), _asked(True)
+# Fields that a request brings to its row when it is admitted: what follows from it, and what it asks for.
 ADMITTED = {
-    "kv_len": "int32",
-    "temperature": "float32",
-    "top_k": "int32",
-    "top_p": "float32",
-    "min_p": "float32",
-    "seed": "int32",
+    "kv_len": Row("kv_len", "int32"),
+    "seed": Row("seed", "int32", width=2),
+    **{row.name: row for _, row in _IN_TABLE},
 }
 ADJUSTED = {
-    "repetition": "float32",
-    "presence": "float32",
-    "frequency": "float32",
-    "bias_ids": "int32",
-    "bias_values": "float32",
-    "ban_ids": "int32",
-    "ban_values": "float32",
-    "ban_until": "int32",
+    "ban_ids": Row("ban_ids", "int32", width=BANS),
+    "ban_values": Row("ban_values", "float32", width=BANS),
+    "ban_until": Row("ban_until", "int32"),
+    **{row.name: row for _, row in _IN_ADJUSTMENTS},
 }
-_WIDTH = {"seed": 2, "bias_ids": MAX_LOGIT_BIAS, "bias_values": MAX_LOGIT_BIAS, "ban_ids": BANS, "ban_values": BANS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,11 @@ class TableShape:
     groups: tuple[str, ...]
     vocab: int
 
-    def field(self, name: str, dtype: str, rows: int) -> ArraySpec:
-        """Spec of one admitted field for ``rows`` requests."""
-        width = _WIDTH.get(name)
-        return ArraySpec((rows,) if width is None else (rows, width), dtype)
+    def fields(self, of: Mapping[str, Row], rows: int) -> dict[str, ArraySpec]:
+        """Specs of the fields ``of`` :data:`ADMITTED` or :data:`ADJUSTED` for ``rows`` requests."""
+        return {
+            name: ArraySpec((rows,) if row.width is None else (rows, row.width), row.dtype) for name, row in of.items()
+        }
 
     def table(self) -> Tree:
         """Specs of the table itself.
@@ -68,14 +71,13 @@ class TableShape:
         return {
             "last_token": ArraySpec((rows,), "int32"),
             "pages": {group: ArraySpec((rows, self.pages), "int32") for group in self.groups},
-            **{name: self.field(name, dtype, rows) for name, dtype in ADMITTED.items()},
+            **self.fields(ADMITTED, rows),
         }
 
     def adjustments(self) -> Tree:
         """Specs of what only requests with penalties, biases or min_tokens need; made when one comes.
 
-        Requests without any read the scratch row, which changes nothing: its ``repetition`` is 1 and
-        its other factors are 0.
+        Requests without any read the scratch row, which changes nothing: it holds what idle parameters make.
 
         ``output_counts`` [R+1, vocab] and ``in_prompt`` [R+1, vocab], and a field each.
         """
@@ -83,7 +85,7 @@ class TableShape:
         return {
             "output_counts": ArraySpec((rows, self.vocab), "int32"),
             "in_prompt": ArraySpec((rows, self.vocab), "bool"),
-            **{name: self.field(name, dtype, rows) for name, dtype in ADJUSTED.items()},
+            **self.fields(ADJUSTED, rows),
         }
 
 
@@ -108,7 +110,9 @@ class Adjustments:
     def arrays(self) -> Tree:
         if self._arrays is None:
             self._arrays = tree_map(self._runtime.zeros, self._shape.adjustments())
-            self._arrays["repetition"] = self._runtime.put(np.ones(self._shape.rows + 1, np.float32))
+            for name, value in adjusted_row(SamplingParams(), 0, ()).items():
+                if np.any(value):
+                    self._arrays[name] = self._runtime.put(np.stack([value] * (self._shape.rows + 1)))
         return self._arrays
 
     @arrays.setter
@@ -118,32 +122,16 @@ class Adjustments:
 
 def admitted_row(params: SamplingParams, seed: int, kv_len: int) -> dict[str, Any]:
     """The values of :data:`ADMITTED` for one request; ``kv_len`` tokens are already cached."""
-    return {
-        "kv_len": kv_len,
-        "temperature": params.temperature,
-        "top_k": params.top_k,
-        "top_p": params.top_p,
-        "min_p": params.min_p,
-        "seed": seed_words(seed),
-    }
+    asked = {row.name: row.make(getattr(params, name)) for name, row in _IN_TABLE}
+    return {"kv_len": kv_len, "seed": seed_words(seed), **asked}
 
 
-def adjusted_row(params: SamplingParams, prompt_len: int, banned: Sequence[int]) -> dict[str, Any]:
+def adjusted_row(params: SamplingParams, prompt_len: int, banned: Sequence[int]) -> dict[str, HostArray]:
     """The values of :data:`ADJUSTED` for one request; ``banned`` tokens may not come before min_tokens."""
-    bias_ids, bias_values = np.zeros(MAX_LOGIT_BIAS, np.int32), np.zeros(MAX_LOGIT_BIAS, np.float32)
-    bias_ids[: len(params.logit_bias)] = list(params.logit_bias)
-    bias_values[: len(params.logit_bias)] = list(params.logit_bias.values())
-    ban_ids, ban_values = np.zeros(BANS, np.int32), np.zeros(BANS, np.float32)
     assert len(banned) <= BANS, f"{len(banned)} tokens to ban, room for {BANS}"
+    ban_ids, ban_values = np.zeros(BANS, np.int32), np.zeros(BANS, np.float32)
     ban_ids[: len(banned)] = banned
     ban_values[: len(banned)] = -np.inf
-    return {
-        "repetition": params.repetition_penalty,
-        "presence": params.presence_penalty,
-        "frequency": params.frequency_penalty,
-        "bias_ids": bias_ids,
-        "bias_values": bias_values,
-        "ban_ids": ban_ids,
-        "ban_values": ban_values,
-        "ban_until": prompt_len + params.min_tokens,
-    }
+    asked = {row.name: row.make(getattr(params, name)) for name, row in _IN_ADJUSTMENTS}
+    values = {"ban_ids": ban_ids, "ban_values": ban_values, "ban_until": prompt_len + params.min_tokens, **asked}
+    return {name: np.asarray(values[name], row.dtype) for name, row in ADJUSTED.items()}

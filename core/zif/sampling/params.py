@@ -1,107 +1,187 @@
-"""How a request wants its tokens drawn."""
+"""How a request wants its tokens drawn: each parameter is declared once, in :class:`SamplingParams`.
+
+What follows from a declaration: its check, in Python and over HTTP; the names by which APIs take it; what it asks of
+the sampler; its field of the request table; the page of parameters in the docs.
+"""
 
 from __future__ import annotations
 
-import math
-import operator
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
 
 from zif.contract.errors import InvalidRequest
+from zif.sampling.kinds import Biases, Flag, Kind, Number, Texts, TokenIds, Whole
+
+T = TypeVar("T")
+Api = Literal["openai", "sglang"]
+"""Whose words a request is in: those of ``/v1/chat/completions`` and ``/v1/completions``, or of ``/generate``."""
 
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 300
-MAX_STOP = 16
 MAX_STOP_TOKEN_IDS = 56
-MAX_N = 128
 MIN_TEMPERATURE = 1e-5
 RANDOM, FILTERED, ADJUSTED, SCORED = 1, 2, 4, 8
+"""What a sampler has to do. RANDOM and FILTERED read the request table, ADJUSTED the adjustments beside it."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A field of the request table: a number, or ``width`` of them, that ``make`` has of the parameter's value."""
+
+    name: str
+    dtype: Literal["int32", "float32"]
+    make: Callable[[Any], Any] = lambda value: value
+    width: int | None = None
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A declared parameter.
+
+    ``names`` has its name in each API that takes it. Any value but ``idle`` asks for ``needs``; a row of the
+    request table that nobody has asked anything of holds what ``idle`` makes.
+    """
+
+    name: str
+    kind: Kind
+    doc: str
+    default: Any
+    idle: Any
+    needs: int
+    rows: tuple[Row, ...]
+    names: Mapping[Api, str]
+
+    def check(self, value: Any, name: str | None = None) -> Any:
+        """Return ``value`` as it is kept; None stays where it is the default.
+
+        Raises :class:`InvalidRequest`, which calls the parameter ``name``, if that is given.
+        """
+        return None if value is None and self.default is None else self.kind.check(name or self.name, value)
+
+
+def parameter(
+    default: T,
+    kind: Kind,
+    doc: str,
+    *,
+    needs: int = 0,
+    idle: Any = dataclasses.MISSING,
+    rows: tuple[Row, ...] = (),
+    apis: tuple[Api, ...] = ("openai", "sglang"),
+    sglang: str | None = None,
+) -> T:
+    """Declare a field of :class:`SamplingParams`; see :class:`Parameter`. ``sglang`` is another name there."""
+    facts = {"kind": kind, "doc": doc, "needs": needs, "rows": rows, "apis": apis, "sglang": sglang}
+    facts["idle"] = default if idle is dataclasses.MISSING else idle
+    field: Any = (
+        dataclasses.field(default_factory=dict, metadata=facts)
+        if isinstance(default, dict)
+        else dataclasses.field(default=default, metadata=facts)
+    )
+    return cast("T", field)
+
+
+def _padded(values: Any, dtype: str, width: int) -> np.ndarray[Any, Any]:
+    row = np.zeros(width, dtype)
+    row[: len(values)] = list(values)
+    return row
+
+
+_BIASES = (
+    Row("bias_ids", "int32", lambda bias: _padded(bias, "int32", MAX_LOGIT_BIAS), MAX_LOGIT_BIAS),
+    Row("bias_values", "float32", lambda bias: _padded(bias.values(), "float32", MAX_LOGIT_BIAS), MAX_LOGIT_BIAS),
+)
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class SamplingParams:
     """Sampling settings of one request; validated when made.
 
-    ``temperature`` 0 is greedy, and so is one below 1e-5. ``stop`` may be a single string. ``top_k`` 0
-    (or -1) keeps all. ``logprobs`` is the number of alternatives a token is reported with (0: the chosen
-    token's alone; None: off); ``prompt_logprobs`` likewise for the prompt. ``max_tokens`` None means: to
-    the end of the context. ``seed`` None lets the engine choose one.
-
     Raises :class:`InvalidRequest` (a ValueError) that names the field.
     """
 
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: Mapping[int, float] = field(default_factory=dict)
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    ignore_eos: bool = False
-    include_stop_str_in_output: bool = False
-    skip_special_tokens: bool = True
-    logprobs: int | None = None
-    prompt_logprobs: int | None = None
-    n: int = 1
-    needs: int = field(init=False, repr=False, compare=False, default=0)
+    max_tokens: int | None = parameter(
+        None, Whole(0, 2**63 - 1), "Tokens of the answer at most; null: to the end of the context.",
+        sglang="max_new_tokens",
+    )  # fmt: skip
+    min_tokens: int = parameter(
+        0, Whole(0, 2**31 - 1), "Tokens before an end-of-sequence or stop token, or a stop string, may end the answer.",
+        needs=ADJUSTED, sglang="min_new_tokens",
+    )  # fmt: skip
+    temperature: float = parameter(
+        1.0, Number(0.0, 100.0), "Logits are divided by it; 0, or less than 1e-5: the most likely token is taken.",
+        needs=RANDOM, idle=0.0, rows=(Row("temperature", "float32"),),
+    )  # fmt: skip
+    top_k: int = parameter(
+        0, Whole(0, 2**31 - 1, also=-1), "Draws from the k most likely tokens; 0 or -1: from all.",
+        needs=FILTERED, rows=(Row("top_k", "int32"),),
+    )  # fmt: skip
+    top_p: float = parameter(
+        1.0, Number(0.0, 1.0, open_low=True), "Draws from the most likely tokens that have this probability together.",
+        needs=FILTERED, rows=(Row("top_p", "float32"),),
+    )  # fmt: skip
+    min_p: float = parameter(
+        0.0, Number(0.0, 1.0), "Leaves out tokens less likely than this share of the most likely one.",
+        needs=FILTERED, rows=(Row("min_p", "float32"),),
+    )  # fmt: skip
+    repetition_penalty: float = parameter(
+        1.0, Number(0.0, 100.0, open_low=True), "Over 1: tokens of prompt and answer become less likely.",
+        needs=ADJUSTED, rows=(Row("repetition", "float32"),),
+    )  # fmt: skip
+    presence_penalty: float = parameter(
+        0.0, Number(-2.0, 2.0), "Taken off the logits of tokens of the answer.",
+        needs=ADJUSTED, rows=(Row("presence", "float32"),),
+    )  # fmt: skip
+    frequency_penalty: float = parameter(
+        0.0, Number(-2.0, 2.0), "Taken off the logits of tokens of the answer, once for each time they came.",
+        needs=ADJUSTED, rows=(Row("frequency", "float32"),),
+    )  # fmt: skip
+    logit_bias: Mapping[int, float] = parameter(
+        cast("Mapping[int, float]", {}), Biases(MAX_LOGIT_BIAS, -100.0, 100.0), "Added to the logits of token ids.",
+        needs=ADJUSTED, rows=_BIASES,
+    )  # fmt: skip
+    seed: int | None = parameter(
+        None, Whole(-(2**63), 2**64 - 1), "The same seed draws the same tokens; null: the engine chooses one.",
+        sglang="sampling_seed",
+    )  # fmt: skip
+    stop: tuple[str, ...] = parameter((), Texts(16), "The answer ends before any of these texts.")
+    stop_token_ids: tuple[int, ...] = parameter((), TokenIds(MAX_STOP_TOKEN_IDS), "The answer ends at these tokens.")
+    ignore_eos: bool = parameter(False, Flag(), "Goes on after an end-of-sequence token.")
+    include_stop_str_in_output: bool = parameter(
+        False, Flag(), "The text or token that ended the answer stays in it.", sglang="no_stop_trim"
+    )
+    skip_special_tokens: bool = parameter(True, Flag(), "Leaves special tokens out of the text.")
+    logprobs: int | None = parameter(
+        None, Whole(0, MAX_LOGPROBS), "Alternatives each token is reported with; 0: the token's own; None: off.",
+        needs=SCORED, apis=(),
+    )  # fmt: skip
+    prompt_logprobs: int | None = parameter(
+        None, Whole(0, MAX_LOGPROBS), "As ``logprobs``, for the tokens of the prompt.", apis=()
+    )
+    n: int = parameter(1, Whole(1, 128), "Answers to the prompt.")
+    needs: int = dataclasses.field(init=False, repr=False, compare=False, default=0)
     """What its sampler has to do: RANDOM, FILTERED, ADJUSTED, SCORED or-ed, as a batch's requests' are in turn."""
 
     def __post_init__(self) -> None:
         def settle(name: str, value: object) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("stop", "stop_token_ids"):
-            value = getattr(self, name)
-            settle(name, (value,) if isinstance(value, str | int) else tuple(value))
-        for name in ("top_k", "min_tokens", "n", "max_tokens", "logprobs", "prompt_logprobs", "seed"):
-            settle(name, _integer(name, getattr(self, name)))
-        settle("stop_token_ids", tuple(_integer("stop_token_ids", token) for token in self.stop_token_ids))
-        settle("logit_bias", {_integer("logit_bias", token): bias for token, bias in self.logit_bias.items()})
-        if self.top_k == -1:
-            settle("top_k", 0)
-        _range("temperature", self.temperature, 0.0, 100.0)
+        for name, declared in PARAMETERS.items():
+            settle(name, declared.check(getattr(self, name)))
         if self.temperature < MIN_TEMPERATURE:
             settle("temperature", 0.0)
-        _range("top_p", self.top_p, 0.0, 1.0, open_low=True)
-        _range("min_p", self.min_p, 0.0, 1.0)
-        _range("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
-        _range("presence_penalty", self.presence_penalty, -2.0, 2.0)
-        _range("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
-        _range("top_k", self.top_k, 0, 2**31 - 1)
-        _range("min_tokens", self.min_tokens, 0, 2**31 - 1)
-        _range("n", self.n, 1, MAX_N)
-        if self.max_tokens is not None:
-            _range("max_tokens", self.max_tokens, 0, 2**63 - 1)
-            if self.min_tokens > self.max_tokens:
-                raise InvalidRequest(
-                    f"min_tokens ({self.min_tokens}) is over max_tokens ({self.max_tokens})", "min_tokens"
-                )
-        for name in ("logprobs", "prompt_logprobs"):
-            if getattr(self, name) is not None:
-                _range(name, getattr(self, name), 0, MAX_LOGPROBS)
-        if self.seed is not None:
-            _range("seed", self.seed, -(2**63), 2**64 - 1)
-        if len(self.logit_bias) > MAX_LOGIT_BIAS:
-            raise InvalidRequest(
-                f"logit_bias has {len(self.logit_bias)} entries; at most {MAX_LOGIT_BIAS} are taken", "logit_bias"
-            )
-        for bias in self.logit_bias.values():
-            _range("logit_bias", bias, -100.0, 100.0)
-        if len(self.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-            raise InvalidRequest(f"stop_token_ids takes up to {MAX_STOP_TOKEN_IDS} ids", "stop_token_ids")
-        if len(self.stop) > MAX_STOP or not all(_is_text(text) for text in self.stop):
-            raise InvalidRequest(f"stop takes up to {MAX_STOP} non-empty strings", "stop")
-        needs = 0 if self.greedy else RANDOM
-        needs |= FILTERED if self.filtered else 0
-        needs |= ADJUSTED if self.adjusted else 0
-        needs |= SCORED if self.logprobs is not None else 0
-        settle("needs", needs)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            raise InvalidRequest(f"min_tokens ({self.min_tokens}) is over max_tokens ({self.max_tokens})", "min_tokens")
+        needs = 0
+        for name, declared in PARAMETERS.items():
+            if declared.needs and getattr(self, name) != declared.idle:
+                needs |= declared.needs
+        settle("needs", needs & ~FILTERED if self.greedy else needs)
 
     def narrowed(self, **changes: int | None) -> SamplingParams:
         """Return a copy with fields that were valid before, and are now smaller: they are not checked again."""
@@ -118,39 +198,23 @@ class SamplingParams:
     @property
     def adjusted(self) -> bool:
         """True where the tokens so far, ``logit_bias`` or ``min_tokens`` change the logits."""
-        return bool(
-            self.repetition_penalty != 1.0
-            or self.presence_penalty
-            or self.frequency_penalty
-            or self.logit_bias
-            or self.min_tokens
-        )
+        return bool(self.needs & ADJUSTED)
 
     @property
     def filtered(self) -> bool:
         """True where top-k, top-p or min-p leave tokens out."""
-        return not self.greedy and bool(self.top_k or self.top_p < 1.0 or self.min_p)
+        return bool(self.needs & FILTERED)
 
 
-def _integer(name: str, value: object) -> int | None:
-    """``value`` as an int; None stays. Takes numpy's integers, and no float or bool."""
-    if value is None:
-        return None
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidRequest(f"{name} must be a whole number, not {value!r}", name) from None
+def _declared(field: dataclasses.Field[Any]) -> Parameter:
+    facts = dict(field.metadata)
+    other: dict[Api, str | None] = {"sglang": facts.pop("sglang")}
+    names = {api: other.get(api) or field.name for api in facts.pop("apis")}
+    default = {} if field.default is dataclasses.MISSING else field.default
+    return Parameter(name=field.name, default=default, names=names, **facts)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and value != ""
-
-
-def _range(name: str, value: object, low: float, high: float, *, open_low: bool = False) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or math.isnan(value):
-        raise InvalidRequest(f"{name} must be a number, not {value!r}", name)
-    if value < low or value > high or (open_low and value == low):
-        bracket = "(" if open_low else "["
-        raise InvalidRequest(f"{name} must be in {bracket}{low}, {high}], not {value}", name)
+PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
+    {field.name: _declared(field) for field in dataclasses.fields(SamplingParams) if field.init}
+)
+"""Every parameter by its name, in the order of declaration."""

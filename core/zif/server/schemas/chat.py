@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from zif.contract.errors import InvalidRequest
 from zif.sampling.params import MAX_LOGPROBS, SamplingParams
 from zif.server.schemas.common import Objects, RequestModel, SamplingRequest
+from zif.server.schemas.fields import Place
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -40,9 +41,7 @@ Messages = Annotated[Objects, AfterValidator(_check_messages)]
 class Conversation(RequestModel):
     """A conversation, and how the chat template is to render it."""
 
-    unsupported: ClassVar[Mapping[str, str]] = {
-        "chat_template": "templates are taken from the server alone (--chat-template)",
-    }
+    places: ClassVar[tuple[Place, ...]] = ("conversation",)
 
     messages: Messages
     tools: Objects | None = None
@@ -76,13 +75,7 @@ class Conversation(RequestModel):
 class ChatRequest(Conversation, SamplingRequest):
     """Body of ``/v1/chat/completions``."""
 
-    unsupported: ClassVar[Mapping[str, str]] = {
-        **SamplingRequest.unsupported,
-        **Conversation.unsupported,
-        "functions": "superseded by tools",
-        "function_call": "superseded by tool_choice",
-        "audio": "only text can be made",
-    }
+    places: ClassVar[tuple[Place, ...]] = ("chat", "conversation")
 
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
@@ -93,9 +86,13 @@ class ChatRequest(Conversation, SamplingRequest):
     def _check_chat(self) -> ChatRequest:
         if self.tool_choice not in (None, "none", "auto"):
             raise PydanticCustomError(
+                "unsupported", "tool_choice: a call cannot be enforced yet; use none", {"field": "tool_choice"}
+            )
+        if self.tools and self.tool_choice != "none":
+            raise PydanticCustomError(
                 "unsupported",
-                "tool_choice: a call cannot be enforced yet; use auto or none",
-                {"field": "tool_choice"},
+                "tools: calls are not parsed yet and would come back as text; send tool_choice: none, or no tools",
+                {"field": "tools"},
             )
         if self.top_logprobs is not None and not self.logprobs and self.top_logprobs != 0:
             raise PydanticCustomError("conflict", "top_logprobs needs logprobs: true", {"field": "top_logprobs"})

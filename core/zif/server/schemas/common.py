@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, cast
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, cast
 
 from pydantic import (
     BaseModel,
@@ -11,15 +11,19 @@ from pydantic import (
     ConfigDict,
     Field,
     GetCoreSchemaHandler,
+    PlainValidator,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    WithJsonSchema,
     WrapValidator,
+    create_model,
     model_validator,
 )
 from pydantic_core import CoreSchema, PydanticCustomError
 
 from zif.contract.errors import InvalidRequest
-from zif.sampling.params import MAX_LOGIT_BIAS, SamplingParams
+from zif.sampling.params import PARAMETERS, Api, Parameter, SamplingParams
+from zif.server.schemas.fields import Place, refuse
 
 
 def one_of(sentence: str) -> WrapValidator:
@@ -50,19 +54,6 @@ Strings = Annotated[list[str], FIRST_ERROR]
 Objects = Annotated[list[dict[str, Any]], FIRST_ERROR]
 
 
-def at_most(count: int) -> BeforeValidator:
-    """Refuse an object of more than ``count`` entries before any of them is looked at."""
-
-    def check(value: Any) -> Any:
-        if isinstance(value, dict) and len(value) > count:
-            raise PydanticCustomError(
-                "too_many", "has {given} entries; at most {count} are taken", {"given": len(value), "count": count}
-            )
-        return value
-
-    return BeforeValidator(check)
-
-
 MAX_PROMPTS = 2048
 
 
@@ -81,25 +72,19 @@ def few(what: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-Stop = Annotated[str | Strings | None, one_of("a string or a list of strings")]
-
-_CONSTRAINED = "constrained output is not supported yet"
-
-
 class RequestModel(BaseModel):
-    """Base of all bodies."""
+    """Base of all bodies. ``places``: whose fields are refused here that :mod:`zif.server.schemas.fields` refuses."""
 
     model_config = ConfigDict(strict=True, extra="ignore", protected_namespaces=())
 
-    unsupported: ClassVar[Mapping[str, str]] = {}
+    places: ClassVar[tuple[Place, ...]] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _refuse_unsupported(cls, data: Any) -> Any:
+    def _refuse(cls, data: Any) -> Any:
         if isinstance(data, dict):
-            for name, why in cls.unsupported.items():
-                if data.get(name):
-                    raise PydanticCustomError("unsupported", "{field}: {why}", {"field": name, "why": why})
+            for place in cls.places:
+                refuse(place, data)
         return data
 
 
@@ -114,59 +99,66 @@ CacheSalt = Annotated[str | None, Field(min_length=1, max_length=1024)]
 """Requests share cached prefixes only with those of the same salt: who may know it may learn what others asked."""
 
 
-class SamplingFields(RequestModel):
-    """Sampling parameters that OpenAI's and SGLang's endpoints call alike."""
+class Parameters(RequestModel):
+    """Sampling parameters, in the words of ``api``. :func:`with_parameters` gives it its fields."""
 
-    unsupported: ClassVar[Mapping[str, str]] = {
-        "guided_json": _CONSTRAINED,
-        "guided_regex": _CONSTRAINED,
-        "guided_choice": _CONSTRAINED,
-        "guided_grammar": _CONSTRAINED,
-        "structured_outputs": _CONSTRAINED,
-        "regex": _CONSTRAINED,
-        "ebnf": _CONSTRAINED,
-        "json_schema": _CONSTRAINED,
-        "use_beam_search": "beam search is not supported",
-        "logits_processors": "logits processors are not supported",
-    }
+    api: ClassVar[Api]
 
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    repetition_penalty: float | None = None
-    logit_bias: Annotated[dict[str, float], at_most(MAX_LOGIT_BIAS)] | None = None
-    stop: Stop = None
-    stop_token_ids: Ids | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
+    def given(self, name: str) -> Any:
+        """Return the value of a parameter by our name for it, None where the client says nothing."""
+        return getattr(self, PARAMETERS[name].names[self.api])
+
+    def sampling(self, defaults: Mapping[str, float], **decided: Any) -> SamplingParams:
+        """Return the parameters, ``decided`` ones first, then the client's, then ``defaults``."""
+        known = (name for name, parameter in PARAMETERS.items() if self.api in parameter.names)
+        said = {name: value for name in known if (value := self.given(name)) is not None}
+        settled = {**defaults, **said, **decided}
+        if "max_tokens" not in {**said, **decided} and settled.get("max_tokens") is not None:
+            # A client that asks for many tokens, but sets no limit, is not to fail on a limit that it did not set.
+            settled["max_tokens"] = max(settled["max_tokens"], settled.get("min_tokens", 0))
+        return SamplingParams(**settled)
 
 
-class SamplingRequest(SamplingFields):
-    """Sampling parameters of the OpenAI endpoints, vLLM's and SGLang's extensions among them."""
+def with_parameters(api: Api) -> type[Parameters]:
+    """Return :class:`Parameters` with a field for each parameter that ``api`` takes; null is "not given"."""
+    fields: dict[str, Any] = {}
+    for parameter in PARAMETERS.values():
+        name = parameter.names.get(api)
+        if name is not None:
+            kind = Annotated[Any, PlainValidator(_checked(parameter, name)), WithJsonSchema(parameter.kind.schema)]
+            fields[name] = kind, Field(None, description=parameter.doc)
+    return create_model(f"{api}_parameters", __base__=Parameters, **fields)
+
+
+def _checked(parameter: Parameter, name: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        try:
+            return None if value is None else parameter.check(value, name)
+        except InvalidRequest as error:
+            raise PydanticCustomError("parameter", "{why}", {"field": name, "why": str(error)}) from None
+
+    return check
+
+
+if TYPE_CHECKING:
+    OpenAIParameters: TypeAlias = Parameters
+    SGLangParameters: TypeAlias = Parameters
+else:
+    OpenAIParameters, SGLangParameters = with_parameters("openai"), with_parameters("sglang")
+
+
+class SamplingRequest(OpenAIParameters):
+    """What the OpenAI endpoints share, vLLM's and SGLang's extensions among it."""
+
+    api = "openai"
 
     model: str | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    min_tokens: int | None = None
-    seed: int | None = None
-    include_stop_str_in_output: bool | None = None
-    response_format: dict[str, Any] | None = None
     cache_salt: CacheSalt = None
 
     @model_validator(mode="after")
     def _check(self) -> SamplingRequest:
-        kind = (self.response_format or {}).get("type", "text")
-        if kind != "text":
-            raise PydanticCustomError(
-                "unsupported",
-                "response_format {kind} is not supported yet: only text is",
-                {"field": "response_format", "kind": repr(kind)},
-            )
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError(
                 "conflict", "stream_options are for requests with stream: true", {"field": "stream_options"}
@@ -182,38 +174,3 @@ class SamplingRequest(SamplingFields):
     def continuous_usage(self) -> bool:
         """Whether every chunk is to carry usage; without ``include_usage`` none does."""
         return self.include_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
-
-    def sampling(self, defaults: Mapping[str, float], **decided: Any) -> SamplingParams:
-        """Return the parameters, ``decided`` ones first, then the client's, then ``defaults``."""
-        return sampling_params(self, defaults, **decided)
-
-
-_SAMPLING_NAMES = (
-    *("n", "max_tokens", "min_tokens", "temperature", "top_p", "top_k", "min_p", "seed"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "stop_token_ids"),
-    *("ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
-)
-
-
-def sampling_params(request: Any, defaults: Mapping[str, float], **decided: Any) -> SamplingParams:
-    """Return ``SamplingParams`` of the attributes of ``request`` that are given."""
-    given: dict[str, Any] = dict(defaults)
-    for name in _SAMPLING_NAMES:
-        value = getattr(request, name)
-        if value is not None:
-            given[name] = tuple(value) if isinstance(value, list) else value
-    if request.stop is not None:
-        given["stop"] = (request.stop,) if isinstance(request.stop, str) else tuple(request.stop)
-    if request.logit_bias:
-        given["logit_bias"] = {_token_id(key): bias for key, bias in request.logit_bias.items()}
-    given.update(decided)
-    if request.max_tokens is None and "max_tokens" not in decided and given.get("max_tokens") is not None:
-        # A client that asks for many tokens, but sets no limit, is not to fail on a limit that it did not set.
-        given["max_tokens"] = max(given["max_tokens"], given.get("min_tokens", 0))
-    return SamplingParams(**given)
-
-
-def _token_id(key: str) -> int:
-    if not (key.isascii() and key.isdigit() and len(key) < 20):
-        raise InvalidRequest(f"logit_bias: {key[:40]!r} is not a token id", "logit_bias")
-    return int(key)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from zif.sampling.params import SamplingParams
 from zif.server.schemas.common import Ids, ListOfIds, SamplingRequest, Strings, few, one_of
+from zif.server.schemas.fields import Place
 
 # OpenAI's default; lm-eval and many scripts count on a short answer where they say nothing.
 DEFAULT_MAX_TOKENS = 16
@@ -24,11 +25,7 @@ Prompts = Annotated[
 class CompletionRequest(SamplingRequest):
     """Body of ``/v1/completions``."""
 
-    unsupported: ClassVar[Mapping[str, str]] = {
-        **SamplingRequest.unsupported,
-        "suffix": "filling in before a suffix is not supported",
-        "prompt_embeds": "prompts are text or token ids",
-    }
+    places: ClassVar[tuple[Place, ...]] = ("completions",)
 
     prompt: Prompts
     echo: bool | None = None
@@ -38,7 +35,7 @@ class CompletionRequest(SamplingRequest):
 
     @model_validator(mode="after")
     def _check_completion(self) -> CompletionRequest:
-        if self.best_of is not None and self.best_of != (self.n or 1):
+        if self.best_of is not None and self.best_of != (self.given("n") or 1):
             raise PydanticCustomError(
                 "unsupported", "best_of other than n is not supported: choose among n yourself", {"field": "best_of"}
             )
@@ -55,7 +52,7 @@ class CompletionRequest(SamplingRequest):
 
     def params(self, defaults: Mapping[str, float]) -> SamplingParams:
         """Return the sampling parameters; ``echo`` with ``logprobs`` asks for those of the prompt."""
-        decided: dict[str, int] = {}
+        decided: dict[str, Any] = {}
         if self.logprobs is not None:
             decided["logprobs"] = self.logprobs
             if self.echo:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, cast
 
-from pydantic import ValidationError, model_validator
+from pydantic import ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from zif.sampling.params import SamplingParams
+from zif.sampling.params import PARAMETERS, SamplingParams
 from zif.server.schemas.common import (
     FIRST_ERROR,
     MAX_PROMPTS,
@@ -16,48 +16,39 @@ from zif.server.schemas.common import (
     Ids,
     ListOfIds,
     RequestModel,
-    SamplingFields,
+    SGLangParameters,
     Strings,
     few,
     one_of,
-    sampling_params,
 )
+from zif.server.schemas.fields import NO_EFFECT, REFUSED, Place, refuse
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
 
-class NativeSampling(SamplingFields):
+class NativeSampling(SGLangParameters):
     """SGLang's ``sampling_params``."""
 
-    max_new_tokens: int | None = None
-    min_new_tokens: int | None = None
-    sampling_seed: int | None = None
-    no_stop_trim: bool | None = None
+    model_config = ConfigDict(extra="forbid")
+    api = "sglang"
 
-    @property
-    def max_tokens(self) -> int | None:
-        """``max_new_tokens`` by its other name; null is up to the context's end."""
-        return self.max_new_tokens
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_what_says_nothing(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        refuse("sampling_params", data)
+        idle = (NO_EFFECT, REFUSED)
+        return {
+            name: value
+            for name, value in data.items()
+            if not any(name in fields and "sampling_params" in fields[name].places for fields in idle)
+        }
 
     def defaults(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """Return what holds where this says nothing: what the ``model`` recommends, and SGLang's limit."""
-        said = "max_new_tokens" in self.model_fields_set
+        said = PARAMETERS["max_tokens"].names["sglang"] in self.model_fields_set
         return {**model, "max_tokens": None if said else model.get("max_tokens", DEFAULT_MAX_NEW_TOKENS)}
-
-    @property
-    def min_tokens(self) -> int | None:
-        """``min_new_tokens`` by its other name."""
-        return self.min_new_tokens
-
-    @property
-    def seed(self) -> int | None:
-        """``sampling_seed`` by its other name."""
-        return self.sampling_seed
-
-    @property
-    def include_stop_str_in_output(self) -> bool | None:
-        """``no_stop_trim`` by its other name."""
-        return self.no_stop_trim
 
 
 ListOfSampling = Annotated[list[NativeSampling], FIRST_ERROR]
@@ -68,22 +59,18 @@ def _native_sampling(given: Any) -> NativeSampling:
         return NativeSampling.model_validate(given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        path = ".".join(["sampling_params", *map(str, first["loc"])])
+        why = first["msg"]
+        if first["type"] == "extra_forbidden":
+            why = f"{str(first['loc'][0])[:40]} is no sampling parameter of /generate"
         raise PydanticCustomError(
-            "sampling_params", "{path}: {why}", {"field": "sampling_params", "path": path, "why": first["msg"]}
+            "sampling_params", "sampling_params: {why}", {"field": "sampling_params", "why": why}
         ) from None
 
 
 class GenerateRequest(RequestModel):
     """Body of ``/generate``: ``text`` or ``input_ids``, one or a batch."""
 
-    unsupported: ClassVar[Mapping[str, str]] = {
-        "image_data": "prompts are text or token ids",
-        "audio_data": "prompts are text or token ids",
-        "video_data": "prompts are text or token ids",
-        "input_embeds": "prompts are text or token ids",
-        "lora_path": "adapters are not supported yet",
-    }
+    places: ClassVar[tuple[Place, ...]] = ("generate",)
 
     text: Annotated[str | Strings | None, one_of("a string or a list of strings"), few("texts")] = None
     input_ids: Annotated[
@@ -142,12 +129,12 @@ class GenerateRequest(RequestModel):
 
     def params(self, defaults: Mapping[str, float]) -> list[SamplingParams]:
         """Return the sampling parameters of each prompt."""
-        decided: dict[str, int] = {}
+        decided: dict[str, Any] = {}
         if self.return_logprob:
             decided["logprobs"] = self.top_logprobs_num or 0
             if self.logprob_start_len is not None and self.logprob_start_len >= 0:
                 decided["prompt_logprobs"] = self.top_logprobs_num or 0
         given = self.sampling_params or NativeSampling()
         if isinstance(given, list):
-            return [sampling_params(one, one.defaults(defaults), **decided) for one in given]
-        return [sampling_params(given, given.defaults(defaults), **decided)] * len(self.prompts())
+            return [one.sampling(one.defaults(defaults), **decided) for one in given]
+        return [given.sampling(given.defaults(defaults), **decided)] * len(self.prompts())
