@@ -368,7 +368,7 @@ class BrokenEmbedding(TorchReference):
     level = 1
 
     @kernel("embedding")
-    def embedding(self, ids: torch.Tensor, w: Any) -> torch.Tensor:
+    def embedding(self, ids: torch.Tensor, w: Any, step: Any = None) -> torch.Tensor:
         (inner,) = [k for k in TorchReference().kernels() if k.op == "embedding"]
         x = inner.make(None, None)(ids, w)  # type: ignore[arg-type]
         return x.masked_fill((ids == BROKEN)[:, None], torch.nan)
@@ -409,7 +409,7 @@ def test_a_prompt_whose_scores_are_not_sound_fails(llama: Saved) -> None:
         level = 1
 
         @kernel("logits")
-        def logits(self, x: torch.Tensor, w: Any) -> torch.Tensor:
+        def logits(self, x: torch.Tensor, w: Any, step: Any = None) -> torch.Tensor:
             (inner,) = [k for k in TorchReference().kernels() if k.op == "linear"]
             y = inner.make(None, None)(x, w).float()  # type: ignore[arg-type]
             if len(y) > 8:

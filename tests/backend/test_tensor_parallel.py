@@ -223,7 +223,7 @@ def test_an_order_to_followers_says_all_that_a_launch_needs() -> None:
     inputs = {"rows": np.arange(4, dtype=np.int32), "scale": np.ones((4, 2), np.float32)}
     specs = {"rows": ArraySpec((4,), "int32"), "scale": ArraySpec((4, 2), "float32")}
     spec = ProgramSpec("decode", lambda inputs, resident: ({}, {}), specs, {}, (), facts=ProgramFacts(shape))
-    step = HostStep(shape, np.array([0, 1, 2], np.int32), np.array([5, 9], np.int32), exact=False)
+    step = HostStep(shape, np.array([0, 1, 2], np.int32), np.array([5, 9], np.int32))
     planned = Launch(program, inputs, ("logits",), step)
     writer, reader = LaunchWriter(), LaunchReader({program: spec}.__getitem__)
     for launch in (planned, replace(planned, step=None)):
@@ -234,7 +234,7 @@ def test_an_order_to_followers_says_all_that_a_launch_needs() -> None:
             np.testing.assert_array_equal(found.inputs[name], inputs[name])
             assert found.inputs[name].dtype == inputs[name].dtype
         if found.step is not None:
-            assert (found.step.shape, found.step.exact) == (shape, False)
+            assert found.step.shape == shape
             np.testing.assert_array_equal(found.step.query_starts, step.query_starts)
             np.testing.assert_array_equal(found.step.kv_lens, step.kv_lens)
     assert found.step is None

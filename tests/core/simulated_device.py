@@ -3,13 +3,14 @@
 A token's KV is stood for by a hash of the whole history up to it. On every step the device checks that each
 position which an entry can see holds the hash of that very request's history, that no slot is written while a
 step in flight may still use it, and that page tables and rows are told everything they need. The "sampled"
-token is a function of the history alone, so that what a request must answer is known beforehand.
+token is a function of the history alone, so that what a request must answer is known beforehand. Of drafts it accepts
+as many as it is told to; in the slots of the others there is nothing that anybody may see.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -23,6 +24,8 @@ from zif.scheduler.scheduler import Scheduler
 
 VOCAB = 12
 EOS = 0
+WRONG = -2
+"""What a draft that was not accepted leaves in its slot."""
 Ints = npt.NDArray[np.int64]
 
 
@@ -70,14 +73,23 @@ class Launched:
     """A step in flight: its tokens, and the slots ([G] arrays of page * page_size + offset) that it uses."""
 
     batch: Batch
-    sampled: list[int]
+    sampled: list[list[int]]
     used: list[Ints]
 
 
 class SimulatedDevice:
     """Runs batches in order; see the module."""
 
-    def __init__(self, groups: Sequence[Group], num_pages: Sequence[int], page_size: int, rows: int, width: int):
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        num_pages: Sequence[int],
+        page_size: int,
+        rows: int,
+        width: int,
+        accepts: Callable[[int], int],
+    ):
+        self.accepts = accepts
         self.groups = groups
         self.page_size = page_size
         self.store = [np.full(n * page_size, -1, dtype=np.int64) for n in num_pages]
@@ -104,14 +116,14 @@ class SimulatedDevice:
         tokens = iter(batch.tokens.tolist())
         used: list[list[Ints]] = [[] for _ in self.groups]
         writes: list[tuple[int, Ints, Ints]] = []
-        sampled: list[int] = []
+        sampled: list[list[int]] = []
         for entry, request in enumerate(batch.requests):
             row, start, count = (int(a[entry]) for a in (batch.rows, batch.starts, batch.counts))
             assert self.owner[row] is request, "the row was not set up for this request"
             known = self.history[row]
             if entry < batch.num_decodes:
-                assert start == len(known) - 1, "a decode continues behind the last sampled token"
-                assert count == 1
+                bound, start = start, len(known) - 1
+                assert bound == start if batch.exact else bound >= start, "a decode continues behind the last token"
             else:
                 chunk = [next(tokens) for _ in range(count)]
                 assert (request.prompt_ids + request.output_ids)[start : start + count] == chunk
@@ -119,22 +131,27 @@ class SimulatedDevice:
                     known = self.history[row] = (request.prompt_ids + request.output_ids)[:start]
                 assert len(known) == start, "chunks follow one another"
                 known += chunk
-            history = hashes(known)
-            end = start + count
+            end, fed = start + count, len(known)
+            if batch.samples[entry]:
+                drafts = count - 1 if entry < batch.num_decodes else 0
+                assert end == len(known) + drafts
+                sampled.append([])
+                for _ in range(self.accepts(drafts) + 1):
+                    token = next_token(int(hashes(known)[-1]))
+                    known.append(token)
+                    sampled[-1].append(token)
+                fed = len(known) - 1
+            else:
+                assert entry >= batch.num_decodes
+            history = np.full(end, WRONG, dtype=np.int64)
+            history[:fed] = hashes(known)[:fed]
             for g, group in enumerate(self.groups):
                 first = 0 if group.window is None else max(0, start - group.window + 1)
                 slots = self._slots(g, row, np.arange(first, end))
                 before = slots[: start - first]
                 assert (self.store[g][before] == history[first:start]).all(), "a visible position holds foreign KV"
                 writes.append((g, slots[start - first :], history[start:end]))
-                used[g].append(slots)
-            if batch.samples[entry]:
-                assert end == len(known)
-                token = next_token(int(history[-1]))
-                known.append(token)
-                sampled.append(token)
-            else:
-                assert entry >= batch.num_decodes
+                used[g].append(slots[: fed - first])  # behind that are wrong drafts, which nobody sees
         assert next(tokens, None) is None
         assert len(sampled) == len(batch.sampling)
         for g, slots, values in writes:
@@ -164,13 +181,20 @@ class Session:
     config: SchedulerConfig
     groups: Sequence[Group]
     num_pages: Sequence[int]
+    accepts: Callable[[int], int] = lambda drafts: drafts // 2
+    """How many of so many drafts are right."""
     updates: list[Update] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.config, self.groups, self.num_pages)
         width = -(-self.scheduler.max_length // self.config.page_size)
         self.device = SimulatedDevice(
-            self.groups, self.num_pages, self.config.page_size, self.config.max_running_requests, width
+            self.groups,
+            self.num_pages,
+            self.config.page_size,
+            self.config.max_running_requests,
+            width,
+            self.accepts,
         )
         self.requests: dict[str, Request] = {}
         self.batches: list[Batch] = []
@@ -223,15 +247,16 @@ class Session:
         """Complete and commit the oldest step in flight."""
         done = self.device.complete()
         sampling = zip(done.batch.sampling, done.sampled, strict=True)
-        sampled = [-1 if request.id in self.faulty else token for request, token in sampling]
-        for update in self.scheduler.commit(done.batch, np.array(sampled, dtype=np.int32)):
+        runs = [[*run[:-1], -1] if request.id in self.faulty else run for request, run in sampling]
+        tokens = np.array([token for run in runs for token in run], dtype=np.int32)
+        counts = [len(run) for run in runs] if done.batch.drafts else None
+        for update in self.scheduler.commit(done.batch, tokens, counts=counts):
             self._take(update)
 
     def _take(self, update: Update) -> None:
         key = update.request.id
         assert key not in self.ended, "a request goes on after its end"
-        if update.token is not None:
-            self.emitted[key].append(update.token)
+        self.emitted[key] += update.tokens
         if update.finish_reason is not None:
             self.ended[key] = update.finish_reason
 

@@ -246,7 +246,7 @@ def test_min_tokens_and_stop_ids() -> None:
             s.device.launch(batch)
         if batch is None or len(s.device.in_flight) > 1:
             done = s.device.complete()
-            for update in s.scheduler.commit(done.batch, done.sampled):
+            for update in s.scheduler.commit(done.batch, [token for (token,) in done.sampled]):
                 if update.finish_reason == "stop":
                     stops[update.request.id] = update.stop_reason
     assert at_once.output_ids == free[: free.index(stop) + 1]
@@ -352,7 +352,7 @@ def test_steps_are_committed_in_order() -> None:
         s.scheduler.commit(second, [1])
     with pytest.raises(AssertionError, match="commit before scheduling"):
         s.scheduler.schedule()
-    with pytest.raises(AssertionError, match="2 tokens for 1 entries"):
+    with pytest.raises(AssertionError, match="2 runs of tokens for 1 entries"):
         s.scheduler.commit(first, [1, 2])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from hypothesis import given
@@ -29,13 +30,19 @@ def sessions(draw: st.DrawFn) -> Session:
         radix_cache=draw(st.booleans()),
         policy=draw(st.sampled_from(["lpm", "fcfs"])),
         conservativeness=draw(st.sampled_from([0.0, 1.0])),
+        drafts=draw(st.sampled_from([0, 0, 1, 2, 5])),
     )
     tokens = draw(st.integers(8, 160))
     num_pages = [
         1 + (-(-tokens // page_size) if w is None else 2 * window_pages(w, page_size) + 2 + tokens // 4 // page_size)
         for w in windows
     ]
-    return Session(config, [Group(str(g), w) for g, w in enumerate(windows)], num_pages)
+    rng, likely = random.Random(draw(st.integers(0, 99))), draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+
+    def accepts(drafts: int) -> int:
+        return next((count for count in range(drafts) if rng.random() >= likely), drafts)
+
+    return Session(config, [Group(str(g), w) for g, w in enumerate(windows)], num_pages, accepts)
 
 
 @st.composite

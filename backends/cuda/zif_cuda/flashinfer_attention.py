@@ -162,8 +162,8 @@ class PlannedAttention:
         return out
 
     def _left(self, shape: StepShape) -> bool:
-        """Whether a step of this shape is left to the kernel that needs no plan."""
-        return shape.decode or (shape.tokens <= CAPTURED_TOKENS[-1] and self._captures(shape))
+        """Whether a step of this shape is left to the kernel that needs no plan: any whose lengths are bounds is."""
+        return shape.decode or not shape.exact or (shape.tokens <= CAPTURED_TOKENS[-1] and self._captures(shape))
 
     def _plan_of(self, shape: StepShape) -> Plan:
         """What is to be planned next, for a step of this shape."""

@@ -16,7 +16,8 @@ class StepShape:
     """The padded sizes that a step's program is compiled for.
 
     ``tokens`` T, ``seqs`` B, ``pages`` P (width of the page tables), ``logits`` R (positions whose
-    logits are asked for). ``decode``: every sequence has one token, and T = B = R.
+    logits are asked for). ``decode``: every sequence has one token, and T = B = R. ``exact``: the host knows all
+    lengths; it does not while drafts are in flight, whose acceptance is known on the device alone.
     """
 
     tokens: int
@@ -24,6 +25,7 @@ class StepShape:
     pages: int
     logits: int
     decode: bool
+    exact: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,13 @@ class HostStep:
     """What the host knows of a step before it is launched; kernels that plan are told it.
 
     ``query_starts`` [n+1] int32 and ``kv_lens`` [n] int32 as in :class:`Step`, of the n real sequences.
-    Lengths are upper bounds, and what a plan may rely on: the truth is :class:`Step`'s, on the device.
-    ``exact`` says that the bounds are the truth; it is False where the host cannot know (drafts whose
-    acceptance is still on the device), and a kernel that needs exact lengths then plans on the device.
+    Lengths are upper bounds: the truth is :class:`Step`'s, on the device. Where ``shape.exact`` is False the two
+    differ, and a kernel that plans by exact lengths leaves the step to one that does not.
     """
 
     shape: StepShape
     query_starts: np.ndarray[Any, np.dtype[np.int32]]
     kv_lens: np.ndarray[Any, np.dtype[np.int32]]
-    exact: bool = True
 
 
 @tree(static=("shape",))

@@ -121,22 +121,22 @@ class Engine:
         for request, first, scores in result.prompt_logprobs(launched.batch):
             if request.id in self._scored:  # not aborted meanwhile
                 self._scored[request.id][first : first + len(scores)] = scores
-        updates = self.scheduler.commit(launched.batch, result.tokens, result.faulty(launched.batch))
+        updates = self.scheduler.commit(launched.batch, result.tokens, result.faulty(launched.batch), result.counts)
         return [self._output(update, result) for update in updates]
 
     def _output(self, update: Update, result: StepResult | None) -> EngineOutput:
         request = update.request
-        if update.finish_reason is None and not request.params.needs & SCORED and len(request.output_ids) > 1:
-            assert update.token is not None
-            return EngineOutput(request.id, [update.token])
+        known = len(request.output_ids) > len(update.tokens)
+        if update.finish_reason is None and known and not request.params.needs & SCORED:
+            return EngineOutput(request.id, update.tokens)
         output = EngineOutput(request.id, finish_reason=update.finish_reason, stop_reason=update.stop_reason)
-        if update.finish_reason is not None or len(request.output_ids) == 1:  # said once at each end
+        if update.finish_reason is not None or not known:  # said once at each end
             output.cached_tokens = request.cached_tokens
-        if update.token is not None:
+        if update.tokens:
             assert result is not None
-            output.token_ids = [update.token]
+            output.token_ids = update.tokens
             if request.params.logprobs is not None:
-                output.logprobs = [result.logprob(update.index, request.params.logprobs)]
+                output.logprobs = result.logprobs(update.index, len(update.tokens), request.params.logprobs)
         scored = self._scored.pop(request.id, None)
         if update.finish_reason == "error":
             output.error, output.faulty = FAULT, True

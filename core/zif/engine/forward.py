@@ -45,6 +45,11 @@ def assignment_specs(table: TableShape, count: int) -> Specs:
     return {name: ArraySpec((count,), "int32") for name in names}
 
 
+def drafted(ops: Ops, tokens: Any, rows: Any, drafts: Any) -> Any:
+    """``tokens`` [n], where those of -2 and below are drafts of their table rows ``rows`` [n]: -2 is the first one."""
+    return ops.where(tokens < -1, drafts[rows, ops.where(tokens < -1, -2 - tokens, 0)], tokens)
+
+
 def assign_pages(ops: Ops, table: TableShape, inputs: Inputs, pages: Tree) -> Tree:
     """The page tables, with the assignments among ``inputs`` made."""
     assigned = dict(pages)
@@ -93,6 +98,9 @@ def _mixed_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, a
     """(step, table after it), its page assignments made where it has any."""
     if "page_rows" in inputs:
         arrays = {**arrays, "pages": assign_pages(ops, table, inputs, arrays["pages"])}
+    if table.drafts:
+        tokens = drafted(ops, inputs["tokens"], inputs["rows"][inputs["seqs"]], arrays["drafts"])
+        inputs = {**inputs, "tokens": tokens}
     tokens, positions, kv_lens, tables, kv_len = ops.mixed_inputs(
         inputs["rows"], inputs["tokens"], inputs["seqs"], inputs["query_starts"], inputs["num_tokens"],
         arrays["last_token"], arrays["kv_len"], {group: arrays["pages"][group] for group in table.groups}, shape.pages,

@@ -18,12 +18,14 @@ class Launch:
 
     ``takes``: further inputs, which are the outputs of these names that the launches before put out, back to the last
     one that took none. ``step``: what kernels that plan on the host are told before it, if anything.
+    ``drawn``: its outputs are what the step drew, for the host to read.
     """
 
     program: EngineProgram
     inputs: Mapping[str, np.ndarray[Any, Any]]
     takes: tuple[str, ...] = ()
     step: HostStep | None = None
+    drawn: bool = False
 
 
 class Observer:

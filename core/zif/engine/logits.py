@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ class LogitsPlan:
     ``at`` [R] token indices; ``rows`` [R] table rows, the scratch row where a prompt is only
     scored; ``targets`` [R] the prompt token to score, -1 to draw one. ``sampled`` has the place in
     R of each entry of ``batch.sampling``; ``scored`` (entry, first place, count) of scored prompts.
-    Where nothing is scored, ``targets`` mean nothing.
+    Where nothing is scored, ``targets`` mean nothing. ``runs`` are the numbers of places of the entries of
+    ``batch.sampling``, which follow their first one: one, and one a draft; None where there are no drafts.
     """
 
     at: IntArray
@@ -26,16 +28,19 @@ class LogitsPlan:
     targets: IntArray
     sampled: IntArray
     scored: list[tuple[int, int, int]]
+    runs: IntArray | None = None
 
 
 def plan_logits(batch: Batch) -> LogitsPlan:
     """Logits of the last position of every entry that samples, and of all positions of scored prompts."""
-    if batch.decode_only:
+    if batch.one_each:
         every = np.arange(len(batch.requests), dtype=np.int32)
         return LogitsPlan(every, batch.rows, every, every, [])
     ends = np.cumsum(batch.counts, dtype=np.int32)
     if not batch.all_logits.any():
         entries = np.flatnonzero(batch.samples)
+        if batch.drafts:
+            return _with_drafts(batch, ends[entries].astype(np.int32), entries)
         count = len(entries)
         every = np.arange(count, dtype=np.int32)
         return LogitsPlan(ends[entries] - 1, batch.rows[entries], every, every, [])
@@ -43,6 +48,7 @@ def plan_logits(batch: Batch) -> LogitsPlan:
     rows: list[int] = []
     targets: list[int] = []
     sampled: list[int] = []
+    runs: list[int] = []
     scored: list[tuple[int, int, int]] = []
     for entry, request in enumerate(batch.requests):
         end, count = int(ends[entry]), int(batch.counts[entry])
@@ -55,9 +61,20 @@ def plan_logits(batch: Batch) -> LogitsPlan:
             rows += [SCRATCH] * len(following)
             targets += following
         if batch.samples[entry]:
+            run = count if entry < batch.num_decodes else 1
+            runs.append(run)
             sampled.append(len(at))
-            at.append(end - 1)
-            rows.append(int(batch.rows[entry]))
-            targets.append(-1)
-    as_ints = [np.array(column, np.int32) for column in (at, rows, targets, sampled)]
-    return LogitsPlan(as_ints[0], as_ints[1], as_ints[2], as_ints[3], scored)
+            at += range(end - run, end)
+            rows += [int(batch.rows[entry])] * run
+            targets += [-1] * run
+    made = [np.array(column, np.int32) for column in (at, rows, targets, sampled, runs)]
+    return LogitsPlan(made[0], made[1], made[2], made[3], scored, made[4] if batch.drafts else None)
+
+
+def _with_drafts(batch: Batch, ends: IntArray, entries: np.ndarray[Any, Any]) -> LogitsPlan:
+    """Of ``entries`` that sample, whose tokens end at ``ends``."""
+    runs = np.where(entries < batch.num_decodes, batch.counts[entries], 1).astype(np.int32)
+    firsts = (np.cumsum(runs) - runs).astype(np.int32)
+    every = np.arange(int(runs.sum()), dtype=np.int32)
+    at = every + np.repeat(ends - runs - firsts, runs)
+    return LogitsPlan(at, np.repeat(batch.rows[entries], runs), every, firsts, [], runs)

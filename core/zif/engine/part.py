@@ -23,6 +23,7 @@ from zif.engine.requests import model_requests
 from zif.engine.runner import Runner
 from zif.engine.shapes import Limits
 from zif.engine.store import CacheStore, StoredGroup, stored_groups
+from zif.engine.verifying import Drafter
 from zif.plugins import Selection, extension_formats, extension_kernels, extension_models
 from zif.weights import Checkpoint, LoadFormat, Shard, load_weights, open_checkpoint, weight_bytes, with_its_head
 
@@ -51,13 +52,20 @@ class Part:
     bound: Bound
 
     def runner(
-        self, num_pages: Sequence[int], limits: Limits, *, seed: int, observers: Sequence[Observer] = ()
+        self,
+        num_pages: Sequence[int],
+        limits: Limits,
+        *,
+        seed: int,
+        observers: Sequence[Observer] = (),
+        drafter: Drafter | None = None,
     ) -> Runner:
         """A runner with a cache of ``num_pages`` pages of each group."""
         cache = CacheStore(self.backend, self.groups, num_pages)
         return Runner(
-            self.backend, self.model, self.weights, self.bound, cache, limits=limits, seed=seed, observers=observers
-        )
+            self.backend, self.model, self.weights, self.bound, cache,
+            limits=limits, seed=seed, observers=observers, drafter=drafter,
+        )  # fmt: skip
 
 
 def check_ranks(settings: Settings, selection: Selection) -> None:

@@ -168,16 +168,9 @@ class Sample:
                 updates["adjustments"] = adjustments
             return outputs, updates
 
-        specs = {
-            "rows": ArraySpec((shape.rows,), "int32"),
-            "logits": ArraySpec((shape.rows, context.table.vocab), "float32"),
-        }
-        if shape.adjusted:
-            specs["adjusted_rows"] = ArraySpec((shape.rows,), "int32")
-        if shape.targets:
-            specs["targets"] = ArraySpec((shape.rows,), "int32")
         donate = ("table", "adjustments") if shape.adjusted else ("table",)
-        return ProgramSpec(f"sample-{shape.rows}", fn, specs, _sampled(shape), donate)
+        specs = sampler_specs(shape, context.table)
+        return ProgramSpec(f"sample-{shape.rows}", fn, specs, sampled_specs(shape), donate)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +210,7 @@ def _drawing(
         outputs, arrays, _ = draw(context.ops, sampler, logits, inputs[rows], arrays)
         return outputs, {"table": arrays, "cache": cache}
 
-    return _over_a_step(kind, shape, fn, inputs, _sampled(sampler))
+    return _over_a_step(kind, shape, fn, inputs, sampled_specs(sampler))
 
 
 def _over_a_step(kind: str, shape: StepShape, fn: Program, inputs: Specs, outputs: Specs) -> ProgramSpec:
@@ -225,7 +218,20 @@ def _over_a_step(kind: str, shape: StepShape, fn: Program, inputs: Specs, output
     return ProgramSpec(name, fn, inputs, outputs, ("table", "cache"), ("weights",), ProgramFacts(shape))
 
 
-def _sampled(shape: SamplerShape) -> Specs:
+def sampler_specs(shape: SamplerShape, table: TableShape) -> Specs:
+    """What a sampler of its own is staged."""
+    specs = {
+        "rows": ArraySpec((shape.rows,), "int32"),
+        "logits": ArraySpec((shape.rows, table.vocab), "float32"),
+    }
+    if shape.adjusted:
+        specs["adjusted_rows"] = ArraySpec((shape.rows,), "int32")
+    if shape.targets:
+        specs["targets"] = ArraySpec((shape.rows,), "int32")
+    return specs
+
+
+def sampled_specs(shape: SamplerShape) -> Specs:
     """What a sampler puts out."""
     specs = {"tokens": ArraySpec((shape.rows,), "int32")}
     if shape.top is not None:

@@ -18,20 +18,28 @@ HostArray = np.ndarray[Any, Any]
 
 @dataclass(slots=True)
 class StepResult:
-    """What a step drew. ``tokens`` [len(batch.sampling)] int32."""
+    """What a step drew: a token of each of ``batch.sampling``, int32, or ``counts`` each where drafts were verified."""
 
     tokens: HostArray
     arrays: Mapping[str, HostArray]
     plan: LogitsPlan
+    counts: list[int] | None = None
 
     @classmethod
     def of(cls, arrays: Mapping[str, HostArray], plan: LogitsPlan) -> StepResult:
         """Of a step's outputs; ``arrays`` is empty where it had no logits."""
-        return cls(arrays["tokens"][plan.sampled] if arrays else np.zeros(0, np.int32), arrays, plan)
+        if not arrays:
+            return cls(np.zeros(0, np.int32), arrays, plan)
+        if plan.runs is None:
+            return cls(arrays["tokens"][plan.sampled], arrays, plan)
+        counts = arrays["accepted"][: len(plan.runs)] + 1
+        places = np.arange(int(counts.sum())) + np.repeat(plan.sampled - (np.cumsum(counts) - counts), counts)
+        return cls(arrays["tokens"][places], arrays, plan, counts.tolist())
 
-    def logprob(self, index: int, top: int) -> TokenLogprob:
-        """That of the ``index``-th sampled token, with ``top`` alternatives."""
-        return self._entry(int(self.plan.sampled[index]), int(self.tokens[index]), top)
+    def logprobs(self, index: int, count: int, top: int) -> list[TokenLogprob]:
+        """Those of the first ``count`` tokens of the ``index``-th that samples, with ``top`` alternatives each."""
+        first = int(self.plan.sampled[index])
+        return [self._entry(at, int(self.arrays["tokens"][at]), top) for at in range(first, first + count)]
 
     def prompt_logprobs(self, batch: Batch) -> list[tuple[Request, int, list[TokenLogprob]]]:
         """Those of the prompt positions that the step scored: (request, first position, scores) each."""

@@ -24,6 +24,7 @@ from zif.engine.shapes import Limits, Shapes
 from zif.engine.staging import Staging
 from zif.engine.store import CacheStore
 from zif.engine.table import RequestTable, TableShape
+from zif.engine.verifying import Drafter
 from zif.scheduler.batch import Batch
 from zif.weights import parameters_per_token
 
@@ -64,6 +65,7 @@ class Runner:
         limits: Limits,
         seed: int,
         observers: Sequence[Observer] = (),
+        drafter: Drafter | None = None,
     ) -> None:
         self.backend = backend
         self.model = model
@@ -71,7 +73,8 @@ class Runner:
         self.bound = bound
         self.observers = list(observers)
         groups = tuple(group.name for group in model.cache_groups)
-        self.table = RequestTable(TableShape(limits.rows, limits.pages, groups, model.vocab_size), backend.runtime)
+        shape = TableShape(limits.rows, limits.pages, groups, model.vocab_size, limits.drafts)
+        self.table = RequestTable(shape, backend.runtime)
         self.residents: Mapping[str, Holder] = {
             "weights": Holding(weights),
             "cache": cache,
@@ -85,6 +88,7 @@ class Runner:
             plans=bool(bound.plans),
             seed=seed,
             inputs=model.inputs,
+            drafter=drafter,
         )
         self._context = Context(bound.ops, model, self.table.shape)
         self._compiled: dict[EngineProgram, tuple[Executable, tuple[str, ...]]] = {}
@@ -99,10 +103,13 @@ class Runner:
     def launch(self, batch: Batch) -> InFlight:
         """Launch a batch; returns before the device is done, where it works asynchronously."""
         launches, plan = self.staging.launches(batch)
+        fetch = None
         for launch in launches:
             outputs = self.run(launch)
+            if launch.drawn:
+                fetch = self.backend.runtime.fetch(outputs)
         self._outputs = {}
-        return InFlight(batch, plan, self.backend.runtime.fetch(outputs if len(plan.at) else {}))
+        return InFlight(batch, plan, fetch or self.backend.runtime.fetch({}))
 
     def run(self, launch: Launch) -> Mapping[str, Any]:
         """Run a program, compiled at its first use; the residents that it consumed are put back.

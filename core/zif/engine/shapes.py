@@ -16,12 +16,13 @@ UNBOUNDED = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper bounds of the padded extents."""
+    """Upper bounds of the padded extents, and ``drafts`` that a decode brings at most."""
 
     tokens: int
     rows: int
     pages: int
     page_size: int
+    drafts: int = 0
 
 
 def _never(shape: StepShape) -> bool:
@@ -41,18 +42,19 @@ class Shapes:
 
         A mixed step has a row of logits a sequence where that makes it one of those that are captured.
         """
-        limits, bucket, size = self.limits, self.bucket, len(batch.requests)
-        longest = int(batch.starts.max()) + 1 if batch.decode_only else int((batch.starts + batch.counts).max())
+        limits, bucket, size, exact = self.limits, self.bucket, len(batch.requests), batch.exact
+        longest = int(batch.starts.max()) + 1 if batch.one_each else int((batch.starts + batch.counts).max())
         pages = bucket("pages", -(-longest // limits.page_size), limits.pages)
-        if batch.decode_only:
+        if batch.one_each:
             seqs = bucket("decode_seqs", size, limits.rows)
-            return StepShape(seqs, seqs, pages, seqs, decode=True)
+            return StepShape(seqs, seqs, pages, seqs, decode=True, exact=exact)
         tokens = bucket("tokens", batch.num_tokens, limits.tokens)
         seqs = bucket("seqs", size, limits.rows)
-        even = StepShape(tokens, seqs, pages, seqs, decode=False)
+        even = StepShape(tokens, seqs, pages, seqs, decode=False, exact=exact)
         if logits <= seqs and self.captures(even):
             return even
-        return StepShape(tokens, seqs, pages, bucket("logits", max(logits, 1), limits.tokens), decode=False)
+        rows = bucket("logits", max(logits, 1), limits.tokens)
+        return StepShape(tokens, seqs, pages, rows, decode=False, exact=exact)
 
     def assigned(self, shape: StepShape) -> int:
         """Page assignments that there is room for in a step's own program; none where it is launched op by op."""

@@ -17,6 +17,7 @@ from zif.engine.padding import IntArray, padded
 from zif.engine.programs import Assign, Decode, Forward, Mixed, Sample
 from zif.engine.shapes import UNBOUNDED, Shapes
 from zif.engine.table import SCRATCH, TableShape
+from zif.engine.verifying import Drafter, Verify, verify_inputs
 from zif.sampling.params import ADJUSTED, FILTERED, RANDOM, SCORED
 from zif.sampling.sampler import SamplerShape
 from zif.scheduler.batch import Batch
@@ -30,7 +31,7 @@ class Staging:
 
     ``fuse``: plain samplers are part of a decode step's program, and of a captured mixed one's. ``plans``: some kernel
     plans on the host, so that steps bring a :class:`HostStep`. ``seed`` is the engine's. ``inputs`` are the model's
-    further ones, and ``provider`` gives their values.
+    further ones, and ``provider`` gives their values. ``drafter`` makes drafts for the step after.
     """
 
     shapes: Shapes
@@ -40,9 +41,10 @@ class Staging:
     seed: int
     inputs: Sequence[InputSpec] = ()
     provider: InputProvider = from_requests
+    drafter: Drafter | None = None
 
     def launches(self, batch: Batch) -> tuple[list[Launch], LogitsPlan]:
-        """The launches of a step, in order, and what its logits are for; the last one's outputs are the step's."""
+        """The launches of a step, in order, and what its logits are for."""
         launches: list[Launch] = []
         if batch.new_requests:
             launches += admissions(batch, self.table, self.shapes.bucket, self.seed)
@@ -59,12 +61,14 @@ class Staging:
             inputs |= assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, self.table.groups, room)
         sampler = sampler_shape(batch, plan, shape.logits)
         step = host_step(batch, shape) if self.plans else None
-        if self.drawn(shape, sampler):
+        if not batch.drafts and self.drawn(shape, sampler):
             launches.append(self.drawing(shape, sampler, plan.rows, inputs, step))
         else:
             launches.append(Launch(Forward(shape, room), inputs, step=step))
             if len(plan.at):
-                launches.append(_sampling(sampler, batch, plan))
+                launches.append(self._sampling(shape, sampler, batch, plan))
+        if self.drafter is not None:
+            launches += self.drafter.launches(batch, shape)
         return launches, plan
 
     def drawn(self, shape: StepShape, sampler: SamplerShape) -> bool:
@@ -84,9 +88,9 @@ class Staging:
         A mixed step's sampler draws at random, which draws the same greedy tokens: a program less to capture.
         """
         if shape.decode:
-            return Launch(Decode(shape, sampler), inputs, step=step)
+            return Launch(Decode(shape, sampler), inputs, step=step, drawn=True)
         program = Mixed(shape, replace(sampler, random=True), self.shapes.assigned(shape))
-        return Launch(program, {**inputs, "logits_rows": padded(rows, shape.logits, SCRATCH)}, step=step)
+        return Launch(program, {**inputs, "logits_rows": padded(rows, shape.logits, SCRATCH)}, step=step, drawn=True)
 
     def nothing(self, shape: StepShape) -> dict[str, HostArray]:
         """Inputs of a step of padding alone, page assignments included."""
@@ -100,6 +104,20 @@ class Staging:
             return {}
         return assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, room)
 
+    def _sampling(self, step: StepShape, shape: SamplerShape, batch: Batch, plan: LogitsPlan) -> Launch:
+        """The sampler of a step whose forward program is launched before it."""
+        inputs = {"rows": padded(plan.rows, shape.rows, SCRATCH)}
+        if shape.adjusted:
+            rows = np.zeros(shape.rows, np.int32)
+            rows[plan.sampled] = [request.row if request.params.adjusted else SCRATCH for request in batch.sampling]
+            inputs["adjusted_rows"] = rows
+        if shape.targets:
+            inputs["targets"] = padded(plan.targets, shape.rows, -1)
+        if plan.runs is None:
+            return Launch(Sample(shape), inputs, takes=("logits",), drawn=True)
+        program = Verify(shape, step.seqs, self.table.drafts)
+        return Launch(program, inputs | verify_inputs(plan, program), takes=("logits",), drawn=True)
+
     def _assignment(self, batch: Batch) -> Launch:
         size = self.shapes.bucket("assignments", len(batch.page_rows), UNBOUNDED)
         groups = self.table.groups
@@ -109,11 +127,12 @@ class Staging:
 
 
 def forward_inputs(batch: Batch, plan: LogitsPlan, shape: StepShape) -> dict[str, HostArray]:
-    """Host arrays of a step, page assignments aside. Unknown tokens are -1."""
+    """Host arrays of a step, page assignments aside. Unknown tokens are -1, and drafts -2 and below."""
     size, total = len(batch.requests), batch.num_tokens
     tokens = np.zeros(shape.tokens, np.int32)
-    tokens[: batch.num_decodes] = -1
-    tokens[batch.num_decodes : total] = batch.tokens
+    known = total - len(batch.tokens)
+    tokens[:known] = -1 if not batch.drafts else _unknown(batch.counts[: batch.num_decodes])
+    tokens[known:total] = batch.tokens
     inputs = {
         "rows": padded(batch.rows, shape.seqs, SCRATCH),
         "tokens": tokens,
@@ -139,7 +158,7 @@ def no_step(shape: StepShape) -> dict[str, HostArray]:
 
 def host_step(batch: Batch, shape: StepShape) -> HostStep:
     """What kernels that plan are told of a batch."""
-    if batch.decode_only:
+    if batch.one_each:
         return HostStep(shape, np.arange(len(batch.starts) + 1, dtype=np.int32), batch.starts + np.int32(1))
     starts = np.zeros(len(batch.counts) + 1, np.int32)
     np.cumsum(batch.counts, out=starts[1:])
@@ -173,16 +192,10 @@ def assignment_inputs(
     return inputs
 
 
-def _sampling(shape: SamplerShape, batch: Batch, plan: LogitsPlan) -> Launch:
-    """The sampler of a step whose forward program is launched before it."""
-    inputs = {"rows": padded(plan.rows, shape.rows, SCRATCH)}
-    if shape.adjusted:
-        rows = np.zeros(shape.rows, np.int32)
-        rows[plan.sampled] = [request.row if request.params.adjusted else SCRATCH for request in batch.sampling]
-        inputs["adjusted_rows"] = rows
-    if shape.targets:
-        inputs["targets"] = padded(plan.targets, shape.rows, -1)
-    return Launch(Sample(shape), inputs, takes=("logits",))
+def _unknown(counts: IntArray) -> IntArray:
+    """-1, -2, ... for each sequence: its last token, and its drafts."""
+    ends = np.cumsum(counts)
+    return -1 - np.arange(int(ends[-1]), dtype=np.int32) + np.repeat(ends - counts, counts).astype(np.int32)
 
 
 def _top_bucket(top: int) -> int:

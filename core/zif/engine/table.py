@@ -48,12 +48,13 @@ ADJUSTED = {
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """Running requests (rows 1 to ``rows``), width of the page tables, cache groups, vocabulary."""
+    """Running requests (rows 1 to ``rows``), width of the page tables, cache groups, vocabulary, most drafts a row."""
 
     rows: int
     pages: int
     groups: tuple[str, ...]
     vocab: int
+    drafts: int = 0
 
     def fields(self, of: Mapping[str, Row], rows: int) -> dict[str, ArraySpec]:
         """Specs of the fields ``of`` :data:`ADMITTED` or :data:`ADJUSTED` for ``rows`` requests."""
@@ -65,10 +66,16 @@ class TableShape:
         """Specs of the table itself.
 
         ``last_token`` [R+1]; ``kv_len`` [R+1], cached tokens; ``pages`` {group: [R+1, P]}; and a
-        sampling field each.
+        sampling field each. Where there are drafts: ``drafts`` [R+1, D], to be verified by the next step, and
+        ``accepted`` [R+1], how many of the last step's were.
         """
         rows = self.rows + 1
+        drafts = {
+            "drafts": ArraySpec((rows, self.drafts), "int32"),
+            "accepted": ArraySpec((rows,), "int32"),
+        }
         return {
+            **(drafts if self.drafts else {}),
             "last_token": ArraySpec((rows,), "int32"),
             "pages": {group: ArraySpec((rows, self.pages), "int32") for group in self.groups},
             **self.fields(ADMITTED, rows),

@@ -77,7 +77,7 @@ class LaunchWriter:
         if number is None:
             number = self._numbers[program] = len(self._numbers)
         arrays = {name: (value.dtype.char, value.tobytes()) for name, value in launch.inputs.items()}
-        plan = None if step is None else (step.query_starts.tobytes(), step.kv_lens.tobytes(), step.exact)
+        plan = None if step is None else (step.query_starts.tobytes(), step.kv_lens.tobytes())
         told = number, None if known else program, arrays, launch.takes, plan
         return pickle.dumps(told, pickle.HIGHEST_PROTOCOL)
 
@@ -101,7 +101,7 @@ class LaunchReader:
         }
         if plan is None:
             return Launch(program, inputs, takes)
-        starts, lens, exact = plan
+        starts, lens = plan
         assert spec.facts.step is not None, "kernels plan for the step that is run next"
-        step = HostStep(spec.facts.step, np.frombuffer(starts, np.int32), np.frombuffer(lens, np.int32), exact)
+        step = HostStep(spec.facts.step, np.frombuffer(starts, np.int32), np.frombuffer(lens, np.int32))
         return Launch(program, inputs, takes, step)

@@ -16,6 +16,7 @@ from zif.engine.memory import cache_tokens, gibibytes, plan_pages, report_cache
 from zif.engine.part import Part, check_ranks, load_part
 from zif.engine.plan import cache_report, watchdog_timeout
 from zif.engine.shapes import Limits
+from zif.engine.verifying import Drafter
 from zif.engine.warmup import warm_up as compile_steps
 from zif.parallel.leader import Abandon, Followers
 from zif.plugins import select
@@ -38,13 +39,14 @@ def build_engine(
     backend: Backend | None = None,
     load_format: LoadFormat | None = None,
     warm_up: bool = True,
+    drafter: Drafter | None = None,
 ) -> Engine:
     """Load ``settings.model`` on ``settings.device``.
 
     ``backend`` is used as it is where given (tests bring their own); otherwise ``--device`` decides.
     ``load_format`` is the settings' if not given. ``warm_up`` False leaves out what a backend wants
-    compiled before the first request. ``abandon`` is told, from another thread, why an engine cannot
-    go on that waits for ranks which are gone.
+    compiled before the first request. ``drafter`` proposes tokens to be verified.
+    ``abandon`` is told, from another thread, why an engine cannot go on that waits for ranks which are gone.
     With several ranks it starts their processes: :meth:`~zif.engine.engine.Engine.close` the engine.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
     """
@@ -65,7 +67,7 @@ def build_engine(
         assert backend is not None
         load_format = load_format or settings.load_format
         part = load_part(settings, backend, selection, load_format=load_format, progress=progress)
-        return _engine(settings, part, followers, warm_up)
+        return _engine(settings, part, followers, warm_up, drafter)
     except BaseException as error:
         if followers is None:
             raise
@@ -79,7 +81,9 @@ def build_engine(
         raise
 
 
-def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up: bool) -> Engine:
+def _engine(
+    settings: Settings, part: Part, followers: Followers | None, warm_up: bool, drafter: Drafter | None
+) -> Engine:
     """The engine of a loaded model, the followers' parts of it included."""
     backend, model, plan = part.backend, part.model, part.plan
     report_choices(part.bound, backend.kernels()[-1].provider)
@@ -97,6 +101,7 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
             policy=settings.schedule_policy,
             max_queued=settings.max_queued_requests,
             conservativeness=settings.schedule_conservativeness,
+            drafts=0 if drafter is None else drafter.most,
         ),
         part.groups,
         num_pages,
@@ -106,11 +111,13 @@ def _engine(settings: Settings, part: Part, followers: Followers | None, warm_up
         rows=plan.max_running_requests,
         pages=-(-scheduler.max_length // plan.page_size),  # no sequence is longer than the cache
         page_size=plan.page_size,
+        drafts=0 if drafter is None else drafter.most,
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)
     if followers is not None:
         followers.begin(num_pages, limits)
-    runner = part.runner(num_pages, limits, seed=seed, observers=() if followers is None else (followers,))
+    observers = () if followers is None else (followers,)
+    runner = part.runner(num_pages, limits, seed=seed, observers=observers, drafter=drafter)
     logger.info("%s", report_cache(part.groups, num_pages, runner.cache.nbytes))
     if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()

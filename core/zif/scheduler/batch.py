@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,16 +25,19 @@ BoolArray = npt.NDArray[np.bool_]
 class Batch:
     """One step. Entry ``i`` computes ``counts[i]`` positions of ``requests[i]`` from ``starts[i]`` on.
 
-    The first ``num_decodes`` entries are decodes: one position each, whose token is the one last sampled on
-    that row and comes from the request table (the host may not know it yet). The others are prefill chunks:
-    their tokens are ``tokens``, one entry after the other.
+    The first ``num_decodes`` entries are decodes. Their first token is the one last sampled on that row, which comes
+    from the request table (the host may not know it yet); those behind it are drafts, which the device accepts up to
+    the first wrong one. The others are prefill chunks: their tokens are ``tokens``, one entry after the other.
+
+    Where drafts are in flight the host cannot know how many positions a request has: ``starts`` are then upper bounds,
+    and ``exact`` is False.
 
     ==================  ==============  ====================================================================
     ``step``                            number of the step, counted from 0
     ``requests``        [n]             n >= 1; each request at most once
     ``rows``            [n] int32       row of the request table, from 1 on
-    ``starts``          [n] int32       first position; all before it have been computed by earlier steps
-    ``counts``          [n] int32       positions, at least 1
+    ``starts``          [n] int32       first position, or its bound; all before it are of earlier steps
+    ``counts``          [n] int32       positions, at least 1; of a decode 1, and its drafts
     ``samples``         [n] bool        the entry ends where its known tokens end: its last logits are sampled
     ``all_logits``      [n] bool        the logits of every position are needed (prompt log-probabilities)
     ``tokens``          [t] int32       tokens of the prefill chunks, t = sum(counts[num_decodes:])
@@ -44,8 +48,9 @@ class Batch:
     ``page_ids``        [G, m] int32    0 (the sink) where a window group needs no page there any more
     ==================  ==============  ====================================================================
 
-    ``sampling`` are the requests of the entries that sample, in order: ``commit`` takes one token for each.
-    ``needs`` is what their samplers have to do, or-ed (:attr:`zif.sampling.params.SamplingParams.needs`).
+    ``sampling`` are the requests of the entries that sample, in order: ``commit`` takes the tokens of each.
+    ``drafts`` counts those of all decodes. ``needs`` is what their samplers have to do, or-ed
+    (:attr:`zif.sampling.params.SamplingParams.needs`).
     """
 
     step: int
@@ -63,6 +68,8 @@ class Batch:
     page_ids: IntArray
     sampling: list[Request]
     needs: int
+    drafts: int = 0
+    exact: bool = True
 
     @property
     def decode_only(self) -> bool:
@@ -70,21 +77,26 @@ class Batch:
         return self.num_decodes == len(self.requests)
 
     @property
+    def one_each(self) -> bool:
+        """Every entry is a decode of one token."""
+        return not self.drafts and self.num_decodes == len(self.requests)
+
+    @property
     def num_tokens(self) -> int:
         """Positions computed by the step."""
-        return self.num_decodes + len(self.tokens)
+        return self.num_decodes + self.drafts + len(self.tokens)
 
 
 @dataclass(slots=True)
 class Update:
     """News of one request from a committed step.
 
-    ``index`` is the position among the step's sampled tokens, -1 where ``token`` is None: a request that only
-    has its prompt scored ends without one.
+    ``tokens`` are those that it keeps, more than one where drafts were accepted. ``index`` is its place in
+    ``batch.sampling``, -1 where there are none: a request that only has its prompt scored ends without one.
     """
 
     request: Request
-    token: int | None
+    tokens: list[int]
     index: int
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
@@ -93,7 +105,7 @@ class Update:
 class Decodes(NamedTuple):
     """The decode entries of the step in the making: ``starts`` and ``needs`` as a batch's.
 
-    ``fresh`` are the indices of those that begin a page.
+    ``fresh`` are the indices of those that begin a page; ``counts``, where it is not None, positions of each.
     """
 
     requests: list[Request]
@@ -101,6 +113,7 @@ class Decodes(NamedTuple):
     starts: IntArray
     needs: int
     fresh: IndexArray
+    counts: IntArray | None = None
 
 
 @dataclass(slots=True)
@@ -117,12 +130,16 @@ class Chunk:
         return self.start + self.count == len(self.request.tokens)
 
 
-def build_batch(step: int, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: PageChanges) -> Batch:
+def build_batch(
+    step: int, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: PageChanges, *, exact: bool
+) -> Batch:
     """Join ``decodes`` and ``chunks`` into a step."""
     n = len(decodes.requests)
     requests, sampling = decodes.requests.copy(), decodes.requests.copy()
     rows, starts, needs = decodes.rows, decodes.starts, decodes.needs
-    counts, samples, all_logits = np.ones(n, np.int32), np.ones(n, np.bool_), np.zeros(n, np.bool_)
+    counts = np.ones(n, np.int32) if decodes.counts is None else decodes.counts
+    drafts = 0 if decodes.counts is None else int(counts.sum()) - n
+    samples, all_logits = np.ones(n, np.bool_), np.zeros(n, np.bool_)
     tokens = _NO_TOKENS
     if chunks:
         more = [chunk.request for chunk in chunks]
@@ -153,7 +170,27 @@ def build_batch(step: int, decodes: Decodes, chunks: list[Chunk], new: list[Requ
         page_ids=page_ids,
         sampling=sampling,
         needs=needs,
+        drafts=drafts,
+        exact=exact,
     )
+
+
+DecodeFacts = tuple[IntArray, int, IntArray | None]
+"""Rows and needs of requests that decode, and the drafts that each brings; None where none does."""
+
+
+def decode_facts(requests: Sequence[Request]) -> DecodeFacts:
+    """Those of ``requests``."""
+    drafts = np.array([request.drafts for request in requests], np.int32)
+    rows = np.array([request.row for request in requests], np.int32)
+    return rows, sampler_needs(requests), drafts if drafts.any() else None
+
+
+def split_runs(tokens: list[int], counts: Sequence[int]) -> list[list[int]]:
+    """``tokens``, cut into runs of these lengths."""
+    ends = list(itertools.accumulate(counts))
+    assert len(tokens) == ends[-1], f"{len(tokens)} tokens in runs of {ends[-1]}"
+    return [tokens[end - count : end] for end, count in zip(ends, counts, strict=True)]
 
 
 def sampler_needs(requests: Iterable[Request]) -> int:

@@ -16,6 +16,7 @@ class SchedulerConfig:
     ``overlap``               ``schedule`` is called for step N+1 before ``commit`` of step N.
     ``radix_cache``           keep KV for later requests with the same prefix.
     ``max_queued``            waiting requests beyond which ``add`` raises Overloaded; None: no limit.
+    ``drafts``                tokens that a decode brings at most to be verified, beside its last one.
     ``conservativeness``      above 1: fewer retractions, fewer requests at a time.
     """
 
@@ -28,6 +29,7 @@ class SchedulerConfig:
     policy: Policy = "lpm"
     max_queued: int | None = None
     conservativeness: float = 1.0
+    drafts: int = 0
 
     def __post_init__(self) -> None:
         for name in ("page_size", "context_length", "max_running_requests", "chunked_prefill_size"):

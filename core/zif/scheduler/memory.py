@@ -29,7 +29,8 @@ PageChanges = tuple[IntArray, IntArray, IntArray]
 class Memory:
     """The host's view of the request table and the KV cache.
 
-    ``kv``      [R+1] positions computed by the steps launched so far, a row each.
+    ``kv``      [R+1] positions computed by the steps launched so far, a row each; all drafts in flight counted.
+    ``drafts``  [R+1] drafts in flight: so many of the positions may turn out not to be there.
     ``final``   [R+1] the same when the request ends by count.
     ``last``    [R+1] the last step that the row was part of.
     ``pages``   [G, R+1, P] the page tables.
@@ -58,6 +59,7 @@ class Memory:
         )
         rows = max_requests + 1
         self.kv = np.zeros(rows, dtype=np.int32)
+        self.drafts = np.zeros(rows, dtype=np.int32)
         self.final = np.zeros(rows, dtype=np.int32)
         self.last = np.full(rows, -1, dtype=np.int64)
         self.owned = np.zeros(rows, dtype=np.int32)
@@ -153,6 +155,37 @@ class Memory:
             self.pages[g, at, indices] = ids[g]
         return at, indices, ids
 
+    def pages_for_runs(self, starts: IntArray, counts: IntArray) -> int:
+        """Pages that ``counts`` more positions take from ``starts`` on, all together."""
+        return int((self.num_pages(starts + counts) - self.num_pages(starts)).sum())
+
+    def extend_runs(self, rows: IntArray, starts: IntArray, counts: IntArray) -> PageChanges:
+        """``counts`` more positions for each of ``rows``, of which all but one each are drafts; reserved for."""
+        self.kv[rows] = starts + counts
+        self.drafts[rows] += counts - 1
+        have = self.num_pages(starts)
+        more = self.num_pages(starts + counts) - have
+        at, total = np.repeat(rows, more), int(more.sum())
+        within = np.arange(total, dtype=np.int32) - np.repeat(np.cumsum(more) - more, more)
+        indices = (np.repeat(have, more) + within).astype(np.int32)
+        ids = self.take(total)
+        for g in range(len(self.groups)):
+            self.pages[g, at, indices] = ids[g]
+        return at, indices, ids
+
+    def settle(self, row: int, drafts: int, rejected: int) -> None:
+        """Of the ``drafts`` of a step that has completed ``rejected`` were wrong: give their pages back.
+
+        Steps in flight were launched for as many positions more; they do not reach the pages behind the new end.
+        """
+        self.drafts[row] -= drafts
+        if not rejected:
+            return
+        used = -(-int(self.kv[row]) // self.page_size)
+        self.kv[row] -= rejected
+        keep = -(-int(self.kv[row]) // self.page_size)
+        self._free([self.pages[g, row, keep:used].copy() for g in range(len(self.groups))], int(self.last[row]))
+
     def share(self, request: Request, step: int) -> None:
         """Give the prefix cache what ``request`` has computed of its ``tokens``, ``step`` (just made) included.
 
@@ -197,7 +230,7 @@ class Memory:
         """Let go of window pages that no query from here on sees; steps before ``step`` may still read them."""
         for g, window in self.windows:
             # As if the next query were at its page's begin: a later match may end there, and needs its window.
-            page_start = self.kv[rows] // self.page_size * self.page_size
+            page_start = (self.kv[rows] - self.drafts[rows]) // self.page_size * self.page_size
             unseen = np.maximum(page_start - (window - 1), 0) // self.page_size
             dead = self.dead[g, rows]
             late = np.flatnonzero(unseen > dead)
@@ -238,7 +271,7 @@ class Memory:
         self.cache.unlock(self._locks.pop(row), last)
         self.row_allocator.free(np.array([row], dtype=np.int32), last)
         self._replaced.pop(row, None)
-        self.kv[row] = self.owned[row] = 0
+        self.kv[row] = self.owned[row] = self.drafts[row] = 0
         self.last[row] = -1
         request.row = 0
 

@@ -43,6 +43,7 @@ class Request:
 
     __slots__ = (
         "cached_tokens",
+        "drafts",
         "extra_key",
         "finish_reason",
         "id",
@@ -83,6 +84,8 @@ class Request:
         self.row = 0
         self.tokens = self.prompt
         self.cached_tokens = 0
+        self.drafts = 0
+        """Tokens that each decode of it brings to be verified, where there is room for them."""
         self.retractions = 0
         self.scored = params.prompt_logprobs is None
         """Whether the logits of all prompt positions, where asked for, have been launched."""

@@ -10,11 +10,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zif.cache.allocator import IntArray
 from zif.cache.groups import HostGroup
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.messages import FinishReason
-from zif.scheduler.batch import Batch, Chunk, Decodes, Update, build_batch, join_changes, sampler_needs
+from zif.scheduler.batch import (
+    Batch,
+    Chunk,
+    DecodeFacts,
+    Decodes,
+    Update,
+    build_batch,
+    decode_facts,
+    join_changes,
+    sampler_needs,
+    split_runs,
+)
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.distrust import Distrusted
 from zif.scheduler.memory import Memory, PageChanges
@@ -27,6 +37,7 @@ SCORED_POSITIONS = 256
 """Prompt positions a step whose logits are asked for: each takes the vocabulary's size in float32, and copies of it."""
 MOST_DEFERRED = 256
 """Requests that a step may put off, for a prefix in the making or scores, before it leaves the rest of the queue."""
+_NO_INDICES = np.empty(0, np.intp)
 ADMISSION_PAUSE = 8
 """Steps without a try at admission after one that found no memory, unless a request ends or arrives."""
 
@@ -62,13 +73,13 @@ class Scheduler:
         )
         self.max_length = self.memory.max_length
         """Tokens a sequence can have: the context length, or what the cache holds where that is less."""
-        self.max_step_tokens = config.chunked_prefill_size + config.max_running_requests
+        self.max_step_tokens = config.chunked_prefill_size + config.max_running_requests * (1 + config.drafts)
         """No step has more tokens."""
         self._requests: dict[str, Request] = {}
         self._waiting = Waiting()
         self._prefilling: list[Request] = []
         self._decoding: list[Request] = []
-        self._decode_facts: tuple[IntArray, int] | None = None  # rows and needs of _decoding; None: to be made anew
+        self._decode_facts: DecodeFacts | None = None  # of _decoding; None: to be made anew
         self._in_flight: deque[Batch] = deque()
         self._scorable = SCORED_POSITIONS
         self._order = QueueOrder(config.policy, self.memory.cache)
@@ -100,6 +111,7 @@ class Scheduler:
         if self.config.max_queued is not None and held_back >= self.config.max_queued:
             raise Overloaded(f"{len(self._waiting)} requests are waiting, which is the limit: try again later")
         request.order = self._arrivals
+        request.drafts = 0 if request.params.adjusted else self.config.drafts  # penalties go by the token before
         self._arrivals += 1
         self._order.joined(request, len(self._waiting))
         request.extra_key = self._distrusted.key(request)
@@ -113,7 +125,7 @@ class Scheduler:
         if request is None:
             return None
         self._finish([request], "abort")
-        return Update(request, None, -1, "abort")
+        return Update(request, [], -1, "abort")
 
     def request_ids(self) -> list[str]:
         """Ids of all requests that have not ended."""
@@ -168,10 +180,11 @@ class Scheduler:
         decodes = self._make_room_for_decodes()
         if decodes is None:
             return None
-        changes = [memory.extend_decodes(decodes.rows, decodes.starts, decodes.fresh)] if decodes.requests else []
+        exact = not memory.drafts.any() if self.config.drafts else True
+        changes = self._extended(decodes) if decodes.requests else []
         chunks, new = self._prefill(self.config.chunked_prefill_size, changes)
         if decodes.requests or chunks:
-            return self._launch(decodes, chunks, new, changes)
+            return self._launch(decodes, chunks, new, changes, exact)
         if self._in_flight or not self._requests:
             return None
         # Several half-done prefills can hold all pages between them: the youngest makes way.
@@ -180,7 +193,7 @@ class Scheduler:
         return self.schedule()
 
     def _make_room_for_decodes(self) -> Decodes | None:
-        """The decodes of this step, with pages reserved for those that begin a page.
+        """The decodes of this step, with pages reserved for those that begin a page; without drafts, if need be.
 
         Retracts requests if need be; None if that has to wait for the step in flight.
         """
@@ -188,16 +201,22 @@ class Scheduler:
         while True:
             decodes = self._decoding
             if self._decode_facts is None:
-                self._decode_facts = np.array([r.row for r in decodes], dtype=np.int32), sampler_needs(decodes)
-            rows, needs = self._decode_facts
+                self._decode_facts = decode_facts(decodes)
+            rows, needs, drafts = self._decode_facts
             starts = memory.kv[rows]
             active = starts < memory.final[rows]
             if not active.all():
                 decodes, rows, starts = list(compress(decodes, active.tolist())), rows[active], starts[active]
                 needs = sampler_needs(decodes)
-            fresh = np.flatnonzero(starts % self.config.page_size == 0)
+                drafts = None if drafts is None else drafts[active]
             running = len(self._prefilling) + len(self._decoding)
-            if memory.reserve(len(fresh) + (headroom if running > 1 else 0)):
+            spare = headroom if running > 1 else 0
+            if drafts is not None and len(starts):
+                counts = 1 + np.minimum(drafts, memory.final[rows] - starts - 1)
+                if memory.reserve(memory.pages_for_runs(starts, counts) + spare):
+                    return Decodes(decodes, rows, starts, needs, _NO_INDICES, counts)
+            fresh = np.flatnonzero(starts % self.config.page_size == 0)
+            if memory.reserve(len(fresh) + spare):
                 return Decodes(decodes, rows, starts, needs, fresh)
             if self._in_flight:
                 return None
@@ -206,6 +225,11 @@ class Scheduler:
             # Once something had to go, make room for a while: a retraction a step would starve everybody.
             pages = -(-len(self._decoding) * NewTokenRatio.AHEAD // self.config.page_size)
             headroom = min(pages, min(a.capacity for a in memory.allocators) // 8)
+
+    def _extended(self, decodes: Decodes) -> list[PageChanges]:
+        if decodes.counts is not None:
+            return [self.memory.extend_runs(decodes.rows, decodes.starts, decodes.counts)]
+        return [self.memory.extend_decodes(decodes.rows, decodes.starts, decodes.fresh)]
 
     def _prefill(self, budget: int, changes: list[PageChanges]) -> tuple[list[Chunk], list[Request]]:
         """Chunks of running prefills, then of newly admitted requests (returned second), up to ``budget`` tokens."""
@@ -291,9 +315,12 @@ class Scheduler:
         self._prefilling.extend(admitted)
         return admitted
 
-    def _launch(self, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: list[PageChanges]) -> Batch:
+    def _launch(
+        self, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: list[PageChanges], exact: bool
+    ) -> Batch:
         changes += self.memory.replaced()
-        batch = build_batch(self._step, decodes, chunks, new, join_changes(changes, len(self.memory.groups)))
+        joined = join_changes(changes, len(self.memory.groups))
+        batch = build_batch(self._step, decodes, chunks, new, joined, exact=exact)
         self.memory.last[batch.rows] = batch.step
         self._in_flight.append(batch)
         self._step += 1
@@ -316,42 +343,51 @@ class Scheduler:
         batch: Batch,
         sampled: Sequence[int] | npt.NDArray[np.integer[Any]],
         faulty: Iterable[Request] = (),
+        counts: Sequence[int] | None = None,
     ) -> list[Update]:
         """Step ``batch`` has completed; ``sampled[i]`` is the token drawn for ``batch.sampling[i]``.
 
-        Tokens of requests that have ended meanwhile (a stop token found late, an abort) are dropped. A request whose
-        token is -1 ends with "error", and so does one that is among ``faulty``: logits of its prompt are not sound.
+        With ``counts``, which a batch of drafts needs, there are ``counts[i]`` tokens for it, one after the other.
+        Tokens behind a request's end, or of requests that have ended meanwhile (a stop token found late, an abort), are
+        dropped. A request whose last token is -1 ends with "error", and so does one that is among ``faulty``: logits of
+        its prompt are not sound.
         """
         assert self._in_flight, "no step is in flight"
         assert self._in_flight[0] is batch, "steps are committed in the order they were made"
         tokens: list[int] = sampled.tolist() if isinstance(sampled, np.ndarray) else list(sampled)
-        assert len(tokens) == len(batch.sampling), f"{len(tokens)} tokens for {len(batch.sampling)} entries that sample"
+        assert (counts is None) == (batch.drafts == 0), "drafts were verified if there were any"
+        runs = [[token] for token in tokens] if counts is None else split_runs(tokens, counts)
+        assert len(runs) == len(batch.sampling), f"{len(runs)} runs of tokens for {len(batch.sampling)} entries"
         self._in_flight.popleft()
         self.memory.retire(batch.step)
         running = [request for request in faulty if request.finish_reason is None]
         if running:
             self._finish(running, "error")
-        updates = [Update(request, None, -1, "error") for request in running]
+        updates = [Update(request, [], -1, "error") for request in running]
         ended: dict[FinishReason, list[Request]] = {}
-        for index, (request, token) in enumerate(zip(batch.sampling, tokens, strict=True)):
+        for index, (request, run) in enumerate(zip(batch.sampling, runs, strict=True)):
             if request.finish_reason is not None:
                 continue
-            if token < 0:
-                updates.append(Update(request, None, -1, "error"))
+            if counts is not None and index < batch.num_decodes:
+                drafts = int(batch.counts[index]) - 1
+                self.memory.settle(request.row, drafts, drafts + 1 - len(run))
+            if run[-1] < 0:
+                updates.append(Update(request, [], -1, "error"))
                 ended.setdefault("error", []).append(request)
                 continue
             rule, output = request.rule, request.output_ids
             reason, stop = None, None
-            if rule.may_end(len(output), token):
-                _, reason, stop = rule.cut(len(output), (token,))
-            output.append(token)
-            updates.append(Update(request, token, index, reason, stop))
+            if len(run) > 1 or rule.may_end(len(output), run[0]):
+                kept, reason, stop = rule.cut(len(output), run)
+                del run[kept:]
+            output += run
+            updates.append(Update(request, run, index, reason, stop))
             if reason is not None:
                 ended.setdefault(reason, []).append(request)
-        self._generation_tokens += sum(update.token is not None for update in updates)
+        self._generation_tokens += sum(len(update.tokens) for update in updates)
         for request in batch.requests[batch.num_decodes :]:
             if not request.samples and request.status is Status.DECODING:
-                updates.append(Update(request, None, -1, "length"))
+                updates.append(Update(request, [], -1, "length"))
                 ended.setdefault("length", []).append(request)
         for why, requests in ended.items():
             self._finish(requests, why)
