@@ -53,7 +53,7 @@ def _linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         )
 
 
-SUM_TAKERS = ("rms_norm.x", "add_norm.x", "add.x", "add.residual")
+SUM_TAKERS = ("rms_norm.x", "add_norm.x", "norm_add.x", "add.x", "add.residual")
 """Where a sum that is not all added up may go."""
 
 
@@ -196,6 +196,33 @@ def add(x: A, residual: A) -> A:
     norm of the next layer takes in.
     """
     return x + residual
+
+
+def _norm_add_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for case in _add_norm_cases(rng, dtype):
+        yield OpCase(case.label, case.request.as_of("norm_add"), case.arguments)
+
+
+def _norm_add_composite(ops: Any) -> Callable[..., Any]:
+    def norm_add(x: Any, residual: Any, weight: Any, eps: float, offset: float = 0.0) -> Any:
+        return ops.add(ops.rms_norm(x, weight, eps, offset), residual)
+
+    return norm_add
+
+
+@op(
+    profile="llm",
+    facts=(SIZE,),
+    tolerances=REDUCTION,
+    cases=_norm_add_cases,
+    composite=_norm_add_composite,
+    parts=_norm_part,
+    static=("eps", "offset"),
+    passes={"x": "rms_norm.x"},
+)
+def norm_add(x: A, residual: A, weight: A, eps: float, offset: float = 0.0) -> A:
+    """Rms_norm(x) + residual, all [T, size]: the sum behind a layer whose result is normalised (Gemma 2, OLMo 2)."""
+    return rms_norm(x, weight, eps, offset) + residual
 
 
 def _gated_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
