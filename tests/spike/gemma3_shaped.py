@@ -89,6 +89,7 @@ class Gemma3Shaped:
         return [
             OpRequest.of("rms_norm", dtype, size=HIDDEN),
             OpRequest.of("add_norm", dtype, size=HIDDEN),
+            OpRequest.of("norm_add", dtype, size=HIDDEN),
             OpRequest.of("add", dtype),
             OpRequest.of("gated_activation", dtype, size=INNER, kind="gelu_tanh"),
             OpRequest.of("softcap", "float32"),
@@ -139,7 +140,7 @@ def layer(
     out = ops.rms_norm(out, w["after_attention"], EPS, 1.0)
     normed, x = ops.add_norm(out, x, w["before_mlp"], EPS, 1.0, consumers=(w["gate_up"],), step=step)
     inner = ops.gated_activation(ops.linear(normed, w["gate_up"], step), "gelu_tanh")
-    return ops.add(ops.rms_norm(ops.linear(inner, w["down"], step), w["after_mlp"], EPS, 1.0), x), cache
+    return ops.norm_add(ops.linear(inner, w["down"], step), x, w["after_mlp"], EPS, 1.0), cache
 
 
 def _layer(i: int) -> dict[str, Tree]:
