@@ -17,7 +17,7 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import VectorSpec
 from zif_models.config import Config, Values
-from zif_models.layers import Carry, Decoder, fused, reducing, split_heads, windowed
+from zif_models.layers import Carry, Decoder, LayerKind, fused, reducing, split_heads, windowed
 from zif_models.rope import rope_spec
 
 DEFAULTS: Values = {
@@ -42,7 +42,7 @@ def build(values: Values) -> Model:
     rope = rope_spec(config)
     softcap = config.optional_positive("attn_logit_softcapping")
     specs = {kind: attention_spec(config, kind, rope=rope, softcap=softcap) for kind in set(kinds)}
-    return Gemma(**common(config), attention=tuple(specs[kind] for kind in kinds))
+    return Gemma(**common(config), kinds=tuple(LayerKind(specs[kind]) for kind in kinds))
 
 
 def attention_spec(config: Config, kind: str, **facts: Any) -> AttentionSpec:
@@ -85,8 +85,8 @@ class Gemma(Decoder):
         "float16": "Gemma's hidden states exceed 65504, the largest number that it has"
     }
 
-    def layer_weights(self, name: str, spec: AttentionSpec) -> dict[str, Tree]:
-        hidden, inner = self.hidden_size, self.intermediate_size
+    def layer_weights(self, name: str, kind: LayerKind) -> dict[str, Tree]:
+        spec, hidden, inner = kind.attention, self.hidden_size, self.intermediate_size
         q, kv = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim
         w: dict[str, Tree] = {
             "input_norm": VectorSpec(f"{name}.input_layernorm.weight", (hidden,)),
@@ -109,9 +109,9 @@ class Gemma(Decoder):
         return x * (x[:1, :1] * 0 + self.hidden_size**0.5)
 
     def layer(
-        self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, spec: AttentionSpec, angles: Array | None
+        self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, kind: LayerKind, angles: Array | None
     ) -> Carry:
-        x, residual, cache = carry
+        (x, residual, cache), spec = carry, kind.attention
         eps, one = self.eps, self.norm_offset
         x, residual = ops.add_norm(x, residual, w["input_norm"], eps, one, consumers=(w["qkv"],), step=step)
         q, k, v = split_heads(ops.linear(x, w["qkv"], step), spec)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from zif.contract.model import Model
 from zif_models.config import Config, Values
 from zif_models.gemma2 import Gemma, attention_spec, common
+from zif_models.layers import LayerKind
 from zif_models.rope import rope_parameters, rope_spec
 
 DEFAULTS: Values = {
@@ -45,4 +46,4 @@ def build(values: Values) -> Model:
     }
     facts = {"qk_norm_eps": config.positive("rms_norm_eps"), "qk_norm_offset": 1.0}
     specs = {kind: attention_spec(config, kind, rope=ropes[kind], **facts) for kind in set(kinds)}
-    return Gemma(**common(config), attention=tuple(specs[kind] for kind in kinds))
+    return Gemma(**common(config), kinds=tuple(LayerKind(specs[kind]) for kind in kinds))

@@ -24,6 +24,20 @@ Carry = tuple[Array, Array, Tree]
 """What goes from layer to layer: x [T, hidden] still to be added, residual [T, hidden], cache."""
 
 
+@dataclass(frozen=True)
+class LayerKind:
+    """What tells a layer from its neighbours: layers of one kind differ in the values of their weights alone.
+
+    A family whose layers differ in more than their attention (dense or with experts) adds fields in a subclass.
+    """
+
+    attention: AttentionSpec
+
+    def local(self, size: int) -> Self:
+        """The layer as each of ``size`` ranks runs it. Raises UnsupportedModel for sizes that do not divide."""
+        return replace(self, attention=local_attention(self.attention, size))
+
+
 class Piece(NamedTuple):
     """Blocks [start, stop) of a segment, of each the layers [first, last)."""
 
@@ -41,7 +55,7 @@ class Segment:
     """
 
     first: int
-    pattern: tuple[AttentionSpec, ...]
+    pattern: tuple[LayerKind, ...]
     count: int
     places: tuple[tuple[int, int], ...]
 
@@ -63,24 +77,25 @@ class Segment:
             at = (piece.stop - 1) * period + piece.last
 
 
-def segments(attention: Sequence[AttentionSpec]) -> list[Segment]:
+def segments(kinds: Sequence[LayerKind]) -> list[Segment]:
     """Layers as few repeating blocks: from the front, the pattern that covers most, and so on.
 
-    Twenty-six layers of "5 local : 1 global" are four blocks of six and two of one.
+    Twenty-six layers of "5 local : 1 global" are four blocks of six and two of one; one dense layer before
+    sixty with experts is a block of one, and sixty of one.
     """
     found = []
     at = 0
-    while at < len(attention):
-        period, count = max(_repetitions(attention[at:]), key=lambda run: run[0] * run[1])
+    while at < len(kinds):
+        period, count = max(_repetitions(kinds[at:]), key=lambda run: run[0] * run[1])
         end = at + period
-        groups = [spec.group for spec in attention[:end]]
+        groups = [kind.attention.group for kind in kinds[:end]]
         places = tuple((groups[:i].count(groups[i]), groups[at:].count(groups[i])) for i in range(at, end))
-        found.append(Segment(at, tuple(attention[at:end]), count, places))
+        found.append(Segment(at, tuple(kinds[at:end]), count, places))
         at += period * count
     return found
 
 
-def _repetitions(layers: Sequence[AttentionSpec]) -> Iterator[tuple[int, int]]:
+def _repetitions(layers: Sequence[LayerKind]) -> Iterator[tuple[int, int]]:
     """(period, times) of the patterns that ``layers`` begin with more than once, and of the first layer alone."""
     yield 1, 1
     for period in range(1, len(layers) // 2 + 1):
@@ -93,9 +108,9 @@ def _repetitions(layers: Sequence[AttentionSpec]) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoder:
-    """A :class:`zif.contract.model.Model` of layers that differ in their attention at most.
+    """A :class:`zif.contract.model.Model` of layers of a few kinds.
 
-    ``attention`` holds a spec a layer. ``norm_offset`` is added to every norm's weight.
+    ``kinds`` holds one a layer. ``norm_offset`` is added to every norm's weight.
     ``final_softcap`` bounds the logits.
     """
 
@@ -103,26 +118,34 @@ class Decoder:
     hidden_size: int
     intermediate_size: int
     context_length: int
-    attention: tuple[AttentionSpec, ...]
+    kinds: tuple[LayerKind, ...]
     eps: float
     activation: str = "silu"
     norm_offset: float = 0.0
     tied: bool = False
     final_softcap: float | None = None
 
-    def layer_weights(self, name: str, spec: AttentionSpec) -> dict[str, Tree]:
+    def layer_weights(self, name: str, kind: Any) -> dict[str, Tree]:
         """Weight specs of the layer whose tensors' names begin with ``name`` and a dot."""
         raise NotImplementedError
 
-    def layer(
-        self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, spec: AttentionSpec, angles: Array | None
-    ) -> Carry:
-        """One layer. ``index`` is its place in its cache group, and may be traced."""
+    def layer(self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, kind: Any, angles: Array | None) -> Carry:
+        """One layer, of the family's ``kind``. ``index`` is its place in its cache group, and may be traced."""
         raise NotImplementedError
 
     @property
+    def attention(self) -> tuple[AttentionSpec, ...]:
+        """Of each layer."""
+        return tuple(kind.attention for kind in self.kinds)
+
+    def with_attention(self, attention: Sequence[AttentionSpec]) -> Self:
+        """The model with another attention in each layer."""
+        changed = zip(self.kinds, attention, strict=True)
+        return replace(self, kinds=tuple(replace(kind, attention=spec) for kind, spec in changed))
+
+    @property
     def num_layers(self) -> int:
-        return len(self.attention)
+        return len(self.kinds)
 
     @property
     def inputs(self) -> Sequence[InputSpec]:
@@ -145,13 +168,13 @@ class Decoder:
     @cached_property
     def segments(self) -> list[Segment]:
         """The body, as ``repeat`` runs it."""
-        return segments(self.attention)
+        return segments(self.kinds)
 
     def local(self, size: int) -> Self:
         """The model as each of ``size`` ranks runs it: its share of the heads and of the MLP's inner units."""
         return replace(
             self,
-            attention=tuple(local_attention(spec, size) for spec in self.attention),
+            kinds=tuple(kind.local(size) for kind in self.kinds),
             intermediate_size=divided(self.intermediate_size, size, "inner units of the MLP"),
         )
 
@@ -159,7 +182,7 @@ class Decoder:
         """embed, body (a RepeatedSpec a segment, each copy a list of layers), norm, lm_head."""
         body = []
         for segment in self.segments:
-            layers = [self.layer_weights(f"model.layers.{i}", self.attention[i]) for i in segment.layers]
+            layers = [self.layer_weights(f"model.layers.{i}", self.kinds[i]) for i in segment.layers]
             period = len(segment.pattern)
             body.append(RepeatedSpec([layers[at : at + period] for at in range(0, len(layers), period)]))
         head = ("lm_head.weight",), (self.vocab_size,), self.hidden_size
@@ -223,8 +246,8 @@ class Decoder:
         ]  # looked up once: what follows runs on the host between the launches of every layer
 
         def block(w: Tree, carry: Carry, i: Any) -> Carry:
-            for at, base, stride, spec, turns in parts:
-                carry = layer(ops, w[at], carry, base + i * stride, step, spec, turns)
+            for at, base, stride, kind, turns in parts:
+                carry = layer(ops, w[at], carry, base + i * stride, step, kind, turns)
             return carry
 
         return block

@@ -15,7 +15,7 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import VectorSpec
 from zif_models.config import Config, Values
-from zif_models.layers import Carry, Decoder, fused, reducing, split_heads
+from zif_models.layers import Carry, Decoder, LayerKind, fused, reducing, split_heads
 from zif_models.rope import rope_spec
 
 DEFAULTS: Values = {
@@ -48,7 +48,7 @@ def build_as(kind: type[Llama], config: Config) -> Llama:
         hidden_size=config.integer("hidden_size"),
         intermediate_size=config.integer("intermediate_size"),
         context_length=config.context_length(),
-        attention=(attention,) * config.integer("num_hidden_layers"),
+        kinds=(LayerKind(attention),) * config.integer("num_hidden_layers"),
         eps=config.positive("rms_norm_eps"),
         activation=config.activation(),
         tied=config.flag("tie_word_embeddings"),
@@ -66,32 +66,41 @@ class Llama(Decoder):
     o_bias: bool = False
     mlp_bias: bool = False
 
-    def layer_weights(self, name: str, spec: AttentionSpec) -> dict[str, Tree]:
-        hidden, inner = self.hidden_size, self.intermediate_size
+    def layer_weights(self, name: str, kind: LayerKind) -> dict[str, Tree]:
+        spec, hidden = kind.attention, self.hidden_size
         q, k, v = spec.q_heads * spec.head_dim, spec.kv_heads * spec.head_dim, spec.kv_heads * spec.v_head_dim
         w: dict[str, Tree] = {
             "input_norm": VectorSpec(f"{name}.input_layernorm.weight", (hidden,)),
             "qkv": fused(f"{name}.self_attn", {"q_proj": q, "k_proj": k, "v_proj": v}, hidden, self.qkv_bias),
             "o": reducing(f"{name}.self_attn.o_proj", hidden, q, self.o_bias),
             "mlp_norm": VectorSpec(f"{name}.post_attention_layernorm.weight", (hidden,)),
-            "gate_up": fused(
-                f"{name}.mlp", {"gate_proj": inner, "up_proj": inner}, hidden, self.mlp_bias, self.activation
-            ),
-            "down": reducing(f"{name}.mlp.down_proj", hidden, inner, self.mlp_bias),
+            **self.mlp_weights(f"{name}.mlp", kind),
         }
         if spec.qk_norm_eps is not None:
             w["q_norm"] = VectorSpec(f"{name}.self_attn.q_norm.weight", (spec.head_dim,))
             w["k_norm"] = VectorSpec(f"{name}.self_attn.k_norm.weight", (spec.head_dim,))
         return w
 
+    def mlp_weights(self, name: str, kind: LayerKind) -> dict[str, Tree]:
+        """Weight specs of the MLP whose tensors' names begin with ``name`` and a dot."""
+        hidden, inner = self.hidden_size, self.intermediate_size
+        return {
+            "gate_up": fused(name, {"gate_proj": inner, "up_proj": inner}, hidden, self.mlp_bias, self.activation),
+            "down": reducing(f"{name}.down_proj", hidden, inner, self.mlp_bias),
+        }
+
     def layer(
-        self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, spec: AttentionSpec, angles: Array | None
+        self, ops: Ops, w: Tree, carry: Carry, index: Any, step: Step, kind: LayerKind, angles: Array | None
     ) -> Carry:
-        x, residual, cache = carry
+        (x, residual, cache), spec = carry, kind.attention
         x, residual = ops.add_norm(x, residual, w["input_norm"], self.eps, consumers=(w["qkv"],), step=step)
         q, k, v = split_heads(ops.linear(x, w["qkv"], step), spec)
         x, cache = ops.attention(q, k, v, cache, index, step, spec, angles, w.get("q_norm"), w.get("k_norm"))
         x = ops.linear(x.reshape(-1, spec.q_heads * spec.v_head_dim), w["o"], step)
-        x, residual = ops.add_norm(x, residual, w["mlp_norm"], self.eps, consumers=(w["gate_up"],), step=step)
-        x = ops.gated_linear(x, w["gate_up"], self.activation, step)
-        return ops.linear(x, w["down"], step), residual, cache
+        readers = (w["gate_up"],) if "gate_up" in w else ()
+        x, residual = ops.add_norm(x, residual, w["mlp_norm"], self.eps, consumers=readers, step=step)
+        return self.mlp(ops, w, x, step, kind), residual, cache
+
+    def mlp(self, ops: Ops, w: Tree, x: Array, step: Step, kind: LayerKind) -> Array:
+        """What the layer adds last: [T, hidden] -> same, which only a norm or a sum reads."""
+        return ops.linear(ops.gated_linear(x, w["gate_up"], self.activation, step), w["down"], step)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from zif.contract.model import Model
 from zif_models import llama
 from zif_models.config import Config, Values
@@ -21,4 +19,4 @@ def build(values: Values) -> Model:
     """The model that a ``config.json`` describes."""
     config = Config(values, DEFAULTS)
     model = llama.build_as(llama.Llama, config)
-    return replace(model, attention=tuple(windowed(spec, config.window()) for spec in model.attention))
+    return model.with_attention([windowed(spec, config.window()) for spec in model.attention])

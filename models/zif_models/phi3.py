@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from zif.contract.arrays import Tree
-from zif.contract.attention import AttentionSpec
 from zif.contract.model import Model
 from zif_models import llama
 from zif_models.config import Config, Values
-from zif_models.layers import windowed
+from zif_models.layers import LayerKind, windowed
 from zif_models.rope import rope_parameters
 
 DEFAULTS: Values = {
@@ -28,14 +27,14 @@ def build(values: Values) -> Model:
     if rope["rope_type"] in ("su", "yarn"):  # in Phi-3 alone, earlier names of LongRoPE
         rope["rope_type"] = "longrope"
     model = llama.build_as(Phi3, config.but(rope_scaling=rope))
-    return replace(model, attention=tuple(windowed(spec, config.window()) for spec in model.attention))
+    return model.with_attention([windowed(spec, config.window()) for spec in model.attention])
 
 
 class Phi3(llama.Llama):
     """Llama with fused tensors in its checkpoints: a linear of several parts with one name."""
 
-    def layer_weights(self, name: str, spec: AttentionSpec) -> dict[str, Tree]:
-        w = super().layer_weights(name, spec)
+    def layer_weights(self, name: str, kind: LayerKind) -> dict[str, Tree]:
+        w = super().layer_weights(name, kind)
         return {
             **w,
             "qkv": replace(w["qkv"], names=(f"{name}.self_attn.qkv_proj.weight",)),

@@ -24,7 +24,7 @@ def build(values: Values) -> Model:
     """The model that a ``config.json`` describes."""
     config = Config(values, DEFAULTS)
     model = llama.build_as(llama.Llama, config)
-    return replace(model, attention=upper_windows(config, model.attention), qkv_bias=True, o_bias=False)
+    return replace(model, qkv_bias=True, o_bias=False).with_attention(upper_windows(config, model.attention))
 
 
 def upper_windows(config: Config, attention: tuple[AttentionSpec, ...]) -> tuple[AttentionSpec, ...]:

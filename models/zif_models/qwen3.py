@@ -16,4 +16,4 @@ def build(values: Values) -> Model:
     config = Config(values, DEFAULTS)
     model = llama.build_as(llama.Llama, config)
     normed = tuple(replace(spec, qk_norm_eps=model.eps) for spec in model.attention)
-    return replace(model, attention=qwen2.upper_windows(config, normed))
+    return model.with_attention(qwen2.upper_windows(config, normed))

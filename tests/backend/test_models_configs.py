@@ -17,7 +17,7 @@ from zif.contract.errors import UnsupportedModel
 from zif.weights import Checkpoint
 from zif_models import ARCHITECTURES, resolve
 from zif_models.config import Config
-from zif_models.layers import Segment, segments
+from zif_models.layers import LayerKind, Segment, segments
 from zif_models.rope import rope_parameters, rope_spec
 
 LLAMA = {**SIZES, "architectures": ["LlamaForCausalLM"]}
@@ -183,11 +183,11 @@ def test_window_longer_than_the_served_context_is_no_window() -> None:
 
 def test_body_repeats_as_few_blocks() -> None:
     spec = model_of(LLAMA).attention_specs[0]
-    by_letter = {letter: replace_group(spec, letter) for letter in "FL"}
+    by_letter = {letter: LayerKind(replace_group(spec, letter)) for letter in "FL"}
 
     def shape_of(layers: str) -> list[tuple[int, str, int]]:
         found = segments([by_letter[letter] for letter in layers])
-        return [(part.first, "".join(spec.group for spec in part.pattern), part.count) for part in found]
+        return [(part.first, "".join(kind.attention.group for kind in part.pattern), part.count) for part in found]
 
     assert shape_of("F" * 32) == [(0, "F", 32)]
     assert shape_of("LF" * 13) == [(0, "LF", 13)]
@@ -204,8 +204,8 @@ def replace_group(spec: Any, group: str) -> Any:
 
 @pytest.mark.parametrize("start", range(8))
 def test_segment_is_cut_anywhere(start: int) -> None:
-    spec = model_of(LLAMA).attention_specs[0]
-    segment = Segment(3, (spec,) * 3, 4, ((0, 3), (1, 3), (2, 3)))
+    kind = LayerKind(model_of(LLAMA).attention_specs[0])
+    segment = Segment(3, (kind,) * 3, 4, ((0, 3), (1, 3), (2, 3)))
     for stop in range(start, 20):
         layers = [
             segment.first + block * 3 + at
