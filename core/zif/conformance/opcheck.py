@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from zif.conformance.results import Recorder
 from zif.conformance.weights import pack, put_dense
 from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.backend import Backend
-from zif.contract.bind import bind, candidates
+from zif.contract.bind import bind, candidates, choose
 from zif.contract.cache import CacheFormat, format_of
 from zif.contract.errors import KernelNotFound
 from zif.contract.kernel import Kernel, KernelSet
@@ -92,19 +92,22 @@ def cases_of(spec: OpSpec, dtype: str, seed: int, caches: Sequence[str] = ()) ->
 
 @dataclass(frozen=True)
 class Subject:
-    """One case, prepared for one backend: ops bound around it, the arguments and the expected results."""
+    """One case, prepared for one backend: its kernels and its arguments.
 
+    ``ops``, bound around it, and the expected results are made when they are asked for: making a kernel may compile it.
+    """
+
+    offer: Offer
     backend: Backend
     spec: OpSpec
     request: OpRequest
     dtype: str
-    ops: Ops
     kernels: Sequence[Kernel]
     refused: Mapping[str, str]
     arguments: Mapping[str, Any]
     paged: Paged | None
     stored: CacheFormat | None
-    expected: Any
+    host: Mapping[str, Any]
     rows: int | None
 
     @classmethod
@@ -125,24 +128,35 @@ class Subject:
         request = actual_request(case.request, arguments)
         if paged is not None and stored is not None:
             request = request.but(page_size=paged.page_size, cache_layout=stored.layout)
-        bound = bind(requests_around(request, arguments), offer.providers)
-        mine = [kernel for kernel in candidates(offer.providers) if kernel.op == spec.name]
-        answers = {kernel: kernel.supports(request) for kernel in mine}
+        offered = candidates(offer.providers)
+        choose(request, offered)  # raises where there is none
+        answers = {kernel: kernel.supports(request) for kernel in offered if kernel.op == spec.name}
         rows = int(np.asarray(host["step"].num_tokens)[0]) if host.get("step") is not None else None
         return cls(
+            offer=offer,
             backend=backend,
             spec=spec,
             request=request,
             dtype=dtype,
-            ops=bound.ops,
             kernels=[kernel for kernel, refusal in answers.items() if refusal is None],
             refused={str(kernel): refusal for kernel, refusal in answers.items() if refusal is not None},
             arguments=arguments,
             paged=paged,
             stored=stored,
-            expected=_expected(spec, host, paged, stored if stored is not None and stored.name != dtype else None),
+            host=host,
             rows=rows,
         )
+
+    @cached_property
+    def ops(self) -> Ops:
+        """Raises KernelNotFound if what the case is filled or read through has no kernel."""
+        return bind(requests_around(self.request, self.arguments), self.offer.providers).ops
+
+    @cached_property
+    def expected(self) -> Any:
+        """What the reference gives."""
+        lossy = self.stored if self.stored is not None and self.stored.name != self.dtype else None
+        return _expected(self.spec, self.host, self.paged, lossy)
 
     def cache(self) -> Any:
         """A fresh cache of the backend's own, filled through its own kernel."""
@@ -197,6 +211,7 @@ def _check_case(spec: OpSpec, make: Callable[..., Subject], label: str, recorder
     for way, run, padded in (("eager", call_eager, False), ("compiled", call_compiled, True)):
         try:
             subject = make(padded=padded)
+            _ = subject.ops
         except KernelNotFound as error:
             recorder.add(SECTION, spec.name, label, "fail", " ".join(str(error).split()))
             return
