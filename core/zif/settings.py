@@ -171,6 +171,9 @@ class Settings(BaseSettings):
         "what requests get that leave sampling open: the model's generation_config.json, "
         "or OpenAI's (temperature 1, nothing cut off)",
     )
+    access_log: bool = _setting(
+        True, "server", "log a line a request: client, method, path and status; probes that are well are left out"
+    )
     watchdog_timeout: float | None = _setting(
         None,
         "server",

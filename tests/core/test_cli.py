@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from zif.cli import main as cli
+from zif.cli.foreign import ADVICE
 from zif.cli.output import format_table
 from zif.contract.errors import NoUsableDevice
 from zif.frontend.output import Choice, Completion, Delta
@@ -35,7 +36,10 @@ class FakeLLM:
     seen: Any = None
     settings: Any = None
     params: Any = None
-    frontend = types.SimpleNamespace(model=types.SimpleNamespace(sampling_defaults={"temperature": 0.5, "top_k": 9}))
+    frontend = types.SimpleNamespace(
+        model=types.SimpleNamespace(sampling_defaults={"temperature": 0.5, "top_k": 9}),
+        tokenizer=types.SimpleNamespace(chat_template=None),
+    )
 
     def __init__(self, **settings: Any) -> None:
         type(self).settings = settings
@@ -205,6 +209,72 @@ def test_generate_streams_one_prompt(fake_llm: type[FakeLLM], capsys: pytest.Cap
     assert capsys.readouterr().out == "abc\n"
     assert cli.main(["generate", "--chat", "-p", "a b"]) == 0
     assert fake_llm.seen == [{"role": "user", "content": "a b"}]
+
+
+@pytest.mark.parametrize(
+    ("argv", "model", "seen"),
+    [
+        (["What is 3 + 4?"], None, "What is 3 + 4?"),
+        (["Hello"], None, "Hello"),
+        (["org/model", "Hello"], "org/model", "Hello"),
+        (["./model", "-p", "Hello"], "./model", "Hello"),
+        (["--model", "org/model", "Why?"], "org/model", "Why?"),
+    ],
+)
+def test_a_prompt_is_told_from_a_model(
+    argv: list[str], model: str | None, seen: str, fake_llm: type[FakeLLM], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["generate", *argv]) == 0
+    assert fake_llm.seen == seen
+    assert fake_llm.settings.get("model") == model
+
+
+def test_a_chat_model_is_sent_a_message_unless_its_text_is_to_be_continued(
+    fake_llm: type[FakeLLM], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fake_llm.frontend.tokenizer, "chat_template", object())
+    assert cli.main(["generate", "Why?"]) == 0
+    assert fake_llm.seen == [{"role": "user", "content": "Why?"}]
+    assert cli.main(["generate", "--no-chat", "Why?"]) == 0
+    assert fake_llm.seen == "Why?"
+    monkeypatch.setattr(fake_llm, "stream", lambda *_: iter(()))
+    assert cli.main(["generate", "--no-chat", "Why?"]) == 0
+    assert "ended at once, without a word: a chat model, maybe" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "value"),
+    [
+        (["--max-model-len", "512"], "context_length", "512"),
+        (["--ctx-size", "512"], "context_length", "512"),
+        (["--tensor-parallel-size=2"], "tp_size", "2"),
+        (["--gpu-memory-utilization", "0.5"], "mem_fraction_static", "0.5"),
+        (["--max-num-seqs", "8"], "max_running_requests", "8"),
+        (["--model-path", "org/model"], "model", "org/model"),
+    ],
+)
+def test_other_servers_flags_are_taken(
+    flags: list[str], name: str, value: str, fake_llm: type[FakeLLM], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["generate", *flags, "-p", "x"]) == 0
+    assert fake_llm.settings[name] == value
+
+
+@pytest.mark.parametrize("flag", ["--trust-remote-code", "-ngl", "--n-gpu-layers", "--quantization", "-c", "--seed"])
+def test_other_servers_flags_that_mean_nothing_here_are_explained(
+    flag: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve", flag, "99"])
+    assert stop.value.code == 2
+    assert f"error: unknown argument {flag}, which other servers have: {ADVICE[flag]}" in capsys.readouterr().err
+
+
+def test_no_flag_is_both_taken_and_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--help"])
+    words = set(capsys.readouterr().out.replace(",", " ").split())
+    assert words & ADVICE.keys() <= {"-c", "-m", "-t"}
 
 
 def test_flags_win_over_the_model_s_own_sampling(fake_llm: type[FakeLLM]) -> None:

@@ -134,7 +134,7 @@ async def test_a_body_is_labelled_as_json_or_not_at_all(client: httpx.AsyncClien
     ("method", "path", "status", "code"),
     [
         ("GET", "/v1/nothing", 404, "not_found"),
-        ("POST", "/", 404, "not_found"),
+        ("POST", "/", 405, "method_not_allowed"),
         ("GET", "/v1/completions", 405, "method_not_allowed"),
         ("DELETE", "/v1/models", 405, "method_not_allowed"),
         ("GET", "/v1/models/%ff%00", 404, "model_not_found"),

@@ -163,6 +163,18 @@ def test_garbage_is_explained(served: Served, path: str, body: bytes | dict[str,
     assert len(answer.json()["error"]["message"]) > 10
 
 
+def test_a_browser_and_the_log_say_what_happens(served: Served) -> None:
+    answer = served.get("/")
+    assert answer.status_code == 200
+    assert "OpenAI's API" in answer.text
+    served.get("/health")
+    served.get("/v1/nothing")
+    said = served.log.read_text()
+    assert re.search(r'"GET /v1/nothing HTTP/1.1" 404', said)
+    assert "GET /health " not in said
+    assert re.search(r"KV cache .*--max-total-tokens", said)
+
+
 def test_absurd_max_tokens_is_cut_to_the_context(served: Served) -> None:
     with client_of(served) as client:
         answer = client.chat.completions.create(model=MODEL, messages=TURN, temperature=0, max_tokens=10**15)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from zif.reference.host import user_cache
 
+progress = logging.getLogger("zif.progress")
 SOURCES = Path(__file__).parent / "native"
 FLAGS = (
     "-std=c++20", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fPIC",
@@ -37,6 +39,7 @@ def library() -> Path:
     compiler = find_compiler()
     target = cache_directory() / f"zif_cpu-{_key(compiler)}.so"
     if not target.exists():
+        progress.info("compiling cpu's kernels for this processor, once: it takes some ten seconds")
         _compile(compiler, target)
     return target
 

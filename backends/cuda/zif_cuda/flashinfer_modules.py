@@ -16,7 +16,8 @@ from zif.contract.opspec import OpRequest
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.probe import FLASHINFER as TESTED
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("zif.progress")
+INSTALL_CACHE = "pip install flashinfer-jit-cache --index-url https://flashinfer.ai/whl/cu130"
 
 
 def missing() -> str | None:
@@ -45,7 +46,7 @@ def unbuilt(backend: str, request: OpRequest) -> str | None:
     spec = module_spec(backend, request)
     if spec.is_compiled or shutil.which("nvcc") or os.path.exists(f"{os.environ.get('CUDA_HOME', '')}/bin/nvcc"):
         return None
-    return "its kernel is not compiled yet, and there is no nvcc: pip install flashinfer-jit-cache, or put nvcc on PATH"
+    return f"its kernel is not compiled yet, and there is no nvcc: put nvcc on PATH, or {INSTALL_CACHE}"
 
 
 def module_spec(backend: str, request: OpRequest) -> Any:

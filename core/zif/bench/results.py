@@ -83,7 +83,7 @@ def plot(result: Result, path: Path) -> None:
     try:
         from matplotlib.figure import Figure as Canvas
     except ImportError as error:
-        raise ZifError(f'--plot needs matplotlib, which is not installed: pip install "zif[plot]" ({error})') from error
+        raise ZifError(f"--plot needs matplotlib, which is not installed: pip install matplotlib ({error})") from error
     many = [figure for figure in result.figures if len(figure.values) > 1]
     units = list(dict.fromkeys(figure.unit for figure in result.figures if len(figure.values) == 1))
     panels = len(many) + len(units)

@@ -49,7 +49,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-warmup", action="store_true", help="measure the first pass, compilation included")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE", help='also draw the figures (needs `pip install "zif[plot]"`)'
+        "--plot", type=Path, metavar="FILE", help="also draw the figures (needs `pip install matplotlib`)"
     )
     add_settings(parser)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from zif.cli.foreign import ALIASES
 from zif.contract.errors import InvalidSettings
 from zif.logs import configure_logging
 from zif.settings import Settings, flag_of, group_of
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 ENGINE = ("model", "device", "memory and scheduling", "general")
 SERVER = (*ENGINE, "server")
 
-# SGLang's other spellings.
-_ALIASES = {"model": ("--model-path",)}
-
 
 def add_settings(parser: argparse.ArgumentParser, groups: Collection[str] = ENGINE) -> None:
     """Add a flag for each setting in ``groups``; the model can be given without one as well."""
@@ -31,7 +29,7 @@ def add_settings(parser: argparse.ArgumentParser, groups: Collection[str] = ENGI
     titles = {name: parser.add_argument_group(name) for name in groups}
     for name, info in Settings.model_fields.items():
         if group_of(info) in titles and name != "log_level":  # which every command has
-            titles[group_of(info)].add_argument(flag_of(name), *_ALIASES.get(name, ()), **_options(name, info))
+            titles[group_of(info)].add_argument(flag_of(name), *ALIASES.get(name, ()), **_options(name, info))
 
 
 def settings_from(args: argparse.Namespace) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,28 +23,39 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add prompts, sampling and the engine's settings."""
-    parser.add_argument("--prompt", "-p", action="append", help="text to continue; can be repeated")
+    parser.add_argument("--prompt", "-p", action="append", help="text to answer or to continue; can be repeated")
     parser.add_argument("--file", type=Path, help="file with a prompt a line")
     parser.add_argument(
-        "--chat", action="store_true", help="send each prompt as a user's message, by the chat template"
+        "--chat",
+        action=argparse.BooleanOptionalAction,
+        help="send each prompt as a user's message, by the chat template, or have the text itself continued; "
+        "if not given, as a message where the model has a template",
     )
     parser.add_argument("--json", action="store_true", help="print JSON: text, tokens and why it ended")
     add_sampling(parser)
     add_settings(parser)
+    parser.usage = f"{parser.prog} [MODEL] [PROMPT] [FLAGS]"
+    parser.add_argument("prompt_positional", nargs="?", metavar="PROMPT", help="as --prompt")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the continuation: of one prompt as it comes, of several one after the other."""
+    _sort_positionals(args)
     texts = _prompts(args)
     sampling_from(args)  # a wrong flag is told before a model is loaded
     with open_llm(args) as llm:
         params = sampling_from(args, llm.frontend.model.sampling_defaults)
+        chat = llm.frontend.tokenizer.chat_template is not None if args.chat is None else args.chat
         if len(texts) == 1 and not args.json:
-            for delta in llm.stream(_message(texts[0]) if args.chat else texts[0], params):
+            said = ""
+            for delta in llm.stream(_message(texts[0]) if chat else texts[0], params):
+                said += delta.text
                 print(delta.text, end="", flush=True)
             print()
+            if not said:
+                _explain_silence(chat)
             return 0
-        completions = asyncio.run(_answer_all(llm, texts, params)) if args.chat else llm.generate(texts, params)
+        completions = asyncio.run(_answer_all(llm, texts, params)) if chat else llm.generate(texts, params)
     if args.json:
         print_json(
             [
@@ -64,6 +76,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sort_positionals(args: argparse.Namespace) -> None:
+    """Tell a prompt from a model: a model is a path that is there, or is written as one or as a hub id."""
+    if args.prompt_positional is None and args.model_positional is not None and not _names_model(args.model_positional):
+        args.model_positional, args.prompt_positional = None, args.model_positional
+    if args.prompt_positional is not None:
+        args.prompt = [*(args.prompt or ()), args.prompt_positional]
+
+
+def _names_model(text: str) -> bool:
+    return re.fullmatch(r"[\w.-]+/[\w.-]+|[./~]\S*", text) is not None or Path(text).exists()
+
+
+def _explain_silence(chat: bool) -> None:
+    hint = "" if chat else ": a chat model, maybe, which answers with --chat"
+    print(f"(the model ended at once, without a word{hint})", file=sys.stderr)
+
+
 def _message(text: str) -> list[dict[str, str]]:
     return [{"role": "user", "content": text}]
 
@@ -79,5 +108,5 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if not prompts and args.file is None and not sys.stdin.isatty():
         prompts = [text] if (text := sys.stdin.read().rstrip("\n")) else []
     if not prompts:
-        raise InvalidSettings("nothing to continue: give --prompt, --file, or text on standard input")
+        raise InvalidSettings("nothing to answer: give a prompt, --file, or text on standard input")
     return prompts

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
+from zif.cli.foreign import ADVICE
 from zif.contract.errors import InvalidSettings, ZifError
 
 COMMANDS = {
@@ -85,6 +86,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _refuse_unknown(parser: argparse.ArgumentParser, unknown: Sequence[str]) -> NoReturn:
     flag = unknown[0].partition("=")[0]
+    if flag in ADVICE:
+        parser.error(f"unknown argument {flag}, which other servers have: {ADVICE[flag]}")
     known = [name for action in parser._actions for name in action.option_strings]
     close = difflib.get_close_matches(flag, known, n=1) if flag.startswith("-") else []
     parser.error(f"unknown argument {flag}" + (f": did you mean {close[0]}?" if close else ""))

@@ -15,7 +15,7 @@ _FLAGS: dict[str, tuple[type, str]] = {
     "top_p": (float, "draw from the most likely tokens that have this probability together"),
     "min_p": (float, "drop tokens less likely than this share of the most likely one"),
     "repetition_penalty": (float, "over 1: makes tokens that were there less likely"),
-    "seed": (int, "the same seed draws the same tokens"),
+    "seed": (int, "seed of the random numbers that tokens are drawn with"),
 }
 
 

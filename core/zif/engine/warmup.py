@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,8 +16,12 @@ from zif.engine.programs import Admit, Assign, Forward
 from zif.engine.runner import Runner
 from zif.engine.shapes import UNBOUNDED
 from zif.engine.staging import Staging
+from zif.logs import PROGRESS
 from zif.sampling.sampler import SamplerShape
 
+progress = logging.getLogger(PROGRESS)
+PROGRESS_SECONDS = 5.0
+"""How often a start that compiles says how far it is."""
 _NOBODY = np.zeros(0, np.int32)
 
 
@@ -24,9 +30,15 @@ def warm_up(runner: Runner) -> int:
 
     Returns how many programs there are then. Nothing that a request will see changes.
     """
-    for launch in warm_launches(runner.staging):
+    launches = list(warm_launches(runner.staging))
+    progress.info("compiling up to %d programs for this model and device, before the first request", len(launches))
+    said = time.monotonic()
+    for number, launch in enumerate(launches, 1):
         for _ in range(2):
             runner.run(launch)
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            progress.info("compiled %d of %d", number, len(launches))
     runner.backend.runtime.synchronize()
     return len(runner.programs)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 from dataclasses import dataclass
+from pathlib import Path
 
 from zif.contract.info import BACKENDS, EXTENSIONS
 
-__all__ = ["BACKENDS", "EXTENSIONS", "Found", "installable", "installed"]
+__all__ = ["BACKENDS", "EXTENSIONS", "Found", "how_to_install", "installable", "installed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +37,22 @@ def installed(group: str = BACKENDS) -> tuple[Found, ...]:
     return tuple(sorted(found, key=lambda f: (f.name, f.distribution)))
 
 
+def how_to_install(name: str) -> str:
+    """The command that installs a backend of zif's own: it is in zif's source tree, and in no package index."""
+    tree = _source_tree()
+    if tree is not None:
+        return f"pip install -e {shlex.quote(str(tree / 'backends' / name))}"
+    return f"pip install -e backends/{name}, in a clone of zif's source"
+
+
+def _source_tree() -> Path | None:
+    """Where zif runs from its source, the top of that."""
+    root = Path(__file__).resolve().parents[3]
+    return root if (root / "backends").is_dir() and (root / "pyproject.toml").is_file() else None
+
+
 def installable() -> dict[str, str]:
-    """Backends that zif's own extras name, each with the distribution that brings it.
+    """Backends that zif's extras name, each with the distribution that brings it (:func:`how_to_install`).
 
     Core holds no list of devices: the extras in its packaging metadata are the list.
     """
@@ -45,4 +61,7 @@ def installable() -> dict[str, str]:
         match = re.fullmatch(r"(zif-[\w-]+)\b.*;\s*extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
         if match and match[1] == f"zif-{match[2]}":
             extras[match[2]] = match[1]
-    return extras
+    tree = _source_tree()
+    if tree is None:
+        return extras
+    return {name: dist for name, dist in extras.items() if (tree / "backends" / name / "pyproject.toml").is_file()}

@@ -14,7 +14,7 @@ from zif.contract import hookspecs
 from zif.contract.errors import InvalidSettings, NoUsableDevice, PluginError
 from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult, Unavailable
 from zif.contract.version import negotiate
-from zif.plugins.discovery import Found, installable, installed
+from zif.plugins.discovery import Found, how_to_install, installable, installed
 
 if TYPE_CHECKING:
     from zif.contract.ahead import AheadBackend
@@ -218,13 +218,14 @@ def load_found(candidates: Sequence[Found], kind: Callable[[Found], T]) -> T:
 
 def _unknown(name: str, everything: Sequence[Found]) -> str:
     listed = ", ".join(f"{found.name} ({found})" for found in everything) or "none"
-    extras = installable()
-    if name in extras:
-        fix = f'pip install "zif[{name}]"'
+    ours = installable()
+    if name in ours:
+        fix = how_to_install(name)
     else:
-        missing = sorted(extras.keys() - {found.name for found in everything})
-        fix = "install the package that provides it"
-        fix += f"; zif has extras for {', '.join(missing)}" if missing else ""
+        missing = sorted(ours.keys() - {found.name for found in everything})
+        fix = "install the package of its vendor that provides it; zif's own are " + (
+            ", ".join(missing) or "all installed"
+        )
     return f"--device {name}: no installed plugin provides it. Installed: {listed}. Fix: {fix}"
 
 

@@ -19,8 +19,11 @@ from starlette.types import Scope
 from zif.server.errors import ApiError
 from zif.server.options import ServerOptions
 
-# Needs no key: probes and scrapers have none.
-_OPEN = frozenset({"/health", "/metrics"})
+# What asks often, and has no key.
+PROBES = frozenset({"/health", "/metrics"})
+
+# Needs no key; "/" says nothing of what is served.
+_OPEN = PROBES | {"/"}
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,7 @@ def server_options(settings: Settings) -> ServerOptions:
         sampling_defaults=settings.sampling_defaults,
         drain_seconds=settings.drain_timeout,
         log_level=settings.log_level,
+        access_log=settings.access_log,
     )
 
 

@@ -44,3 +44,4 @@ class ServerOptions:
     drain_seconds: float = 30.0
     health_generate_timeout: float = 20.0
     log_level: str = "info"
+    access_log: bool = True

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from zif.contract.errors import InvalidSettings
 from zif.frontend import Frontend
+from zif.server.access import PROBES
 from zif.server.app import create_app
 from zif.server.options import ServerOptions
 from zif.server.protocol import protocol_of
@@ -39,7 +40,7 @@ def run_server(
     ready: Callable[[str], None] | None = None,
 ) -> str | None:
     """Serve until SIGINT or SIGTERM; see :func:`serve`. Runs on uvloop where that is installed."""
-    with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto").get_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
         return runner.run(serve(frontend, options, listener=listener, ready=ready))
 
 
@@ -142,6 +143,14 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def _tells_something(record: logging.LogRecord) -> bool:
+    """Whether a line of the access log is of a request, or of a probe or a scraper that was not served."""
+    match record.args:
+        case (_, _, str(path), _, 200):
+            return path.partition("?")[0] not in PROBES
+    return True
+
+
 class _Server(uvicorn.Server):
     """uvicorn, which says when it is ready, and drains before it cancels."""
 
@@ -153,13 +162,15 @@ class _Server(uvicorn.Server):
                 app,
                 http=protocol_of(app.state.service),
                 ws="none",
+                log_config=None,  # its lines go where ours do
                 log_level=options.log_level,
-                access_log=options.log_level in ("debug", "trace"),
+                access_log=options.access_log,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=max(1, round(options.drain_seconds)) + _FAREWELL_SECONDS,
                 lifespan="off",
             )
         )
+        logging.getLogger("uvicorn.access").addFilter(_tells_something)
         self._service: Service = app.state.service
         self._listener = listener
         self._ready = ready

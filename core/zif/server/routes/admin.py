@@ -20,6 +20,16 @@ from zif.server.stream import json_response
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
+_GREETING = f"""This is zif {zif.__version__}, a server of language models. It answers programs, not browsers:
+
+  /v1     OpenAI's API: the base URL that clients want, ending in /v1
+  /docs   all paths, to try
+  /health whether it is well
+
+curl -H 'Content-Type: application/json' -d '{{"messages": [{{"role": "user", "content": "Hello"}}]}}' \\
+  http://.../v1/chat/completions
+"""
+
 # A scrape must answer even while the engine is stuck in a long step.
 _STATS_SECONDS = 5.0
 
@@ -60,6 +70,11 @@ def health_router(service: Service) -> JsonRouter:
         trouble = service.trouble
         if trouble is not None:
             raise ApiError(503, trouble, code="shutting_down" if service.draining else "engine_dead")
+
+    @router.get("/")
+    async def root() -> Response:
+        """Say what this is, to somebody who opens it in a browser."""
+        return Response(_GREETING, media_type="text/plain; charset=utf-8")
 
     @router.get("/health")
     async def health() -> Response:
