@@ -32,7 +32,8 @@ def test_a_temperature_too_small_to_divide_by_is_greedy() -> None:
     ("field", "value"),
     [
         ("seed", 1.5), ("top_k", 2.0), ("n", True), ("max_tokens", "5"), ("logprobs", 0.5), ("min_tokens", -1),
-        ("stop", [""]), ("stop", [1]), ("stop_token_ids", [1.5]), ("stop_token_ids", list(range(60))),
+        ("stop", [""]), ("stop", [1]), ("stop", ["x" * 1025]),
+        ("stop_token_ids", [1.5]), ("stop_token_ids", list(range(60))),
         ("logit_bias", {1.5: 1}), ("logit_bias", {1: 101}), ("temperature", float("nan")), ("temperature", -1),
         ("top_p", 0), ("top_p", 1.1), ("min_p", -0.1), ("repetition_penalty", 0), ("presence_penalty", 3),
         ("logprobs", 21), ("n", 0), ("seed", 2**64),

@@ -92,9 +92,10 @@ class Flag:
 
 @dataclass(frozen=True)
 class Texts:
-    """A string, or a list of up to ``most``, none of them empty; kept as a tuple."""
+    """A string, or a list of up to ``most``, none empty or of more than ``longest`` characters; kept as a tuple."""
 
     most: int
+    longest: int
 
     def check(self, name: str, value: Any) -> tuple[str, ...]:
         texts = (value,) if isinstance(value, str) else value
@@ -102,11 +103,13 @@ class Texts:
             raise InvalidRequest(f"{name} must be a string or a list of strings", name)
         if len(texts) > self.most or not all(texts):
             raise InvalidRequest(f"{name} takes up to {self.most} non-empty strings", name)
+        if max(map(len, texts), default=0) > self.longest:
+            raise InvalidRequest(f"{name} takes strings of up to {self.longest} characters", name)
         return tuple(texts)
 
     @property
     def schema(self) -> dict[str, Any]:
-        text = {"type": "string", "minLength": 1}
+        text = {"type": "string", "minLength": 1, "maxLength": self.longest}
         return {"anyOf": [text, {"type": "array", "items": text, "maxItems": self.most}]}
 
 

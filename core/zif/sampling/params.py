@@ -149,7 +149,7 @@ class SamplingParams:
         None, Whole(-(2**63), 2**64 - 1), "The same seed draws the same tokens; null: the engine chooses one.",
         sglang="sampling_seed",
     )  # fmt: skip
-    stop: tuple[str, ...] = parameter((), Texts(16), "The answer ends before any of these texts.")
+    stop: tuple[str, ...] = parameter((), Texts(16, longest=1024), "The answer ends before any of these texts.")
     stop_token_ids: tuple[int, ...] = parameter((), TokenIds(MAX_STOP_TOKEN_IDS), "The answer ends at these tokens.")
     ignore_eos: bool = parameter(False, Flag(), "Goes on after an end-of-sequence token.")
     include_stop_str_in_output: bool = parameter(
