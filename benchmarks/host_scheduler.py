@@ -27,18 +27,15 @@ from zif.scheduler.scheduler import Scheduler
 @dataclass(frozen=True)
 class Group:
     name: str
+    page_size: int
     window: int | None = None
 
 
-def measure(
-    batch_size: int, steps: int, page_size: int, groups: list[Group], waiting: int, memory: float = 1.0
-) -> dict[str, float]:
+def measure(batch_size: int, steps: int, groups: list[Group], waiting: int, memory: float = 1.0) -> dict[str, float]:
     """Median and 99th percentile, in µs, over the steps that are decodes alone; and of the prefill steps."""
     context = steps + 256
-    pages = [int(-(-context // page_size) * (batch_size + 2) * memory) for _ in groups]
-    config = SchedulerConfig(
-        page_size=page_size, context_length=context, max_running_requests=batch_size, chunked_prefill_size=8192
-    )
+    pages = [int(-(-context // group.page_size) * (batch_size + 2) * memory) for group in groups]
+    config = SchedulerConfig(context_length=context, max_running_requests=batch_size, chunked_prefill_size=8192)
     scheduler = Scheduler(config, groups, pages)
     rng = np.random.default_rng(0)
     params = SamplingParams(max_tokens=steps, ignore_eos=True)
@@ -74,14 +71,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    full, mixed = [Group("full")], [Group("full"), Group("window", 512)]
+    full, single = [Group("full", 16)], [Group("full", 1)]
     cases: dict[str, tuple[Any, ...]] = {
-        "page 16": (16, full, 0),
-        "page 1": (1, full, 0),
-        "page 16, 64 waiting": (16, full, 64),
-        "memory full, 256 waiting": (16, full, 256, 0.7),
-        "page 16, window group": (16, mixed, 0),
-        "page 1, window group": (1, mixed, 0),
+        "page 16": (full, 0),
+        "page 1": (single, 0),
+        "page 16, 64 waiting": (full, 64),
+        "memory full, 256 waiting": (full, 256, 0.7),
+        "page 16, window group": ([*full, Group("window", 16, 512)], 0),
+        "page 1, window group": ([*single, Group("window", 1, 512)], 0),
+        "pages 64 and, window, 16": ([Group("full", 64), Group("window", 16, 512)], 0),
     }
     results = {name: measure(args.batch, args.steps, *case) for name, case in cases.items()}
     if args.json:

@@ -35,6 +35,7 @@ class Group:
 
     name: str
     window: int | None = None
+    page_size: int = 4
 
 
 def hashes(tokens: Sequence[int]) -> Ints:
@@ -70,7 +71,7 @@ def answer(request: Request, max_length: int) -> tuple[list[int], str]:
 
 @dataclass
 class Launched:
-    """A step in flight: its tokens, and the slots ([G] arrays of page * page_size + offset) that it uses."""
+    """A step in flight: its tokens, and the slots ([G] arrays of page * its tokens + offset) that it uses."""
 
     batch: Batch
     sampled: list[list[int]]
@@ -86,14 +87,16 @@ class SimulatedDevice:
         num_pages: Sequence[int],
         page_size: int,
         rows: int,
-        width: int,
+        longest: int,
         accepts: Callable[[int], int],
     ):
         self.accepts = accepts
         self.groups = groups
-        self.page_size = page_size
-        self.store = [np.full(n * page_size, -1, dtype=np.int64) for n in num_pages]
-        self.tables = np.full((len(groups), rows + 1, width), -1, dtype=np.int64)
+        self.factors = [group.page_size // page_size for group in groups]
+        self.store = [
+            np.full(n * group.page_size, -1, dtype=np.int64) for n, group in zip(num_pages, groups, strict=True)
+        ]
+        self.tables = [np.full((rows + 1, -(-longest // group.page_size)), -1, dtype=np.int64) for group in groups]
         self.owner: dict[int, Request] = {}
         self.history: dict[int, list[int]] = {}
         self.in_flight: deque[Launched] = deque()
@@ -105,10 +108,14 @@ class SimulatedDevice:
                 assert request.row not in step.batch.rows, "a row is given away that a step in flight uses"
             self.owner[request.row] = request
             self.history[request.row] = []
-            self.tables[:, request.row] = -1
+            for table in self.tables:
+                table[request.row] = -1
         cells = list(zip(batch.page_rows.tolist(), batch.page_indices.tolist(), strict=True))
         assert len(set(cells)) == len(cells), "a page table entry is set twice in one step"
-        self.tables[:, batch.page_rows, batch.page_indices] = batch.page_ids
+        for table, factor, ids in zip(self.tables, self.factors, batch.page_ids, strict=True):
+            cells = list(zip(batch.page_rows.tolist(), (batch.page_indices // factor).tolist(), strict=True))
+            assert len(set(zip(cells, ids.tolist(), strict=True))) == len(set(cells)), "one entry is set to two pages"
+            table[batch.page_rows, batch.page_indices // factor] = ids
         assert len(set(batch.rows.tolist())) == len(batch.requests) == len(batch.rows)
         assert 0 not in batch.rows
         assert len(batch.requests) > 0
@@ -164,9 +171,10 @@ class SimulatedDevice:
         self.in_flight.append(Launched(batch, sampled, [np.concatenate(u) for u in used]))
 
     def _slots(self, g: int, row: int, positions: Ints) -> Ints:
-        pages: Ints = self.tables[g, row, positions // self.page_size]
+        size = self.groups[g].page_size
+        pages: Ints = self.tables[g][row, positions // size]
         assert (pages > 0).all(), "a visible position has no page"
-        slots: Ints = pages * self.page_size + positions % self.page_size
+        slots: Ints = pages * size + positions % size
         return slots
 
     def complete(self) -> Launched:
@@ -187,13 +195,13 @@ class Session:
 
     def __post_init__(self) -> None:
         self.scheduler = Scheduler(self.config, self.groups, self.num_pages)
-        width = -(-self.scheduler.max_length // self.config.page_size)
+        memory = self.scheduler.memory
         self.device = SimulatedDevice(
             self.groups,
             self.num_pages,
-            self.config.page_size,
+            memory.page_size,
             self.config.max_running_requests,
-            width,
+            memory.max_length,
             self.accepts,
         )
         self.requests: dict[str, Request] = {}
@@ -278,8 +286,8 @@ class Session:
             allocator.check()
             own = []
             for r in running:
-                begin = max(memory.owned[r.row], memory.dead[g, r.row])
-                own += memory.pages[g, r.row, begin : -(-memory.kv[r.row] // self.config.page_size)].tolist()
+                begin = max(memory.owned[r.row], memory.dead[g, r.row]) * memory.geometry.per_unit[g]
+                own += memory.pages[g][r.row, begin : -(-memory.kv[r.row] // self.groups[g].page_size)].tolist()
             assert len(set(own)) == len(own)
             assert allocator.in_use(np.array(own, dtype=np.int32))
             assert allocator.num_used == len(own) + memory.cache.total[g], f"pages of {self.groups[g].name} leaked"

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from core.simulated_device import Group
 from zif.cache.allocator import IntArray, PageAllocator
-from zif.cache.groups import first_live_page
+from zif.cache.groups import Geometry
 from zif.cache.prefix import InsertResult, Lock, NoPrefixCache
 from zif.cache.radix import RadixCache
 
@@ -24,19 +24,31 @@ def ints(values: Sequence[int]) -> IntArray:
 class Cache:
     """A radix cache with its allocators; every page is dead the moment its step is over."""
 
-    def __init__(self, page_size: int = 1, windows: Sequence[int | None] = (None,), num_pages: int = 100) -> None:
-        self.page_size = page_size
+    def __init__(
+        self,
+        page_size: int | Sequence[int] = 1,
+        windows: Sequence[int | None] = (None,),
+        num_pages: int = 100,
+    ) -> None:
+        sizes = [page_size] * len(windows) if isinstance(page_size, int) else page_size
+        self.geometry = Geometry([Group("", w, size) for w, size in zip(windows, sizes, strict=True)])
+        self.unit = self.geometry.unit
         self.windows = list(windows)
         self.allocators = [PageAllocator(num_pages) for _ in windows]
-        self.tree = RadixCache([Group(str(g), w) for g, w in enumerate(windows)], self.allocators, page_size)
+        self.tree = RadixCache(self.geometry, self.allocators)
 
-    def pages(self, n: int) -> IntArray:
-        taken = [a.alloc(n) for a in self.allocators]
-        return np.stack([t for t in taken if t is not None])
+    def pages(self, units: int) -> list[IntArray]:
+        """Fresh pages for so many units."""
+        taken = []
+        for allocator, count in zip(self.allocators, self.geometry.per_unit, strict=True):
+            ids = allocator.alloc(units * count)
+            assert ids is not None
+            taken.append(ids.reshape(units, count))
+        return taken
 
     def insert(self, tokens: Sequence[int], key: str | None = None, after_step: int = -1) -> InsertResult:
         """Insert with pages of its own, and free the duplicates as a scheduler has to."""
-        result = self.tree.insert(ints(tokens), self.pages(len(tokens) // self.page_size), key, after_step)
+        result = self.tree.insert(ints(tokens), self.pages(len(tokens) // self.unit), key, after_step)
         for allocator, duplicates in zip(self.allocators, result.duplicates, strict=True):
             allocator.free(duplicates, -1)
         self.tree.check()
@@ -57,7 +69,7 @@ def test_the_longest_prefix_is_found() -> None:
     assert cache.length([1, 2, 5, 6]) == 3
     assert cache.length([2]) == 0
     match = cache.tree.match(ints([1, 2, 3, 9]))
-    assert match.pages.tolist() == first.pages[:, :3].tolist()
+    assert match.pages[0].tolist() == first.pages[0][:3].tolist()
     assert match.node.end == 3
 
 
@@ -87,8 +99,8 @@ def test_inserting_again_returns_the_pages_that_are_there() -> None:
     pages = cache.pages(3)
     again = cache.tree.insert(ints([1, 2, 3, 4, 5, 6]), pages, None, -1)
     assert again.present == 4
-    assert again.pages[0].tolist() == [*first.pages[0].tolist(), int(pages[0, 2])]
-    assert again.duplicates[0].tolist() == pages[0, :2].tolist()
+    assert again.pages[0].tolist() == [*first.pages[0].tolist(), pages[0][2].tolist()]
+    assert again.duplicates[0].tolist() == pages[0][:2, 0].tolist()
 
 
 def test_keys_do_not_share() -> None:
@@ -162,7 +174,7 @@ def test_a_window_group_holds_and_matches_no_more_than_its_window() -> None:
     assert cache.length(range(9)) == 0, "positions 6, 7 and 8 are needed, and 6 is gone"
     pages = cache.tree.match(ints(range(10))).pages
     assert (pages[0] > 0).all()
-    assert pages[1].astype(bool).tolist() == [False] * 7 + [True] * 3
+    assert pages[1][:, 0].astype(bool).tolist() == [False] * 7 + [True] * 3
     cache.tree.unlock(lock, -1)
 
 
@@ -190,11 +202,11 @@ def test_a_window_that_has_moved_on_lets_go() -> None:
 
 
 def test_no_cache_has_nothing() -> None:
-    cache = NoPrefixCache(2)
-    tokens, pages = ints([1, 2]), np.ones((2, 2), dtype=np.int32)
-    assert cache.insert(tokens, pages, None, 0).pages.shape == (2, 0)
+    cache = NoPrefixCache(Geometry([Group("", None, 2), Group("", None, 1)]))
+    tokens, pages = ints([1, 2]), [ints([[1]]), ints([[1, 2]])]
+    assert [ids.shape for ids in cache.insert(tokens, pages, None, 0).pages] == [(0, 1), (0, 2)]
     match = cache.match(tokens)
-    assert (match.length, match.pages.shape) == (0, (2, 0))
+    assert (match.length, [ids.shape for ids in match.pages]) == (0, [(0, 1), (0, 2)])
     cache.unlock(cache.lock(match.node), 0)
     assert cache.evict([3, 3]) == [0, 0]
 
@@ -204,7 +216,7 @@ class Held:
     tokens: tuple[int, ...]
     key: str | None
     lock: Lock
-    pages: IntArray
+    pages: list[IntArray]
 
 
 class AgainstDictionary(RuleBasedStateMachine):
@@ -214,31 +226,35 @@ class AgainstDictionary(RuleBasedStateMachine):
     keys = st.sampled_from([None, "a"])
 
     @initialize(
-        page_size=st.sampled_from([1, 2, 3]),
+        sizes=st.sampled_from([(1,), (2,), (3,), (2, 1), (1, 3), (2, 3)]),
         windows=st.sampled_from([(None,), (None, None), (None, 2), (None, 5), (3,), (None, 4, 7)]),
     )
-    def start(self, page_size: int, windows: tuple[int | None, ...]) -> None:
-        self.cache = Cache(page_size, windows, num_pages=2000)
-        self.entries: dict[tuple[str | None, tuple[int, ...]], list[int]] = {}
+    def start(self, sizes: tuple[int, ...], windows: tuple[int | None, ...]) -> None:
+        self.cache = Cache([sizes[g % len(sizes)] for g in range(len(windows))], windows, num_pages=8000)
+        self.entries: dict[tuple[str | None, tuple[int, ...]], list[list[int]]] = {}
         self.held: list[Held] = []
 
     def prefixes(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-        size = self.cache.page_size
+        size = self.cache.unit
         return [tuple(tokens[:end]) for end in range(size, len(tokens) + 1, size)]
 
-    def expected(self, tokens: Sequence[int], key: str | None) -> list[list[int]]:
-        """Pages of the longest match, a list of groups a page."""
-        found: list[list[int]] = []
+    def expected(self, tokens: Sequence[int], key: str | None) -> list[list[list[int]]]:
+        """Pages of the longest match: of each unit, in each group."""
+        found: list[list[list[int]]] = []
         for prefix in self.prefixes(tokens):
             if (key, prefix) not in self.entries:
                 break
             found.append(self.entries[key, prefix])
-        size = self.cache.page_size
         for count in range(len(found), -1, -1):
-            firsts = [first_live_page(count * size, w, size) for w in self.cache.windows]
-            if all(found[i][g] for g, first in enumerate(firsts) for i in range(first, count)):
+            firsts = [self.first_live(count, window) for window in self.cache.windows]
+            if all(all(found[i][g]) for g, first in enumerate(firsts) for i in range(first, count)):
                 return found[:count]
         return []
+
+    def first_live(self, units: int, window: int | None) -> int:
+        """The first unit that the query behind ``units`` sees."""
+        unit = self.cache.unit
+        return 0 if window is None else max(0, units * unit - window + 1) // unit
 
     @rule(tokens=sequences, key=keys, dropped=st.integers(0, 5))
     def insert(self, tokens: list[int], key: str | None, dropped: int) -> None:
@@ -246,30 +262,31 @@ class AgainstDictionary(RuleBasedStateMachine):
         pages = self.cache.pages(len(prefixes))
         for g, window in enumerate(self.cache.windows):
             if window is not None:
-                gone = pages[g, :dropped].copy()
+                gone = pages[g][:dropped].ravel().copy()
                 self.cache.allocators[g].free(gone, -1)
-                pages[g, :dropped] = 0
-        size = self.cache.page_size
+                pages[g][:dropped] = 0
+        size = self.cache.unit
         result = self.cache.tree.insert(ints(tokens[: len(prefixes) * size]), pages, key, -1)
         for allocator, duplicates in zip(self.cache.allocators, result.duplicates, strict=True):
             allocator.free(duplicates, -1)
         for i, prefix in enumerate(prefixes):
-            entry = self.entries.setdefault((key, prefix), [0] * len(self.cache.windows))
-            for g in range(len(entry)):
-                entry[g] = entry[g] or int(pages[g, i])
-            assert result.pages[:, i].tolist() == entry
+            nothing = [[0] * count for count in self.cache.geometry.per_unit]
+            entry = self.entries.setdefault((key, prefix), nothing)
+            for g, ids in enumerate(pages):
+                entry[g] = entry[g] if any(entry[g]) else ids[i].tolist()
+            assert [ids[i].tolist() for ids in result.pages] == entry
 
     @rule(tokens=sequences, key=keys, hold=st.booleans())
     def match(self, tokens: list[int], key: str | None, hold: bool) -> None:
         found = self.expected(tokens, key)
         length = self.cache.tree.match_length(ints(tokens), key)
         match = self.cache.tree.match(ints(tokens), key)
-        assert match.length == length == len(found) * self.cache.page_size
-        assert match.pages.T.tolist() == found
+        assert match.length == length == len(found) * self.cache.unit
+        assert [[ids[i].tolist() for ids in match.pages] for i in range(len(found))] == found
         if hold:
-            pages = match.pages.copy()
-            for g, window in enumerate(self.cache.windows):
-                pages[g, : first_live_page(length, window, self.cache.page_size)] = 0
+            pages = [ids.copy() for ids in match.pages]
+            for ids, window in zip(pages, self.cache.windows, strict=True):
+                ids[: self.first_live(len(found), window)] = 0
             self.held.append(Held(tuple(tokens[:length]), key, self.cache.tree.lock(match.node), pages))
 
     @precondition(lambda self: self.held)
@@ -288,12 +305,12 @@ class AgainstDictionary(RuleBasedStateMachine):
         assert freed == [was - a.num_used for was, a in zip(before, allocators, strict=True)]
         assert all(f >= min(n, c) for f, n, c in zip(freed, needs, could, strict=True))
         for (key, prefix), entry in list(self.entries.items()):
-            for g, page in enumerate(entry):
-                if page and not allocators[g].in_use(ints([page])):
-                    entry[g] = 0
-            full = [page for page, window in zip(entry, windows, strict=True) if window is None]
-            if not any(full or entry):
-                assert not any(full)
+            for g, pages in enumerate(entry):
+                if any(pages) and not allocators[g].in_use(ints(pages)):
+                    entry[g] = [0] * len(pages)
+            full = [pages for pages, window in zip(entry, windows, strict=True) if window is None]
+            if not any(map(any, full or entry)):
+                assert not any(map(any, full))
                 if full:
                     del self.entries[key, prefix]
 
@@ -310,7 +327,8 @@ class AgainstDictionary(RuleBasedStateMachine):
         for held in self.held:
             for i, prefix in enumerate(self.prefixes(held.tokens)):
                 entry = self.entries[held.key, prefix]
-                assert all(page in (0, entry[g]) for g, page in enumerate(held.pages[:, i].tolist()))
+                for g, ids in enumerate(held.pages):
+                    assert ids[i].tolist() in ([0] * ids.shape[1], entry[g])
 
     def teardown(self) -> None:
         if not hasattr(self, "cache"):

@@ -18,7 +18,7 @@ from zif.scheduler.waiting import Waiting
 
 FULL = [Group("full")]
 MIXED = [Group("full"), Group("window", 6)]
-CONFIG = SchedulerConfig(page_size=4, context_length=256, max_running_requests=8, chunked_prefill_size=64)
+CONFIG = SchedulerConfig(context_length=256, max_running_requests=8, chunked_prefill_size=64)
 
 
 def session(groups: list[Group] | None = None, pages: int = 200, **changes: object) -> Session:

@@ -10,19 +10,21 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from core.simulated_device import VOCAB, Group, Session
-from zif.cache.groups import window_pages
+from zif.cache.groups import least_pages, unit_of
 from zif.contract.errors import InvalidRequest
 from zif.scheduler.config import SchedulerConfig
 
+SIZES = st.sampled_from([(1,), (2,), (16,), (4, 1), (2, 8), (1, 4), (6, 4), (2, 2, 4)])
+"""Tokens of a page, of the groups in turn."""
 WINDOWS = st.sampled_from([(None,), (None, 3), (None, 9), (5,), (4, 11), (None, None)])
 
 
 @st.composite
 def sessions(draw: st.DrawFn) -> Session:
     windows = draw(WINDOWS)
-    page_size = draw(st.sampled_from([1, 2, 16]))
+    sizes = draw(SIZES)
+    groups = [Group(str(g), w, sizes[g % len(sizes)]) for g, w in enumerate(windows)]
     config = SchedulerConfig(
-        page_size=page_size,
         context_length=draw(st.integers(8, 80)),
         max_running_requests=draw(st.integers(1, 6)),
         chunked_prefill_size=draw(st.integers(1, 48)),
@@ -33,16 +35,21 @@ def sessions(draw: st.DrawFn) -> Session:
         drafts=draw(st.sampled_from([0, 0, 1, 2, 5])),
     )
     tokens = draw(st.integers(8, 160))
+    spare = draw(st.sampled_from([0, 4]))  # a window group may have the least that there must be
     num_pages = [
-        1 + (-(-tokens // page_size) if w is None else 2 * window_pages(w, page_size) + 2 + tokens // 4 // page_size)
-        for w in windows
+        1 + -(-tokens // group.page_size)
+        if group.window is None
+        else 1
+        + least_pages(group, unit_of(groups), group.window)
+        + (tokens // spare // group.page_size if spare else 0)
+        for group in groups
     ]
     rng, likely = random.Random(draw(st.integers(0, 99))), draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
 
     def accepts(drafts: int) -> int:
         return next((count for count in range(drafts) if rng.random() >= likely), drafts)
 
-    return Session(config, [Group(str(g), w) for g, w in enumerate(windows)], num_pages, accepts)
+    return Session(config, groups, num_pages, accepts)
 
 
 @st.composite

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from zif.cache.allocator import IntArray, PageAllocator
+from zif.cache.groups import Geometry
 from zif.cache.node import LruHeap, Node
 
 
@@ -19,22 +20,23 @@ class Holdings:
     ``version`` changes whenever a match may. ``total`` pages, of which no lock needs ``evictable``.
     """
 
-    def __init__(self, windows: Sequence[int | None], allocators: Sequence[PageAllocator], page_size: int) -> None:
+    def __init__(self, geometry: Geometry, allocators: Sequence[PageAllocator]) -> None:
         self.version = 0
         self.num_tokens = 0
-        self.total = [0] * len(windows)
-        self.evictable = [0] * len(windows)
-        self._page_size = page_size
-        self._windows = list(windows)
+        self.total = [0] * geometry.num_groups
+        self.evictable = [0] * geometry.num_groups
+        self._unit = geometry.unit
+        self._per_unit = geometry.per_unit
+        self._windows = geometry.all_windows
         self._allocators = list(allocators)
         self._leaves = LruHeap(_is_free_leaf)
-        self._droppable = {g: LruHeap(_droppable_in(g)) for g, window in enumerate(windows) if window is not None}
+        self._droppable = {g: LruHeap(_droppable_in(g)) for g, _ in geometry.windows}
 
     def add(self, node: Node) -> None:
         """A new node, which nothing holds."""
         self.num_tokens += len(node.tokens)
         for g, live in enumerate(node.live):
-            assert self._windows[g] is not None or live == node.pages.shape[1], "a page of a full group is missing"
+            assert self._windows[g] is not None or live == node.pages[g].size, "a page of a full group is missing"
             self.total[g] += live
             self.evictable[g] += live
         self.version += 1
@@ -54,7 +56,7 @@ class Holdings:
         if node.held[group] == 0:
             self.evictable[group] -= node.live[group]
         node.held[group] += 1
-        assert node.live[group] == node.pages.shape[1], "locked a prefix whose window is not all there"
+        assert node.live[group] == node.pages[group].size, "locked a prefix whose window is not all there"
 
     def release(self, node: Node, group: int) -> None:
         """A lock does not need them any more."""
@@ -89,21 +91,22 @@ class Holdings:
             if node.busy > self._allocators[group].retired:
                 in_use.append(node)
                 continue
+            units = -(-(need - freed[group]) // self._per_unit[group])
             if heap is self._leaves:
-                self._trim(node, min(need - freed[group], node.pages.shape[1]), freed)
+                self._trim(node, min(units, node.units), freed)
             else:
-                self._drop(node, group, need - freed[group], freed)
+                self._drop(node, group, units, freed)
                 self._trim_dead_tail(node, freed)
             heap.offer(node)
         for node in in_use:
             heap.offer(node)
 
-    def _drop(self, node: Node, group: int, count: int, freed: list[int]) -> None:
-        """Drop up to ``count`` pages of a window group, from the front: the end serves longer matches."""
-        row = node.pages[group]
-        at = np.flatnonzero(row)[:count]
-        self._forget(node, group, row[at], freed)
-        row[at] = 0
+    def _drop(self, node: Node, group: int, units: int, freed: list[int]) -> None:
+        """Drop a window group's pages of up to ``units`` units, from the front: the end serves longer matches."""
+        pages = node.pages[group]
+        at = np.flatnonzero(pages[:, 0])[:units]
+        self._forget(node, group, pages[at].ravel(), freed)
+        pages[at] = 0
         self.version += 1
 
     def _trim_dead_tail(self, node: Node, freed: list[int]) -> None:
@@ -112,27 +115,27 @@ class Holdings:
             parent = node.parent
             assert parent is not None
             keep = min(_last_live(node.pages[g]) for g in self._droppable)
-            if keep == node.pages.shape[1]:
+            if keep == node.units:
                 break
-            self._trim(node, node.pages.shape[1] - keep, freed)
+            self._trim(node, node.units - keep, freed)
             node = parent if keep == 0 else node
 
-    def _trim(self, node: Node, count: int, freed: list[int]) -> None:
-        """Cut the last ``count`` pages off an unlocked leaf, in every group; the leaf goes if none is left."""
+    def _trim(self, node: Node, units: int, freed: list[int]) -> None:
+        """Cut the last ``units`` units off an unlocked leaf, in every group; the leaf goes if none is left."""
         assert _is_free_leaf(node)
-        keep = node.pages.shape[1] - count
-        for g, row in enumerate(node.pages):
-            tail = row[keep:]
+        keep = node.units - units
+        for g, pages in enumerate(node.pages):
+            tail = pages[keep:]
             self._forget(node, g, tail[tail != 0], freed)
-        self.num_tokens -= count * self._page_size
+        self.num_tokens -= units * self._unit
         self.version += 1
         if keep:
-            node.tokens = node.tokens[: keep * self._page_size]
-            node.pages = node.pages[:, :keep]
+            node.tokens = node.tokens[: keep * self._unit]
+            node.pages = [pages[:keep] for pages in node.pages]
             return
         parent = node.parent
         assert parent is not None
-        del parent.children[node.edge(self._page_size)]
+        del parent.children[node.edge(self._unit)]
         node.parent = None
         self._leaves.offer(parent)
 
@@ -149,8 +152,8 @@ class Holdings:
         """Free all pages of ``nodes``, which are all that there are, and part them from their tree."""
         assert self.total == self.evictable, "flushed while a prefix is locked"
         for node in nodes:
-            for allocator, row in zip(self._allocators, node.pages, strict=True):
-                allocator.free(row[row != 0], after_step=node.busy)
+            for allocator, pages in zip(self._allocators, node.pages, strict=True):
+                allocator.free(pages[pages != 0], after_step=node.busy)
             node.parent = None
         for heap in (self._leaves, *self._droppable.values()):
             heap.clear()
@@ -167,25 +170,27 @@ class Holdings:
         for node in nodes:
             tokens += len(node.tokens)
             for g in groups:
-                live = node.pages[g][node.pages[g] != 0]
+                pages = node.pages[g]
+                live = pages[pages != 0]
                 assert node.live[g] == len(live)
+                assert ((pages != 0).all(axis=1) | (pages == 0).all(axis=1)).all(), "a unit is there in part"
                 assert 0 <= node.held[g] <= node.locks
                 if self._windows[g] is None:
                     assert node.held[g] == node.locks
-                    assert len(live) == node.pages.shape[1]
+                    assert len(live) == pages.size
                 elif node.held[g] == 0 and len(live):
                     assert node in self._droppable[g], "a droppable node is out of reach of eviction"
                 if node.held[g]:
-                    assert len(live) == node.pages.shape[1], "a held page was dropped"
+                    assert len(live) == pages.size, "a held page was dropped"
                 else:
                     evictable[g] += len(live)
                 assert self._allocators[g].in_use(live)
                 seen[g].append(live)
             assert not _is_free_leaf(node) or node in self._leaves, "a leaf is out of reach of eviction"
         joined = [np.concatenate(pages) if pages else np.empty(0, dtype=np.int32) for pages in seen]
-        for pages in joined:
-            assert len(np.unique(pages)) == len(pages), "two nodes own one page"
-        total = [len(pages) for pages in joined]
+        for ids in joined:
+            assert len(np.unique(ids)) == len(ids), "two nodes own one page"
+        total = [len(ids) for ids in joined]
         assert (total, evictable, tokens) == (self.total, self.evictable, self.num_tokens)
 
 
@@ -200,7 +205,7 @@ def _droppable_in(group: int) -> Callable[[Node], bool]:
     return droppable
 
 
-def _last_live(row: IntArray) -> int:
-    """One more than the index of the last page that is there; 0 if none is."""
-    at = np.flatnonzero(row)
+def _last_live(pages: IntArray) -> int:
+    """One more than the index of the last unit that is there; 0 if none is."""
+    at = np.flatnonzero(pages[:, 0])
     return int(at[-1]) + 1 if len(at) else 0

@@ -16,10 +16,10 @@ _ids = itertools.count()
 class Node:
     """A run of tokens, and the pages with their KV.
 
-    ``tokens``   int32 [n], n a positive multiple of the page size (empty at a root).
-    ``pages``    int32 [G, n / page_size], a row a cache group; 0 where a window group has dropped the page.
+    ``tokens``   int32 [n * unit], n units, at least one (none at a root).
+    ``pages``    a cache group each: int32 [n, pages of a unit]; 0 where a window group has dropped a unit's pages.
     ``start``    position of the first token.
-    ``children`` by the bytes of a child's first page of tokens.
+    ``children`` by the bytes of a child's first unit of tokens.
     ``locks``    how many holds run through the node; every ancestor has at least as many.
     ``held``     a group each: how many of those holds need the node's pages in that group. For a group
                  without a window that is ``locks``.
@@ -43,7 +43,7 @@ class Node:
         "tokens",
     )
 
-    def __init__(self, parent: Node | None, start: int, tokens: IntArray, pages: IntArray) -> None:
+    def __init__(self, parent: Node | None, start: int, tokens: IntArray, pages: list[IntArray]) -> None:
         self.id = next(_ids)
         self.parent = parent
         self.start = start
@@ -52,24 +52,29 @@ class Node:
         self.children: dict[bytes, Node] = {}
         self.locks = 0
         self.held = [0] * len(pages)
-        self.live = np.count_nonzero(pages, axis=1).tolist() if pages.size else [0] * len(pages)
+        self.live = [int(np.count_nonzero(ids)) for ids in pages]
         self.access = 0
         self.busy = -1
         self.queued: set[LruHeap] = set()
 
     @classmethod
-    def root(cls, num_groups: int) -> Node:
+    def root(cls, no_pages: list[IntArray]) -> Node:
         """A node of no tokens."""
-        return cls(None, 0, np.empty(0, dtype=np.int32), np.empty((num_groups, 0), dtype=np.int32))
+        return cls(None, 0, np.empty(0, dtype=np.int32), no_pages)
 
     @property
     def end(self) -> int:
         """Position behind the last token."""
         return self.start + len(self.tokens)
 
-    def edge(self, page_size: int) -> bytes:
+    @property
+    def units(self) -> int:
+        """How many units it has."""
+        return len(self.pages[0])
+
+    def edge(self, unit: int) -> bytes:
         """What its parent knows it by."""
-        return self.tokens[:page_size].tobytes()
+        return self.tokens[:unit].tobytes()
 
     @property
     def attached(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from zif.cache.allocator import IntArray
+from zif.cache.groups import Geometry
 from zif.cache.node import Node
 
 
@@ -16,14 +17,14 @@ from zif.cache.node import Node
 class Match:
     """The longest cached prefix of a sequence.
 
-    ``length`` tokens, a multiple of the page size, are in the cache; ``pages`` int32 [G, length / page_size]
-    are where, one row a group. In a window group the pages that no query from ``length`` on can see may be 0.
+    ``length`` tokens, a multiple of the unit, are in the cache; ``pages``, a group each int32 [units, pages of a unit],
+    are where. In a window group the pages that no query from ``length`` on can see may be 0.
     ``node`` ends exactly at ``length``. The pages stay valid only while ``node`` is locked.
     """
 
     node: Node
     length: int
-    pages: IntArray
+    pages: list[IntArray]
 
 
 @dataclass(slots=True)
@@ -42,14 +43,14 @@ class Lock:
 class InsertResult:
     """What became of pages given to ``insert``.
 
-    The cache now owns all of ``pages`` (int32 [G, n]); ``node`` ends behind them, unlocked. The first
-    ``present`` tokens were there before; for those ``pages`` may differ from what was given, and
+    The cache now owns all of ``pages`` (a group each, int32 [units, pages of a unit]); ``node`` ends behind them,
+    unlocked. The first ``present`` tokens were there before; for those ``pages`` may differ from what was given, and
     ``duplicates[g]`` are the given pages of group ``g`` that the caller must free.
     """
 
     node: Node
     present: int
-    pages: IntArray
+    pages: list[IntArray]
     duplicates: list[IntArray]
 
 
@@ -91,11 +92,11 @@ class PrefixCache(Protocol):
     def advance(self, lock: Lock, group: int, position: int, after_step: int) -> None:
         """Stop holding pages of window group ``group`` that lie wholly before ``position``."""
 
-    def insert(self, tokens: IntArray, pages: IntArray, extra_key: Hashable, after_step: int) -> InsertResult:
-        """Give the cache ``pages`` [G, n] with the KV of ``tokens`` [n * page_size].
+    def insert(self, tokens: IntArray, pages: Sequence[IntArray], extra_key: Hashable, after_step: int) -> InsertResult:
+        """Give the cache ``pages`` with the KV of ``tokens`` [n * unit]: a group each, int32 [n, pages of a unit].
 
-        A 0 in a window group says that this page is no longer there. Steps up to ``after_step`` may still
-        write or read the pages.
+        Zeros in a window group say that the pages of a unit are no longer there: all of them or none. Steps up to
+        ``after_step`` may still write or read the pages.
         """
 
     def evict(self, needs: Sequence[int]) -> list[int]:
@@ -121,10 +122,10 @@ class NoPrefixCache:
     version = 0
     num_tokens = 0
 
-    def __init__(self, num_groups: int) -> None:
-        self._root = Node.root(num_groups)
-        self._zeros = [0] * num_groups
-        self._no_pages = np.empty((num_groups, 0), dtype=np.int32)
+    def __init__(self, geometry: Geometry) -> None:
+        self._no_pages = geometry.no_pages()
+        self._root = Node.root(self._no_pages)
+        self._zeros = [0] * geometry.num_groups
 
     @property
     def total(self) -> Sequence[int]:
@@ -147,8 +148,8 @@ class NoPrefixCache:
 
     def advance(self, lock: Lock, group: int, position: int, after_step: int) -> None: ...
 
-    def insert(self, tokens: IntArray, pages: IntArray, extra_key: Hashable, after_step: int) -> InsertResult:
-        return InsertResult(self._root, 0, self._no_pages, [self._no_pages[0]] * len(self._zeros))
+    def insert(self, tokens: IntArray, pages: Sequence[IntArray], extra_key: Hashable, after_step: int) -> InsertResult:
+        return InsertResult(self._root, 0, self._no_pages, [np.empty(0, dtype=np.int32) for _ in self._zeros])
 
     def evict(self, needs: Sequence[int]) -> list[int]:
         return list(self._zeros)

@@ -1,9 +1,9 @@
 """The radix prefix cache (Zheng et al. 2024, SGLang), a page id per cache group in every node.
 
-A tree over token ids at page granularity. Groups without a window keep every page of a node. A window
-group keeps what it can: pages that no lock needs are dropped one by one ("tombstones", page id 0), and a
-prefix matches only where the pages that its next query sees are all there. So a model that mixes both
-kinds shares one tree, and memory runs out in each group by itself.
+A tree over token ids, by units: the least number of tokens that is whole pages in every group. Groups without a
+window keep every page of a node. A window group keeps what it can: pages that no lock needs are dropped, a unit's
+together ("tombstones", page id 0), and a prefix matches only where the units that its next query sees are all there. So
+a model that mixes both kinds, and page sizes, shares one tree, and memory runs out in each group by itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterator, Sequence
 import numpy as np
 
 from zif.cache.allocator import IntArray, PageAllocator
-from zif.cache.groups import HostGroup, first_live_page
+from zif.cache.groups import Geometry, first_live
 from zif.cache.holdings import Holdings
 from zif.cache.node import Node
 from zif.cache.prefix import InsertResult, Lock, Match
@@ -25,17 +25,14 @@ _PRUNE_FROM = 1024
 class RadixCache:
     """See :class:`zif.cache.prefix.PrefixCache` for the meaning of each method."""
 
-    def __init__(self, groups: Sequence[HostGroup], allocators: Sequence[PageAllocator], page_size: int) -> None:
-        assert len(groups) == len(allocators) > 0
-        assert page_size >= 1
-        self.page_size = page_size
-        self._windows = [group.window for group in groups]
-        self._window_groups = [(g, group.window) for g, group in enumerate(groups) if group.window is not None]
-        self._num_groups = len(groups)
+    def __init__(self, geometry: Geometry, allocators: Sequence[PageAllocator]) -> None:
+        assert geometry.num_groups == len(allocators)
+        self.unit = geometry.unit
+        self._geometry = geometry
         self._roots: dict[Hashable, Node] = {}
         self._prune_at = _PRUNE_FROM
         self._clock = 0
-        self._holdings = Holdings(self._windows, allocators, page_size)
+        self._holdings = Holdings(geometry, allocators)
 
     @property
     def version(self) -> int:
@@ -62,31 +59,32 @@ class RadixCache:
 
     def match_length(self, tokens: IntArray, extra_key: Hashable = None) -> int:
         path, length = self._walk(tokens, extra_key)
-        return self._valid_pages(path, length) * self.page_size
+        return self._valid_units(path, length) * self.unit
 
     def match(self, tokens: IntArray, extra_key: Hashable = None) -> Match:
         path, length = self._walk(tokens, extra_key)
-        length = self._valid_pages(path, length) * self.page_size
+        length = self._valid_units(path, length) * self.unit
         while path and path[-1].start >= length:
             path.pop()
         if not path:
-            return Match(self._root(extra_key), 0, np.empty((self._num_groups, 0), dtype=np.int32))
+            return Match(self._root(extra_key), 0, self._geometry.no_pages())
         if path[-1].end > length:
             path[-1] = self._split(path[-1], length)
         self._touch(path)
-        return Match(path[-1], length, np.concatenate([node.pages for node in path], axis=1))
+        pages = [np.concatenate([node.pages[g] for node in path]) for g in range(self._geometry.num_groups)]
+        return Match(path[-1], length, pages)
 
     # -- holding -------------------------------------------------------------------------------------------
 
     def lock(self, node: Node) -> Lock:
-        tops = [0] * self._num_groups
-        for g, window in self._window_groups:
-            tops[g] = first_live_page(node.end, window, self.page_size) * self.page_size
+        tops = [0] * self._geometry.num_groups
+        for g, window in self._geometry.windows:
+            tops[g] = first_live(node.end, window, self.unit) * self.unit
             self._split_path(node, tops[g])
         for held in node.path():
             held.locks += 1
-            for g in range(self._num_groups):
-                if held.start >= tops[g]:
+            for g, top in enumerate(tops):
+                if held.start >= top:
                     self._holdings.hold(held, g)
         return Lock(node, tops)
 
@@ -101,7 +99,7 @@ class RadixCache:
             self._holdings.offer(node)
 
     def advance(self, lock: Lock, group: int, position: int, after_step: int) -> None:
-        assert self._windows[group] is not None
+        assert self._geometry.all_windows[group] is not None
         top = lock.tops[group]
         for node in lock.node.path():
             if node.start < top:
@@ -113,21 +111,24 @@ class RadixCache:
 
     # -- growing -------------------------------------------------------------------------------------------
 
-    def insert(self, tokens: IntArray, pages: IntArray, extra_key: Hashable, after_step: int) -> InsertResult:
-        assert pages.shape == (self._num_groups, len(tokens) // self.page_size)
-        assert len(tokens) % self.page_size == 0
+    def insert(self, tokens: IntArray, pages: Sequence[IntArray], extra_key: Hashable, after_step: int) -> InsertResult:
+        count = len(tokens) // self.unit
+        assert [ids.shape for ids in pages] == [(count, several) for several in self._geometry.per_unit]
+        assert len(tokens) % self.unit == 0
         path, present = self._walk(tokens, extra_key)
         if path and path[-1].end > present:
             path[-1] = self._split(path[-1], present)
-        result = pages.copy()
-        duplicates: list[list[IntArray]] = [[] for _ in range(self._num_groups)]
+        result = [ids.copy() for ids in pages]
+        duplicates: list[list[IntArray]] = [[] for _ in pages]
         for node in path:
-            span = slice(node.start // self.page_size, node.end // self.page_size)
-            if not np.array_equal(node.pages, result[:, span]):
-                self._merge(node, result[:, span], duplicates)
+            span = slice(node.start // self.unit, node.end // self.unit)
+            for g, ids in enumerate(result):
+                if not np.array_equal(node.pages[g], ids[span]):
+                    self._merge(node, g, ids[span], duplicates[g])
         node = path[-1] if path else self._root(extra_key)
         if present < len(tokens):
-            node = self._append(node, present, tokens[present:].copy(), pages[:, present // self.page_size :].copy())
+            new = [ids[present // self.unit :].copy() for ids in pages]
+            node = self._append(node, present, tokens[present:].copy(), new)
             path.append(node)
         for used in path:
             used.busy = max(used.busy, after_step)
@@ -135,24 +136,23 @@ class RadixCache:
         joined = [np.concatenate(d) if d else np.empty(0, dtype=np.int32) for d in duplicates]
         return InsertResult(node, present, result, joined)
 
-    def _append(self, parent: Node, start: int, tokens: IntArray, pages: IntArray) -> Node:
+    def _append(self, parent: Node, start: int, tokens: IntArray, pages: list[IntArray]) -> Node:
         node = Node(parent, start, tokens, pages)
-        parent.children[node.edge(self.page_size)] = node
+        parent.children[node.edge(self.unit)] = node
         self._holdings.add(node)
         return node
 
-    def _merge(self, node: Node, given: IntArray, duplicates: list[list[IntArray]]) -> None:
-        """Take from ``given`` what ``node`` lacks, and write into it what ``node`` has instead."""
-        for g in range(self._num_groups):
-            ours, theirs = node.pages[g], given[g]
-            lacking = (ours == 0) & (theirs != 0)
-            if lacking.any():
-                ours[lacking] = theirs[lacking]
-                self._holdings.fill(node, g, int(np.count_nonzero(lacking)))
-            double = (theirs != 0) & (theirs != ours)
-            if double.any():
-                duplicates[g].append(theirs[double])
-            theirs[:] = ours
+    def _merge(self, node: Node, group: int, given: IntArray, duplicates: list[IntArray]) -> None:
+        """Take from ``given`` what ``node`` lacks in a group, and write into it what ``node`` has instead."""
+        ours = node.pages[group]
+        lacking = (ours == 0) & (given != 0)
+        if lacking.any():
+            ours[lacking] = given[lacking]
+            self._holdings.fill(node, group, int(np.count_nonzero(lacking)))
+        double = (given != 0) & (given != ours)
+        if double.any():
+            duplicates.append(given[double])
+        given[:] = ours
 
     # -- shrinking -----------------------------------------------------------------------------------------
 
@@ -171,38 +171,38 @@ class RadixCache:
             if len(self._roots) >= self._prune_at:
                 self._roots = {key: root for key, root in self._roots.items() if root.children}
                 self._prune_at = max(_PRUNE_FROM, 2 * len(self._roots))
-            root = self._roots[extra_key] = Node.root(self._num_groups)
+            root = self._roots[extra_key] = Node.root(self._geometry.no_pages())
         return root
 
     def _walk(self, tokens: IntArray, extra_key: Hashable) -> tuple[list[Node], int]:
         """Nodes that spell a prefix of ``tokens`` (the last one perhaps only in part), and its length."""
         path: list[Node] = []
         node = self._roots.get(extra_key)
-        position, end, page_size = 0, len(tokens) // self.page_size * self.page_size, self.page_size
+        position, end, unit = 0, len(tokens) // self.unit * self.unit, self.unit
         while node is not None and position < end:
-            node = node.children.get(tokens[position : position + page_size].tobytes())
+            node = node.children.get(tokens[position : position + unit].tobytes())
             if node is None:
                 break
             path.append(node)
-            common = _common_prefix(node.tokens, tokens[position:end]) // page_size * page_size
+            common = _common_prefix(node.tokens, tokens[position:end]) // unit * unit
             position += common
             if common < len(node.tokens):
                 break
         return path, position
 
-    def _valid_pages(self, path: list[Node], length: int) -> int:
-        """The most pages, of ``length`` tokens along ``path``, after which every window is all there."""
-        most = length // self.page_size
-        if not self._window_groups or most == 0:
+    def _valid_units(self, path: list[Node], length: int) -> int:
+        """The most units, of ``length`` tokens along ``path``, after which every window is all there."""
+        most = length // self.unit
+        if not self._geometry.windows or most == 0:
             return most
         ends = np.arange(most + 1, dtype=np.int64)
         valid = np.ones(most + 1, dtype=np.bool_)
-        for g, window in self._window_groups:
-            row = np.concatenate([node.pages[g] for node in path])[:most]
-            # behind[m]: pages up to and with the last dropped one before page m; all must be out of sight.
+        for g, window in self._geometry.windows:
+            first = np.concatenate([node.pages[g][:, 0] for node in path])[:most]
+            # behind[m]: units up to and with the last dropped one before unit m; all must be out of sight.
             behind = np.zeros(most + 1, dtype=np.int64)
-            np.maximum.accumulate(np.where(row == 0, ends[1:], 0), out=behind[1:])
-            valid &= behind <= np.maximum(ends * self.page_size - window + 1, 0) // self.page_size
+            np.maximum.accumulate(np.where(first == 0, ends[1:], 0), out=behind[1:])
+            valid &= behind <= np.maximum(ends * self.unit - window + 1, 0) // self.unit
         return int(np.flatnonzero(valid)[-1])
 
     def _touch(self, path: list[Node]) -> None:
@@ -213,16 +213,16 @@ class RadixCache:
     def _split(self, node: Node, position: int) -> Node:
         """Cut ``node`` in two at ``position``; returns the upper part. ``node`` stays the lower: holds end there."""
         count = position - node.start
-        at = count // self.page_size
+        at = count // self.unit
         assert 0 < count < len(node.tokens)
-        assert count % self.page_size == 0
+        assert count % self.unit == 0
         parent = node.parent
         assert parent is not None
-        upper = Node(parent, node.start, node.tokens[:count], node.pages[:, :at])
-        parent.children[upper.edge(self.page_size)] = upper
+        upper = Node(parent, node.start, node.tokens[:count], [pages[:at] for pages in node.pages])
+        parent.children[upper.edge(self.unit)] = upper
         node.parent, node.start = upper, position
-        node.tokens, node.pages = node.tokens[count:], node.pages[:, at:]
-        upper.children[node.edge(self.page_size)] = node
+        node.tokens, node.pages = node.tokens[count:], [pages[at:] for pages in node.pages]
+        upper.children[node.edge(self.unit)] = node
         node.live = [whole - part for whole, part in zip(node.live, upper.live, strict=True)]
         upper.locks, upper.held = node.locks, list(node.held)
         upper.access, upper.busy = node.access, node.busy
@@ -248,9 +248,9 @@ class RadixCache:
         for node in self._nodes():
             parent = node.parent
             assert parent is not None
-            assert parent.children[node.edge(self.page_size)] is node
+            assert parent.children[node.edge(self.unit)] is node
             assert node.start == parent.end
-            assert len(node.tokens) == node.pages.shape[1] * self.page_size > 0
+            assert len(node.tokens) == node.units * self.unit > 0
             assert node.locks >= sum(child.locks for child in node.children.values())
         self._holdings.check(self._nodes())
 

@@ -92,7 +92,6 @@ def _engine(
         num_pages = followers.agree(num_pages)
     scheduler = Scheduler(
         SchedulerConfig(
-            page_size=plan.page_size,
             context_length=plan.context_length,
             max_running_requests=plan.max_running_requests,
             chunked_prefill_size=plan.chunked_prefill_size,
@@ -109,8 +108,8 @@ def _engine(
     limits = Limits(
         tokens=scheduler.max_step_tokens,
         rows=plan.max_running_requests,
-        pages=-(-scheduler.max_length // plan.page_size),  # no sequence is longer than the cache
-        page_size=plan.page_size,
+        pages=-(-scheduler.max_length // scheduler.memory.page_size),  # no sequence is longer than the cache
+        page_size=scheduler.memory.page_size,
         drafts=0 if drafter is None else drafter.most,
     )
     seed = settings.random_seed if settings.random_seed is not None else secrets.randbits(63)

@@ -20,7 +20,6 @@ class SchedulerConfig:
     ``conservativeness``      above 1: fewer retractions, fewer requests at a time.
     """
 
-    page_size: int
     context_length: int
     max_running_requests: int
     chunked_prefill_size: int = 8192
@@ -32,6 +31,6 @@ class SchedulerConfig:
     drafts: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("page_size", "context_length", "max_running_requests", "chunked_prefill_size"):
+        for name in ("context_length", "max_running_requests", "chunked_prefill_size"):
             if getattr(self, name) < 1:
                 raise InvalidSettings(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -24,11 +24,11 @@ class Distrusted:
     """The keys under which requests look for cached prefixes.
 
     A NaN may come of what the cache holds of a request's prompt, or have gone there. So requests that begin with the
-    same page of tokens get another key: what is cached under the old one is never found again, and evicted in time.
+    same unit of tokens get another key: what is cached under the old one is never found again, and evicted in time.
     """
 
-    def __init__(self, page_size: int) -> None:
-        self._page_size = page_size
+    def __init__(self, unit: int) -> None:
+        self._unit = unit
         self._epoch = 0
         self._counts: dict[tuple[Hashable, bytes], int] = {}
 
@@ -49,4 +49,4 @@ class Distrusted:
 
     def _begin(self, request: Request) -> tuple[Hashable, bytes]:
         key = request.extra_key
-        return key.key if isinstance(key, _Renewed) else key, request.prompt[: self._page_size].tobytes()
+        return key.key if isinstance(key, _Renewed) else key, request.prompt[: self._unit].tobytes()

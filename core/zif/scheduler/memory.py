@@ -1,8 +1,8 @@
 """Rows of the request table, pages and prefix cache behind one door.
 
-Here is who owns a page. Of a request's pages, the first ``owned[row]`` belong to the prefix cache and are
-held by the request's lock; the rest belong to the request. In a window group, pages before ``dead[g, row]``
-are out of sight of every later query: the request has let go of them.
+Here is who owns a page. Of a request's pages, those of the first ``owned[row]`` units (:mod:`zif.cache.groups`) belong
+to the prefix cache and are held by the request's lock; the rest belong to the request. In a window group, pages of
+units before ``dead[g, row]`` are out of sight of every later query: the request has let go of them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zif.cache.allocator import IntArray, PageAllocator
-from zif.cache.groups import HostGroup, first_live_page, window_pages
+from zif.cache.groups import Geometry, HostGroup, first_live, least_pages
 from zif.cache.node import Node
 from zif.cache.prefix import Lock, Match, NoPrefixCache, PrefixCache
 from zif.cache.radix import RadixCache
@@ -23,7 +23,11 @@ from zif.scheduler.request import Request
 IndexArray = npt.NDArray[np.intp]
 
 PageChanges = tuple[IntArray, IntArray, IntArray]
-"""Rows [m], indices [m] and page ids [G, m] of page table entries that change."""
+"""Rows [m], indices [m] and page ids [G, m] of page table entries that change.
+
+Indices count pages of :attr:`Memory.page_size` tokens: a group whose pages have ``factors[g]`` times as many has the
+entry at ``index // factors[g]``, and may have it several times, with the same id.
+"""
 
 
 class Memory:
@@ -33,30 +37,30 @@ class Memory:
     ``drafts``  [R+1] drafts in flight: so many of the positions may turn out not to be there.
     ``final``   [R+1] the same when the request ends by count.
     ``last``    [R+1] the last step that the row was part of.
-    ``pages``   [G, R+1, P] the page tables.
+    ``pages``   the page tables, a group each: [R+1, pages of the longest sequence].
     """
 
     def __init__(
         self,
         groups: Sequence[HostGroup],
         num_pages: Sequence[int],
-        page_size: int,
         max_requests: int,
         context_length: int,
         *,
         radix: bool = True,
     ) -> None:
-        self.page_size = page_size
         self.groups = list(groups)
+        self.geometry = Geometry(groups)
+        self.page_size = self.geometry.base
+        """Tokens of the smallest pages."""
+        self.unit = self.geometry.unit
         self.allocators = [PageAllocator(n) for n in num_pages]
         self.row_allocator = PageAllocator(max_requests + 1)
-        self.windows = [(g, group.window) for g, group in enumerate(groups) if group.window is not None]
+        self.windows = self.geometry.windows
         self.max_length = min([context_length, *self._longest()])
         """Tokens that one sequence can have: the model's context, or what the cache can hold."""
         self._check_windows()
-        self.cache: PrefixCache = (
-            RadixCache(groups, self.allocators, page_size) if radix else NoPrefixCache(len(self.groups))
-        )
+        self.cache: PrefixCache = RadixCache(self.geometry, self.allocators) if radix else NoPrefixCache(self.geometry)
         rows = max_requests + 1
         self.kv = np.zeros(rows, dtype=np.int32)
         self.drafts = np.zeros(rows, dtype=np.int32)
@@ -64,48 +68,62 @@ class Memory:
         self.last = np.full(rows, -1, dtype=np.int64)
         self.owned = np.zeros(rows, dtype=np.int32)
         self.dead = np.zeros((len(self.groups), rows), dtype=np.int32)
-        self.pages = np.zeros((len(self.groups), rows, -(-self.max_length // page_size)), dtype=np.int32)
+        self.pages = [np.zeros((rows, -(-self.max_length // size)), dtype=np.int32) for size in self.geometry.sizes]
         self._nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty((len(self.groups), 0), np.int32))
         self._locks: dict[int, Lock] = {}
         self._replaced: dict[int, IntArray] = {}
 
     def _longest(self) -> list[int]:
-        full = [a.capacity for a, group in zip(self.allocators, self.groups, strict=True) if group.window is None]
-        return [capacity * self.page_size for capacity in full]
+        groups = zip(self.allocators, self.groups, strict=True)
+        return [allocator.capacity * group.page_size for allocator, group in groups if group.window is None]
 
     def _check_windows(self) -> None:
         for g, window in self.windows:
-            # A sequence holds what it sees itself, and perhaps as much again in a prefix that it shares.
-            least = 2 * window_pages(min(window, self.max_length), self.page_size) + 2
-            if self.allocators[g].capacity < least:
+            group, capacity = self.groups[g], self.allocators[g].capacity
+            least = least_pages(group, self.unit, self.max_length)
+            if capacity < least:
                 raise InvalidSettings(
-                    f"cache group {self.groups[g].name!r} has {self.allocators[g].capacity} pages of {self.page_size} "
-                    f"tokens, but a window of {window} tokens needs at least {least}: give the cache more memory"
+                    f"cache group {group.name!r} has {capacity} pages of {group.page_size} tokens, but a window of "
+                    f"{window} tokens needs at least {least}: give the cache more memory"
                 )
 
     # -- pages ---------------------------------------------------------------------------------------------
 
-    def reserve(self, count: int) -> bool:
-        """Make ``count`` pages free in every group, out of the prefix cache if need be; False if that fails."""
-        needs = [count - a.num_free for a in self.allocators]
+    def reserve(self, counts: Sequence[int]) -> bool:
+        """Make so many pages of each group free, out of the prefix cache if need be; False if that fails."""
+        needs = [count - a.num_free for count, a in zip(counts, self.allocators, strict=True)]
         if max(needs) <= 0:
             return True
         self.cache.evict([max(0, need) for need in needs])
-        return all(a.num_free >= count for a in self.allocators)
+        return all(a.num_free >= count for count, a in zip(counts, self.allocators, strict=True))
+
+    def reserve_decodes(self, starts: IntArray, fresh: IndexArray, ahead: int) -> bool:
+        """:meth:`reserve` for one more position at each of ``starts``, of which those at ``fresh`` begin a page, and
+        for ``ahead`` more tokens as far as that takes no more than an eighth of a group."""
+        sizes = zip(self.geometry.sizes, self.geometry.factors, strict=True)
+        begun = [len(fresh) if f == 1 else int(np.count_nonzero(starts[fresh] % size == 0)) for size, f in sizes]
+        return self._reserve(begun, ahead)
+
+    def _reserve(self, counts: Sequence[int], ahead: int) -> bool:
+        spare = [
+            min(-(-ahead // size), a.capacity // 8)
+            for size, a in zip(self.geometry.sizes, self.allocators, strict=True)
+        ]
+        return self.reserve([count + more for count, more in zip(counts, spare, strict=True)])
 
     def available(self) -> IntArray:
         """Pages that are free or could be evicted, int32 [G]."""
         return np.array([a.num_free + e for a, e in zip(self.allocators, self.cache.evictable, strict=True)])
 
-    def take(self, count: int) -> IntArray:
-        """``count`` free pages of every group: [G, count]. They must have been reserved."""
-        taken = [a.alloc(count) for a in self.allocators]
-        assert all(pages is not None for pages in taken), f"{count} pages were not reserved"
-        return np.stack([pages for pages in taken if pages is not None])
+    def begun(self, length: int, count: int) -> list[int]:
+        """Pages of each group that ``count`` tokens behind position ``length`` begin."""
+        return [-(-(length + count) // size) + -length // size for size in self.geometry.sizes]
 
-    def num_pages(self, length: npt.ArrayLike) -> IntArray:
-        """Pages that ``length`` tokens take."""
-        return -(-np.asarray(length) // self.page_size)
+    def _take(self, group: int, count: int) -> IntArray:
+        """``count`` free pages of a group, which must have been reserved."""
+        taken = self.allocators[group].alloc(count)
+        assert taken is not None, f"{count} pages were not reserved"
+        return taken
 
     # -- a request's life ----------------------------------------------------------------------------------
 
@@ -115,63 +133,74 @@ class Memory:
         assert row_ids is not None, "no row is free"
         row = request.row = int(row_ids[0])
         self._locks[row] = lock
-        count = match.length // self.page_size
         self.kv[row] = match.length
         self.final[row] = request.final_length
-        self.owned[row] = count
-        self.pages[:, row, :count] = match.pages
+        self.owned[row] = match.length // self.unit
         self.dead[:, row] = 0
         for g, window in self.windows:
-            self.dead[g, row] = first_live_page(match.length, window, self.page_size)
-            self.pages[g, row, : self.dead[g, row]] = 0
-        return np.full(count, row, dtype=np.int32), np.arange(count, dtype=np.int32), self.pages[:, row, :count].copy()
+            self.dead[g, row] = first_live(match.length, window, self.unit)
+        for table, ids, dead in zip(self.pages, match.pages, self.dead[:, row], strict=True):
+            table[row, : ids.size] = ids.ravel()
+            table[row, : dead * ids.shape[1]] = 0
+        return self._entries(row, np.arange(match.length // self.page_size, dtype=np.int32))
+
+    def _entries(self, rows: IntArray | int, indices: IntArray) -> PageChanges:
+        """The page table entries of ``rows`` at ``indices``, as they are now."""
+        ids = [table[rows, indices // factor] for table, factor in zip(self.pages, self.geometry.factors, strict=True)]
+        at = np.full(len(indices), rows, dtype=np.int32) if isinstance(rows, int) else rows
+        return at, indices, np.stack(ids)
 
     def fit(self, length: int, count: int) -> int:
         """How many of the ``count`` tokens behind position ``length`` there are pages for now."""
-        have = -(-length // self.page_size)
-        need = -(-(length + count) // self.page_size) - have
-        if not self.reserve(need):
-            need = min(a.num_free for a in self.allocators)
-        return min(count, (have + need) * self.page_size - length)
+        if self.reserve(self.begun(length, count)):
+            return count
+        rooms = [
+            (-(-length // size) + a.num_free) * size
+            for size, a in zip(self.geometry.sizes, self.allocators, strict=True)
+        ]
+        return min(count, min(rooms) - length)
 
     def extend(self, row: int, count: int) -> PageChanges:
         """Pages for the next ``count`` positions of ``row``, which ``fit`` has found room for; counts them in."""
         kv = int(self.kv[row])
-        have, need = -(-kv // self.page_size), -(-(kv + count) // self.page_size)
-        indices = np.arange(have, need, dtype=np.int32)
-        ids = self.take(need - have)
-        self.pages[:, row, have:need] = ids
+        for g, (size, new) in enumerate(zip(self.geometry.sizes, self.begun(kv, count), strict=True)):
+            have = -(-kv // size)
+            self.pages[g][row, have : have + new] = self._take(g, new)
         self.kv[row] = kv + count
-        return np.full(need - have, row, dtype=np.int32), indices, ids
+        first, last = -(-kv // self.page_size), -(-(kv + count) // self.page_size)
+        return self._entries(row, np.arange(first, last, dtype=np.int32))
 
     def extend_decodes(self, rows: IntArray, starts: IntArray, fresh: IndexArray) -> PageChanges:
         """One more position for each of ``rows``; those at ``fresh`` (indices into ``rows``) begin a page."""
         self.kv[rows] = starts + 1
         if not len(fresh):
             return self._nothing
-        at, indices = rows[fresh], starts[fresh] // self.page_size
-        ids = self.take(len(fresh))
-        for g in range(len(self.groups)):
-            self.pages[g, at, indices] = ids[g]
-        return at, indices, ids
+        at, begins = rows[fresh], starts[fresh]
+        ids = np.empty((len(self.pages), len(fresh)), dtype=np.int32)
+        for g, (table, size, factor) in enumerate(
+            zip(self.pages, self.geometry.sizes, self.geometry.factors, strict=True)
+        ):
+            if factor == 1:
+                ids[g] = table[at, begins // size] = self._take(g, len(fresh))
+            else:
+                new = begins % size == 0
+                table[at[new], begins[new] // size] = self._take(g, int(np.count_nonzero(new)))
+                ids[g] = table[at, begins // size]
+        return at, begins // self.page_size, ids
 
-    def pages_for_runs(self, starts: IntArray, counts: IntArray) -> int:
-        """Pages that ``counts`` more positions take from ``starts`` on, all together."""
-        return int((self.num_pages(starts + counts) - self.num_pages(starts)).sum())
+    def reserve_runs(self, starts: IntArray, counts: IntArray, ahead: int) -> bool:
+        """:meth:`reserve_decodes` for ``counts`` more positions from each of ``starts`` on."""
+        return self._reserve([len(_begun(starts, counts, size)[0]) for size in self.geometry.sizes], ahead)
 
     def extend_runs(self, rows: IntArray, starts: IntArray, counts: IntArray) -> PageChanges:
         """``counts`` more positions for each of ``rows``, of which all but one each are drafts; reserved for."""
         self.kv[rows] = starts + counts
         self.drafts[rows] += counts - 1
-        have = self.num_pages(starts)
-        more = self.num_pages(starts + counts) - have
-        at, total = np.repeat(rows, more), int(more.sum())
-        within = np.arange(total, dtype=np.int32) - np.repeat(np.cumsum(more) - more, more)
-        indices = (np.repeat(have, more) + within).astype(np.int32)
-        ids = self.take(total)
-        for g in range(len(self.groups)):
-            self.pages[g, at, indices] = ids[g]
-        return at, indices, ids
+        for g, (table, size) in enumerate(zip(self.pages, self.geometry.sizes, strict=True)):
+            which, indices = _begun(starts, counts, size)
+            table[rows[which], indices] = self._take(g, len(which))
+        which, indices = _begun(starts, counts, self.page_size)
+        return self._entries(rows[which], indices)
 
     def settle(self, row: int, drafts: int, rejected: int) -> None:
         """Of the ``drafts`` of a step that has completed ``rejected`` were wrong: give their pages back.
@@ -181,10 +210,10 @@ class Memory:
         self.drafts[row] -= drafts
         if not rejected:
             return
-        used = -(-int(self.kv[row]) // self.page_size)
+        before, last = int(self.kv[row]), int(self.last[row])
         self.kv[row] -= rejected
-        keep = -(-int(self.kv[row]) // self.page_size)
-        self._free([self.pages[g, row, keep:used].copy() for g in range(len(self.groups))], int(self.last[row]))
+        for table, size, allocator in zip(self.pages, self.geometry.sizes, self.allocators, strict=True):
+            allocator.free(table[row, -(-(before - rejected) // size) : -(-before // size)].copy(), last)
 
     def share(self, request: Request, step: int) -> None:
         """Give the prefix cache what ``request`` has computed of its ``tokens``, ``step`` (just made) included.
@@ -192,46 +221,48 @@ class Memory:
         Where the cache has a page already, the request goes on with that one.
         """
         row = request.row
-        count, owned = int(self.kv[row]) // self.page_size, int(self.owned[row])
+        count, owned = int(self.kv[row]) // self.unit, int(self.owned[row])
         if count <= owned:
             return
         result = self.cache.insert(
-            request.tokens[: count * self.page_size], self._visible(row, count), request.extra_key, step
+            request.tokens[: count * self.unit], self._visible(row, count), request.extra_key, step
         )
-        count = result.pages.shape[1]
+        count = len(result.pages[0])
         if count == 0:
             return
-        table = self.pages[:, row, owned:count]
-        theirs = result.pages[:, owned:]
-        for g, _ in self.windows:
-            theirs[g, : max(0, int(self.dead[g, row]) - owned)] = 0
-        changed = np.flatnonzero((table != theirs).any(axis=0))
-        if len(changed):
-            table[:] = theirs
-            earlier = self._replaced.get(row, np.empty(0, dtype=np.int32))
-            self._replaced[row] = np.concatenate([earlier, (changed + owned).astype(np.int32)])
+        for g, theirs in enumerate(result.pages):
+            theirs[: self.dead[g, row]] = 0
+            self._replace(g, row, owned * theirs.shape[1], theirs[owned:].ravel())
         self._free(result.duplicates, step)
         lock = self.cache.lock(result.node)
         self.cache.unlock(self._locks[row], step)
         self._locks[row] = lock
         self.owned[row] = count
         for g, _ in self.windows:
-            self.dead[g, row] = max(self.dead[g, row], lock.tops[g] // self.page_size)
+            self.dead[g, row] = max(self.dead[g, row], lock.tops[g] // self.unit)
+
+    def _replace(self, group: int, row: int, begin: int, ids: IntArray) -> None:
+        """Go on with the pages ``ids`` of a group from its index ``begin`` on; remembers where they are others."""
+        table = self.pages[group][row, begin : begin + len(ids)]
+        changed = np.flatnonzero(table != ids)
+        if len(changed):
+            table[:] = ids
+            indices = (changed + begin).astype(np.int32) * np.int32(self.geometry.factors[group])
+            earlier = self._replaced.get(row)
+            self._replaced[row] = indices if earlier is None else np.union1d(earlier, indices)
 
     def replaced(self) -> list[PageChanges]:
         """Page table entries that ``share`` has changed since the last call."""
-        changes = []
-        for row, indices in self._replaced.items():
-            changes.append((np.full(len(indices), row, dtype=np.int32), indices, self.pages[:, row, indices]))
+        changes = [self._entries(row, indices) for row, indices in self._replaced.items()]
         self._replaced.clear()
         return changes
 
     def forget_unseen(self, rows: IntArray, step: int) -> None:
         """Let go of window pages that no query from here on sees; steps before ``step`` may still read them."""
         for g, window in self.windows:
-            # As if the next query were at its page's begin: a later match may end there, and needs its window.
-            page_start = (self.kv[rows] - self.drafts[rows]) // self.page_size * self.page_size
-            unseen = np.maximum(page_start - (window - 1), 0) // self.page_size
+            # As if the next query were at its unit's begin: a later match may end there, and needs its window.
+            unit_start = (self.kv[rows] - self.drafts[rows]) // self.unit * self.unit
+            unseen = np.maximum(unit_start - (window - 1), 0) // self.unit
             dead = self.dead[g, rows]
             late = np.flatnonzero(unseen > dead)
             if not len(late):
@@ -241,14 +272,15 @@ class Memory:
             owned = self.owned[behind]
             for i in np.flatnonzero((first < owned) & (last >= owned)).tolist():
                 lock = self._locks[int(behind[i])]
-                self.cache.advance(lock, g, int(owned[i]) * self.page_size, step - 1)
+                self.cache.advance(lock, g, int(owned[i]) * self.unit, step - 1)
+            table, count = self.pages[g], self.geometry.per_unit[g]
             simple = (first >= owned) & (last - first == 1)
-            one, at = behind[simple], first[simple]
-            self.allocators[g].free(self.pages[g, one, at], step - 1)
-            self.pages[g, one, at] = 0
+            one, at = behind[simple][:, None], first[simple][:, None] * count + np.arange(count)
+            self.allocators[g].free(table[one, at].ravel(), step - 1)
+            table[one, at] = 0
             for i in np.flatnonzero(~simple & (last > owned)).tolist():
                 begin = max(int(first[i]), int(owned[i]))
-                span = self.pages[g, behind[i], begin : last[i]]
+                span = table[behind[i], begin * count : last[i] * count]
                 self.allocators[g].free(span.copy(), step - 1)
                 span[:] = 0
 
@@ -259,15 +291,15 @@ class Memory:
         """
         row = request.row
         kv, owned, last = int(self.kv[row]), int(self.owned[row]), int(self.last[row])
-        count = min(kv, request.num_tokens) // self.page_size if keep else 0
+        count = min(kv, request.num_tokens) // self.unit if keep else 0
         if count > owned:
-            known = request.known_tokens()[: count * self.page_size]
+            known = request.known_tokens()[: count * self.unit]
             result = self.cache.insert(known, self._visible(row, count), request.extra_key, last)
-            owned = result.pages.shape[1]
+            owned = len(result.pages[0])
             self._free(result.duplicates, last)
-        used = -(-kv // self.page_size)
-        begins = np.maximum(self.dead[:, row], owned).tolist()
-        self._free([self.pages[g, row, begin:used].copy() for g, begin in enumerate(begins)], last)
+        for g, dead in enumerate(self.dead[:, row].tolist()):
+            begin, end = max(dead, owned) * self.geometry.per_unit[g], -(-kv // self.geometry.sizes[g])
+            self.allocators[g].free(self.pages[g][row, begin:end].copy(), last)
         self.cache.unlock(self._locks.pop(row), last)
         self.row_allocator.free(np.array([row], dtype=np.int32), last)
         self._replaced.pop(row, None)
@@ -277,7 +309,7 @@ class Memory:
 
     def shared_prefix(self, request: Request) -> tuple[Node, int]:
         """The node up to which a running request's pages are in the prefix cache, and how many tokens that is."""
-        return self._locks[request.row].node, int(self.owned[request.row]) * self.page_size
+        return self._locks[request.row].node, int(self.owned[request.row]) * self.unit
 
     def retire(self, step: int) -> None:
         """Step ``step`` has completed: what waited for it is free."""
@@ -285,12 +317,24 @@ class Memory:
         for allocator in self.allocators:
             allocator.retire(step)
 
-    def _visible(self, row: int, count: int) -> IntArray:
-        pages = self.pages[:, row, :count].copy()
-        for g, _ in self.windows:
-            pages[g, : self.dead[g, row]] = 0
-        return pages
+    def _visible(self, row: int, units: int) -> list[IntArray]:
+        """The pages of a row's first ``units`` units, as the prefix cache takes them."""
+        visible = []
+        for table, count, dead in zip(self.pages, self.geometry.per_unit, self.dead[:, row], strict=True):
+            pages = table[row, : units * count].reshape(units, count).copy()
+            pages[:dead] = 0
+            visible.append(pages)
+        return visible
 
     def _free(self, pages: Sequence[IntArray], step: int) -> None:
         for allocator, ids in zip(self.allocators, pages, strict=True):
             allocator.free(ids, step)
+
+
+def _begun(starts: IntArray, counts: IntArray, size: int) -> tuple[IndexArray, IntArray]:
+    """Pages that ``counts`` positions from ``starts`` on begin: (which of ``starts``, index of the page), [m] each."""
+    have = -(-starts // size)
+    more = -(-(starts + counts) // size) - have
+    which = np.repeat(np.arange(len(starts)), more)
+    within = np.arange(len(which)) - np.repeat(np.cumsum(more) - more, more)
+    return which, (have[which] + within).astype(np.int32)

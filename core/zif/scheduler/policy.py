@@ -66,8 +66,8 @@ class SharedPrefixes:
 
     MIN_TOKENS = 32
 
-    def __init__(self, page_size: int) -> None:
-        self._span = -(-self.MIN_TOKENS // page_size) * page_size
+    def __init__(self, unit: int) -> None:
+        self._span = -(-self.MIN_TOKENS // unit) * unit
         self._seen: set[tuple[int, bytes]] = set()
 
     def add(self, request: Request, node: Node, length: int) -> None:

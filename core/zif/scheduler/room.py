@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from zif.cache.allocator import IntArray
-from zif.cache.groups import window_pages
+from zif.cache.groups import window_units
 from zif.scheduler.memory import Memory
 from zif.scheduler.policy import NewTokenRatio
 from zif.scheduler.request import Request
@@ -37,12 +37,16 @@ def _pages(
     memory: Memory, kv: IntArray, known: IntArray, final: IntArray, dead: IntArray, ratio: float, max_chunk: int
 ) -> IntArray:
     output = np.ceil(np.minimum(final - known, NewTokenRatio.MAX_TOKENS) * ratio).astype(np.int32)
-    have = memory.num_pages(kv)
-    pages = memory.num_pages(known + output) - have
-    total = np.full(len(memory.groups), pages.sum(), dtype=np.int32)
-    for g, window in memory.windows:
-        # Of a window no more is ever held than the window, and the chunk that is being computed.
-        chunk = memory.num_pages(np.minimum(known - kv, max_chunk))
-        most = window_pages(window, memory.page_size) + chunk + 1
-        total[g] = np.minimum(pages, np.maximum(0, most - (have - dead[g]))).sum()
+    last, chunk = known + output, np.minimum(known - kv, max_chunk)
+    total = np.empty(len(memory.groups), dtype=np.int32)
+    for g, (size, count, window) in enumerate(
+        zip(memory.geometry.sizes, memory.geometry.per_unit, memory.geometry.all_windows, strict=True)
+    ):
+        have = -(-kv // size)
+        pages = -(-last // size) - have
+        if window is not None:
+            # Of a window no more is ever held than the window, and the chunk that is being computed.
+            most = (window_units(window, memory.unit) + 1) * count - (-chunk // size)
+            pages = np.minimum(pages, np.maximum(0, most - (have - dead[g] * count)))
+        total[g] = pages.sum()
     return total

@@ -66,7 +66,6 @@ class Scheduler:
         self.memory = Memory(
             groups,
             num_pages,
-            config.page_size,
             config.max_running_requests,
             config.context_length,
             radix=config.radix_cache,
@@ -92,7 +91,7 @@ class Scheduler:
         self._generation_tokens = 0
         self._retractions = 0
         self._faults = 0
-        self._distrusted = Distrusted(config.page_size)
+        self._distrusted = Distrusted(self.memory.unit)
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -197,7 +196,7 @@ class Scheduler:
 
         Retracts requests if need be; None if that has to wait for the step in flight.
         """
-        memory, headroom = self.memory, 0
+        memory, ahead = self.memory, 0
         while True:
             decodes = self._decoding
             if self._decode_facts is None:
@@ -210,21 +209,20 @@ class Scheduler:
                 needs = sampler_needs(decodes)
                 drafts = None if drafts is None else drafts[active]
             running = len(self._prefilling) + len(self._decoding)
-            spare = headroom if running > 1 else 0
+            spare = ahead if running > 1 else 0
             if drafts is not None and len(starts):
                 counts = 1 + np.minimum(drafts, memory.final[rows] - starts - 1)
-                if memory.reserve(memory.pages_for_runs(starts, counts) + spare):
+                if memory.reserve_runs(starts, counts, spare):
                     return Decodes(decodes, rows, starts, needs, _NO_INDICES, counts)
-            fresh = np.flatnonzero(starts % self.config.page_size == 0)
-            if memory.reserve(len(fresh) + spare):
+            fresh = np.flatnonzero(starts % memory.page_size == 0)
+            if memory.reserve_decodes(starts, fresh, spare):
                 return Decodes(decodes, rows, starts, needs, fresh)
             if self._in_flight:
                 return None
             assert running > 1, "one request alone must fit: add() refuses those that do not"
             self._retract_youngest()
             # Once something had to go, make room for a while: a retraction a step would starve everybody.
-            pages = -(-len(self._decoding) * NewTokenRatio.AHEAD // self.config.page_size)
-            headroom = min(pages, min(a.capacity for a in memory.allocators) // 8)
+            ahead = len(self._decoding) * NewTokenRatio.AHEAD
 
     def _extended(self, decodes: Decodes) -> list[PageChanges]:
         if decodes.counts is not None:
@@ -264,7 +262,7 @@ class Scheduler:
         memory, cache = self.memory, self.memory.cache
         running = self._prefilling + self._decoding
         needed = pages_still_needed(memory, running, self._ratio.value, self.max_step_tokens)
-        shared = SharedPrefixes(self.config.page_size)
+        shared = SharedPrefixes(memory.unit)
         if self.config.radix_cache:
             for request in self._prefilling:
                 shared.add(request, *memory.shared_prefix(request))
@@ -298,7 +296,7 @@ class Scheduler:
             changes.append(memory.admit(request, match, lock))
             changes.append(memory.extend(request.row, count))
             chunks.append(Chunk(request, match.length, count))
-            needed += need - len(changes[-1][0])
+            needed += need - memory.begun(match.length, count)
             budget -= count
             shared.add(request, match.node, match.length)
             if request.retractions == 0:
