@@ -70,7 +70,7 @@ class Loop:
         providers = [*self.extensions, *backend.kernels()]
         self.bound: Bound = bind_ranks(requests, providers, comm, self.model.vocab_size)
         names = tuple(group.name for group in groups)
-        self.shape = TableShape(ROWS, WIDTH, names, self.model.vocab_size)
+        self.shape = TableShape(ROWS, WIDTH, names, (1,) * len(names), self.model.vocab_size)
         self.table = RequestTable(self.shape, backend.runtime)
         self.store = CacheStore(backend, stored, [PAGES] * len(stored))
         rng = np.random.default_rng(3)

@@ -174,7 +174,7 @@ class PlannedAttention:
             self._plans = self._device.empty(PLANS)
         plan = self._captured.get(shape)
         if plan is None:
-            size = shape.seqs * shape.pages
+            size = shape.seqs * -(-shape.pages // self._request["page_factor"])
             if size not in self._pages:
                 self._pages[size] = torch.zeros(size, dtype=torch.int32, device=self._device.torch)
             plan = PaddedPlan(

@@ -144,7 +144,8 @@ class PaddedPlan(Plan):
             return torch.zeros(size, dtype=torch.int32, device=device.torch)
 
         count = shape.seqs + 2
-        assert len(pages) == shape.seqs * shape.pages
+        width = -(-shape.pages // request["page_factor"])
+        assert len(pages) == shape.seqs * width
         self._pages = pages
         wrapper = BatchPrefillWithPagedKVCacheWrapper(
             workspace,
@@ -160,7 +161,7 @@ class PaddedPlan(Plan):
         super().__init__(device, request, wrapper, least)
         self.rows = slice(shape.tokens)
         self.fronted = least is not None and shape.seqs >= least
-        self._first_pages = np.maximum(np.arange(-1, count, dtype=np.int32), 0) * np.int32(shape.pages)
+        self._first_pages = np.maximum(np.arange(-1, count, dtype=np.int32), 0) * np.int32(width)
         self._last_pages = np.zeros(count, np.int32)  # fa3 does not ask
 
     def make(self, step: HostStep) -> None:

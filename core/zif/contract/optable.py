@@ -155,6 +155,7 @@ class Ops:
             page_indices: Array,
             page_ids: Mapping[str, Array],
             width: int,
+            factors: Mapping[str, int],
         ) -> tuple[Array, Array, Array, Array, dict[str, Array], Array, dict[str, Array]]: ...
         def mixed_inputs(
             self,
@@ -167,4 +168,5 @@ class Ops:
             kv_len: Array,
             pages: Mapping[str, Array],
             width: int,
+            factors: Mapping[str, int],
         ) -> tuple[Array, Array, Array, dict[str, Array], Array]: ...

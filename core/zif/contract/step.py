@@ -15,7 +15,8 @@ from zif.contract.arrays import tree
 class StepShape:
     """The padded sizes that a step's program is compiled for.
 
-    ``tokens`` T, ``seqs`` B, ``pages`` P (width of the page tables), ``logits`` R (positions whose
+    ``tokens`` T, ``seqs`` B, ``pages`` P (the longest sequence in the model's smallest pages: the width of the page
+    tables, or ceil(P / factor) where the pages of a group are larger by a factor), ``logits`` R (positions whose
     logits are asked for). ``decode``: every sequence has one token, and T = B = R. ``exact``: the host knows all
     lengths; it does not while drafts are in flight, whose acceptance is known on the device alone.
     """
@@ -53,7 +54,7 @@ class Step:
     ``seqs``          [T] int32     sequence (0..B-1) of each token
     ``query_starts``  [B+1] int32   first token of each sequence; a padding sequence is empty
     ``kv_lens``       [B] int32     cached length of each sequence, this step's tokens included
-    ``pages``         {g: [B, P]}   page ids of each sequence, a cache group each
+    ``pages``         {g: [B, P]}   page ids of each sequence, a cache group each; P of its own pages
     ``num_tokens``    [1] int32     tokens that are real; the rest are padding at the end
     ``logits_at``     [R] int32     tokens whose hidden states go to the head
     ``inputs``        {name: ...}   further inputs that the model declares

@@ -53,8 +53,9 @@ def drafted(ops: Ops, tokens: Any, rows: Any, drafts: Any) -> Any:
 def assign_pages(ops: Ops, table: TableShape, inputs: Inputs, pages: Tree) -> Tree:
     """The page tables, with the assignments among ``inputs`` made."""
     assigned = dict(pages)
-    where = (inputs["page_rows"], inputs["page_indices"])
-    for group in table.groups:
+    rows, indices = inputs["page_rows"], inputs["page_indices"]
+    for group, factor in table.factor_of.items():
+        where = (rows, indices if factor == 1 else indices // factor)
         assigned[group] = ops.put(assigned[group], where, inputs[f"page_ids.{group}"])
     return assigned
 
@@ -78,7 +79,7 @@ def _decode_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, 
     tokens, positions, kv_lens, order, tables, kv_len, pages = ops.decode_inputs(
         inputs["rows"], inputs["tokens"], arrays["last_token"], arrays["kv_len"], arrays["pages"],
         inputs["page_rows"], inputs["page_indices"], {group: inputs[f"page_ids.{group}"] for group in table.groups},
-        shape.pages,
+        shape.pages, table.factor_of,
     )  # fmt: skip
     step = Step(
         tokens=tokens,
@@ -104,6 +105,7 @@ def _mixed_step(ops: Ops, table: TableShape, shape: StepShape, inputs: Inputs, a
     tokens, positions, kv_lens, tables, kv_len = ops.mixed_inputs(
         inputs["rows"], inputs["tokens"], inputs["seqs"], inputs["query_starts"], inputs["num_tokens"],
         arrays["last_token"], arrays["kv_len"], {group: arrays["pages"][group] for group in table.groups}, shape.pages,
+        table.factor_of,
     )  # fmt: skip
     step = Step(
         tokens=tokens,

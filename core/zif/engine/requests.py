@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from zif.cache.groups import Geometry
 from zif.contract.arrays import Tree
 from zif.contract.model import Model
 from zif.contract.ops.attention import attention_request
@@ -22,11 +23,13 @@ def model_requests(model: Model, weights: Tree, dtype: str, stored: Sequence[Sto
     """
     requests = list(model.requests(dtype))
     groups = {group.name: group for group in stored}
+    base = Geometry(stored).base
     for spec in model.attention_specs:
         own = groups[spec.group]
         ops = _LATENT_OPS if own.group.kind == "latent" else _PAGED_OPS
         requests += [
-            attention_request(op, dtype, spec, own.page_size, own.format.name, own.format.layout) for op in ops
+            attention_request(op, dtype, spec, own.page_size, own.format.name, own.format.layout, own.page_size // base)
+            for op in ops
         ]
         if spec.rope is not None:
             requests.append(OpRequest.of("rope_angles", dtype, rotary_dim=spec.rope.rotary_dim))

@@ -72,8 +72,9 @@ class Runner:
         self.cache = cache
         self.bound = bound
         self.observers = list(observers)
-        groups = tuple(group.name for group in model.cache_groups)
-        shape = TableShape(limits.rows, limits.pages, groups, model.vocab_size, limits.drafts)
+        groups, sizes = zip(*((group.name, group.page_size) for group in cache.groups), strict=True)
+        factors = tuple(size // limits.page_size for size in sizes)
+        shape = TableShape(limits.rows, limits.pages, groups, factors, model.vocab_size, limits.drafts)
         self.table = RequestTable(shape, backend.runtime)
         self.residents: Mapping[str, Holder] = {
             "weights": Holding(weights),

@@ -48,13 +48,22 @@ ADJUSTED = {
 
 @dataclass(frozen=True, slots=True)
 class TableShape:
-    """Running requests (rows 1 to ``rows``), width of the page tables, cache groups, vocabulary, most drafts a row."""
+    """Running requests (rows 1 to ``rows``), the longest one in smallest pages, cache groups, vocabulary, most drafts.
+
+    ``factors``: how many smallest pages a page of each group is. ``drafts``: of a row.
+    """
 
     rows: int
     pages: int
     groups: tuple[str, ...]
+    factors: tuple[int, ...]
     vocab: int
     drafts: int = 0
+
+    @property
+    def factor_of(self) -> dict[str, int]:
+        """``factors`` by group."""
+        return dict(zip(self.groups, self.factors, strict=True))
 
     def fields(self, of: Mapping[str, Row], rows: int) -> dict[str, ArraySpec]:
         """Specs of the fields ``of`` :data:`ADMITTED` or :data:`ADJUSTED` for ``rows`` requests."""
@@ -65,7 +74,7 @@ class TableShape:
     def table(self) -> Tree:
         """Specs of the table itself.
 
-        ``last_token`` [R+1]; ``kv_len`` [R+1], cached tokens; ``pages`` {group: [R+1, P]}; and a
+        ``last_token`` [R+1]; ``kv_len`` [R+1], cached tokens; ``pages`` {group: [R+1, ceil(P / factor)]}; and a
         sampling field each. Where there are drafts: ``drafts`` [R+1, D], to be verified by the next step, and
         ``accepted`` [R+1], how many of the last step's were.
         """
@@ -77,7 +86,9 @@ class TableShape:
         return {
             **(drafts if self.drafts else {}),
             "last_token": ArraySpec((rows,), "int32"),
-            "pages": {group: ArraySpec((rows, self.pages), "int32") for group in self.groups},
+            "pages": {
+                group: ArraySpec((rows, -(-self.pages // factor)), "int32") for group, factor in self.factor_of.items()
+            },
             **self.fields(ADMITTED, rows),
         }
 

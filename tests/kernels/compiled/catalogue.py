@@ -224,13 +224,13 @@ def sampling_calls(kernels: TritonKernels) -> None:
 
 def table_calls(kernels: TritonKernels) -> None:
     """Of one request and of many, with page tables of two cache groups."""
-    pages = {"full": ints(257, 256), "window": ints(257, 256)}
+    pages, factors = {"full": ints(257, 64), "window": ints(257, 256)}, {"full": 4, "window": 1}
     for seqs in (1, 256):
         ids = {group: ints(seqs) for group in pages}
         of_seqs = (ints(seqs), ints(seqs))
-        kernels.decode_inputs(*of_seqs, ints(257), ints(257), pages, *of_seqs, ids, 256)
+        kernels.decode_inputs(*of_seqs, ints(257), ints(257), pages, *of_seqs, ids, 256, factors)
     of_tokens = (ints(512), ints(512))
-    kernels.mixed_inputs(ints(16), *of_tokens, ints(17), ints(1), ints(257), ints(257), pages, 256)
+    kernels.mixed_inputs(ints(16), *of_tokens, ints(17), ints(1), ints(257), ints(257), pages, 256, factors)
 
 
 CALLS = {

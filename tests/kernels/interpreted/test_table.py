@@ -46,6 +46,7 @@ def test_tokens_and_pages_of_many_blocks() -> None:
         "kv_len": np.array([0, 5, 6, 7], np.int32),
         "pages": {"g": rng.integers(1, 9999, (4, 1600)).astype(np.int32)},
         "width": 1200,
+        "factors": {"g": 1},
     }
     expected = op_specs()["mixed_inputs"].reference(**arguments)
     typed = tensors(arguments, "float32")
@@ -70,6 +71,7 @@ def test_wide_page_tables_take_several_programs(width: int) -> None:
         "page_indices": np.array([1499, 1, 1024], np.int32),
         "page_ids": {"g": np.array([70001, 70002, 70003], np.int32)},
         "width": width,
+        "factors": {"g": 1},
     }
     expected = op_specs()["decode_inputs"].reference(**arguments)
     got = call("decode_inputs", OpRequest.of("decode_inputs", "float32"), **tensors(arguments, "float32"))

@@ -24,7 +24,13 @@ A = np.ndarray[Any, Any]
 
 
 def attention_request(
-    op_name: str, dtype: str, spec: AttentionSpec, page_size: int, cache_format: str, cache_layout: str = "plain"
+    op_name: str,
+    dtype: str,
+    spec: AttentionSpec,
+    page_size: int,
+    cache_format: str,
+    cache_layout: str = "plain",
+    page_factor: int = 1,
 ) -> OpRequest:
     """The request that a model's attention layer makes of the ops that take its spec.
 
@@ -44,6 +50,7 @@ def attention_request(
         qk_norm=spec.qk_norm_eps is not None,
         rotary_dim=spec.rope.rotary_dim if spec.rope is not None else 0,
         page_size=page_size,
+        page_factor=page_factor,
         cache_format=cache_format,
         cache_layout=cache_layout,
     )

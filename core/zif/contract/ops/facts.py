@@ -29,6 +29,7 @@ ATTENTION = (
     Fact("qk_norm", "whether queries and keys are normalised a head"),
     Fact("rotary_dim", "dimensions of a head that are rotated, 0 for none"),
     Fact("page_size", "tokens of a page"),
+    Fact("page_factor", "the same in the smallest pages of the model, in which ``StepShape.pages`` is"),
     Fact("cache_format", "name of the format that the group is stored in: a dtype, ``fp8_e4m3``, ``int8``, ..."),
     Fact("cache_layout", "how the format's arrays are arranged: ``plain``, or another that a backend or extension has"),
 )

@@ -140,8 +140,9 @@ class TritonKernels(KernelSet):
         page_indices: Tensor,
         page_ids: Mapping[str, Tensor],
         width: int,
+        factors: Mapping[str, int],
     ) -> tuple[Any, ...]:
-        given = (rows, tokens, last_token, kv_len, pages, page_rows, page_indices, page_ids, width)
+        given = (rows, tokens, last_token, kv_len, pages, page_rows, page_indices, page_ids, width, factors)
         return table.decode_inputs(self._launch, *given)
 
     @kernel("mixed_inputs")
@@ -156,8 +157,9 @@ class TritonKernels(KernelSet):
         kv_len: Tensor,
         pages: Mapping[str, Tensor],
         width: int,
+        factors: Mapping[str, int],
     ) -> tuple[Any, ...]:
-        given = (rows, tokens, query_starts, num_tokens, last_token, kv_len, pages, width)
+        given = (rows, tokens, query_starts, num_tokens, last_token, kv_len, pages, width, factors)
         return table.mixed_inputs(self._launch, *given)
 
     @kernel("filter_logits", cost=costs.vocabulary(2))
