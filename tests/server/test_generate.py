@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import httpx
 import pytest
 
+from server.conftest import ClientMaker
 from server.scripted_engine import ScriptedEngine
 from server.sse import events
+from zif.frontend import Frontend
 from zif.tokenizer import Tokenizer
 
 URL = "/generate"
@@ -118,3 +122,49 @@ async def test_what_is_wrong_is_explained(client: httpx.AsyncClient, fields: dic
     response = await client.post(URL, json=fields)
     assert response.status_code == 400
     assert words in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("fields", [{}, {"return_logprob": True, "top_logprobs_num": 3, "logprob_start_len": 0}])
+async def test_a_stream_grows_with_its_tokens_not_with_their_square(
+    client: httpx.AsyncClient, frontend: Frontend, fields: dict[str, object]
+) -> None:
+    frontend.model = replace(frontend.model, context_length=10_000)
+    asked = {"input_ids": [5, 6, 7], **fields}
+    sampling = {"max_new_tokens": 2500, "ignore_eos": True}
+    response = await client.post(URL, json={**asked, "stream": True, "sampling_params": sampling})
+    whole = (await client.post(URL, json={**asked, "sampling_params": sampling})).json()
+    *_, last, _ = (part.removeprefix("data: ") for part in response.text.split("\n\n") if part)
+    size, streamed = len(last), json.loads(last)
+    for answer in (streamed, whole):
+        del answer["meta_info"]["e2e_latency"], answer["meta_info"]["id"]
+    assert streamed == whole
+    assert len(response.content) < 8192 * 2500 + 3 * size  # 320 MB with scores, were each event the whole
+
+
+async def test_up_to_a_thousand_tokens_each_has_its_event(client: httpx.AsyncClient, frontend: Frontend) -> None:
+    frontend.model = replace(frontend.model, context_length=10_000)
+    sampling = {"max_new_tokens": 1000, "ignore_eos": True}
+    chunks = events(await client.post(URL, json={"input_ids": [5], "stream": True, "sampling_params": sampling}))
+    assert len(chunks) == 1001
+
+
+async def test_streams_can_carry_what_is_new_alone(make_client: ClientMaker) -> None:
+    fields = {
+        "text": "naïve 🙂",
+        "sampling_params": {"max_new_tokens": 30},
+        "return_logprob": True,
+        "top_logprobs_num": 1,
+        "logprob_start_len": 0,
+    }
+    client = make_client(incremental_streaming_output=True)
+    whole = (await client.post(URL, json=fields)).json()
+    *chunks, done = events(await client.post(URL, json={**fields, "stream": True}))
+    assert done == "[DONE]"
+    assert len(chunks) == 30
+    assert "".join(chunk["text"] for chunk in chunks) == whole["text"]
+    assert [i for chunk in chunks for i in chunk["output_ids"]] == whole["output_ids"]
+    for name in ("output_token_logprobs", "output_top_logprobs"):
+        assert [t for chunk in chunks for t in chunk["meta_info"][name]] == whole["meta_info"][name]
+    assert chunks[0]["meta_info"]["input_token_logprobs"] == whole["meta_info"]["input_token_logprobs"]
+    assert "input_token_logprobs" not in chunks[1]["meta_info"]
+    assert [chunk["meta_info"]["completion_tokens"] for chunk in chunks] == list(range(1, 31))
