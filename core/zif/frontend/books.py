@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from zif.frontend.choice import ChoiceStream
 from zif.frontend.output import Delta
 
 
@@ -39,21 +38,21 @@ class Books:
         }
 
     async def kept(
-        self, choices: Sequence[ChoiceStream], deltas: AsyncGenerator[Delta, None]
+        self, prompts: Sequence[int], choices: int, deltas: AsyncGenerator[Delta, None]
     ) -> AsyncGenerator[Delta, None]:
-        """Pass the ``deltas`` of a request's ``choices`` on, and count them.
+        """Pass the ``deltas`` of a request on, which has ``prompts`` of these lengths and so many ``choices``.
 
         Every choice is counted as finished: with ``abort`` where the reader leaves first, ``error`` where the stream
         fails.
         """
-        prompts = {choice.prompt_index: len(choice.request.prompt_ids) for choice in choices}
-        cached = dict.fromkeys(prompts, 0)
-        unfinished = len(choices)
+        uncounted = dict(enumerate(prompts))
+        cached = dict.fromkeys(uncounted, 0)
+        unfinished = choices
         ending = "abort"
         try:
             async with aclosing(deltas):
                 async for delta in deltas:
-                    self._prompt_tokens += prompts.pop(delta.prompt_index, 0)
+                    self._prompt_tokens += uncounted.pop(delta.prompt_index, 0)
                     more = max(delta.cached_tokens - cached[delta.prompt_index], 0)
                     cached[delta.prompt_index] += more
                     self._cached_tokens += more

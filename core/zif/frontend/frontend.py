@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -33,6 +33,9 @@ _MANY_MESSAGES = 64
 # Pieces of news that one stream hands on before others get their turn.
 _DELTAS_AT_ONCE = 8
 
+# Choices of one request that are begun, or given up, before others get their turn.
+_CHOICES_AT_ONCE = 32
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
@@ -50,6 +53,14 @@ class ModelInfo:
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(slots=True)
+class _Asked:
+    """One prompt, and what is asked for it."""
+
+    prompt_ids: list[int]
+    params: SamplingParams
+
+
 class Frontend:
     """Serves completions of text over an engine of tokens."""
 
@@ -62,6 +73,7 @@ class Frontend:
         self.texts = Texts(tokenizer)
         self.books = Books()
         self._live: dict[str, list[str]] = {}
+        self._aborted: set[str] = set()
         self._errands: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -158,17 +170,19 @@ class Frontend:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(each) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts, but {len(each)} sampling params", "sampling_params")
-        choices: list[ChoiceStream] = []
+        asked = [_Asked(list(prompt), own) for prompt, own in zip(prompts, each, strict=True)]
         checked: SamplingParams | None = None
-        for prompt_index, (prompt, asked) in enumerate(zip(prompts, each, strict=True)):
-            if asked is not checked:  # one object for all prompts, mostly
-                self._check_params(asked)
-                checked = asked
-            choices += self._choices(name, len(choices), prompt_index, prompt, asked, cache_key)
-        if not choices:
+        for one in asked:
+            if one.params is not checked:  # one object for all prompts, mostly
+                self._check_params(one.params)
+                checked = one.params
+            one.params = self._resolve(one.prompt_ids, one.params)
+        if not asked:
             raise InvalidRequest("prompt must not be empty", "prompt")
-        deltas = self._stream(name, choices)
-        return self.books.kept(choices, deltas) if counted else deltas
+        tag = f"{name}-{uuid.uuid4().hex[:8]}"
+        ids = [f"{tag}-{index}" for index in range(sum(one.params.n for one in asked))]
+        deltas = self._stream(name, ids, self._choices(ids, asked, cache_key))
+        return self.books.kept([len(one.prompt_ids) for one in asked], len(ids), deltas) if counted else deltas
 
     async def complete(
         self, prompt: str | Sequence[int] | Sequence[Mapping[str, Any]], params: SamplingParams
@@ -182,6 +196,7 @@ class Frontend:
         """End the requests of that name (None: all); return how many sequences were told to."""
         names = list(self._live) if request_id is None else [request_id]
         ids = [engine_id for name in names for engine_id in self._live.get(name, ())]
+        self._aborted.update(ids)  # those that are not with the engine yet are not sent there
         if ids or request_id is None:
             await self.engine.abort(ids if request_id is not None else None)
         return len(ids)
@@ -203,32 +218,21 @@ class Frontend:
     # --- inside -------------------------------------------------------------------------------
 
     def _choices(
-        self,
-        name: str,
-        first_index: int,
-        prompt_index: int,
-        prompt: Sequence[int],
-        asked: SamplingParams,
-        cache_key: tuple[str, ...],
-    ) -> list[ChoiceStream]:
-        prompt_ids = list(prompt)
-        params = self._resolve(prompt_ids, asked)
-        return [
-            ChoiceStream(
-                self.tokenizer,
-                EngineRequest(
-                    request_id=f"{name}-{uuid.uuid4().hex[:8]}-{first_index + number}",
-                    prompt_ids=prompt_ids,
-                    params=params.narrowed(n=1, seed=choice_seed(params.seed, number)),
+        self, ids: Sequence[str], asked: Sequence[_Asked], cache_key: tuple[str, ...]
+    ) -> Iterator[ChoiceStream]:
+        """Make the choices of each prompt, which are called ``ids``, one by one."""
+        names = enumerate(ids)
+        for prompt_index, one in enumerate(asked):
+            for number in range(one.params.n):
+                index, name = next(names)
+                request = EngineRequest(
+                    request_id=name,
+                    prompt_ids=one.prompt_ids,
+                    params=one.params.narrowed(n=1, seed=choice_seed(one.params.seed, number)),
                     eos_token_ids=self.model.eos_token_ids,
                     cache_key=cache_key,
-                ),
-                index=first_index + number,
-                prompt_index=prompt_index,
-                first=number == 0,
-            )
-            for number in range(asked.n)
-        ]
+                )
+                yield ChoiceStream(self.tokenizer, request, index=index, prompt_index=prompt_index, first=number == 0)
 
     def _resolve(self, prompt_ids: list[int], params: SamplingParams) -> SamplingParams:
         """Return ``params`` as the engine is to have them."""
@@ -248,9 +252,9 @@ class Frontend:
                         f"{parameter}: token id {token_id} is out of range: the model has {size} ids", parameter
                     )
 
-    async def _stream(self, name: str, choices: list[ChoiceStream]) -> AsyncGenerator[Delta, None]:
-        self._live[name] = [choice.request.request_id for choice in choices]
-        source = self._run(choices[0]) if len(choices) == 1 else self._merge(choices)
+    async def _stream(self, name: str, ids: list[str], choices: Iterator[ChoiceStream]) -> AsyncGenerator[Delta, None]:
+        self._live[name] = ids
+        source = self._run(next(choices)) if len(ids) == 1 else self._merge(choices, len(ids))
         count = 0
         try:
             async with aclosing(source) as deltas:
@@ -261,9 +265,11 @@ class Frontend:
                         await asyncio.sleep(0)
         finally:
             self._live.pop(name, None)
+            self._aborted.difference_update(ids)
 
-    async def _merge(self, choices: list[ChoiceStream]) -> AsyncGenerator[Delta, None]:
+    async def _merge(self, choices: Iterator[ChoiceStream], count: int) -> AsyncGenerator[Delta, None]:
         arrived: asyncio.Queue[Delta | Exception | None] = asyncio.Queue()
+        pumps: list[asyncio.Task[None]] = []
 
         async def pump(choice: ChoiceStream) -> None:
             try:
@@ -274,22 +280,33 @@ class Frontend:
             else:
                 arrived.put_nowait(None)
 
-        pumps = [asyncio.create_task(pump(choice)) for choice in choices]
-        running = len(pumps)
+        async def start() -> None:
+            try:
+                for choice in choices:
+                    pumps.append(asyncio.create_task(pump(choice)))
+                    if len(pumps) % _CHOICES_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+            except Exception as error:
+                arrived.put_nowait(error)
+
+        starter = asyncio.create_task(start())
         try:
-            while running:
+            while count:
                 news = await arrived.get()
                 if news is None:
-                    running -= 1
+                    count -= 1
                 elif isinstance(news, Exception):
                     raise news
                 else:
                     yield news
         finally:
-            for task in pumps:
-                task.cancel()
+            starter.cancel()
+            self._run_errand(_cancel([pump for pump in pumps if not pump.done()]))
 
     async def _run(self, choice: ChoiceStream) -> AsyncGenerator[Delta, None]:
+        if choice.request.request_id in self._aborted:
+            yield Delta(choice.index, choice.prompt_index, finish_reason="abort")
+            return
         outputs = self.engine.submit(choice.request)
         over = False
         try:
@@ -334,6 +351,13 @@ class Frontend:
 
 def _is_chat(prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> TypeIs[Sequence[Mapping[str, Any]]]:
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
+    for number, task in enumerate(tasks, 1):
+        task.cancel()
+        if number % _CHOICES_AT_ONCE == 0:
+            await asyncio.sleep(0)
 
 
 def choice_seed(seed: int | None, index: int) -> int | None:

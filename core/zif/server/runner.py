@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 
 import uvicorn
@@ -31,6 +34,8 @@ _BACKLOG = 2048
 # Longer than the idle pools of common clients, so that it is they who close a connection.
 _KEEP_ALIVE_SECONDS = 75
 
+_SWITCH_SECONDS = 0.0005
+
 
 def run_server(
     frontend: Frontend,
@@ -40,8 +45,22 @@ def run_server(
     ready: Callable[[str], None] | None = None,
 ) -> str | None:
     """Serve until SIGINT or SIGTERM; see :func:`serve`. Runs on uvloop where that is installed."""
+    # What is there now stays: no collection of garbage has to walk it, which halts every stream.
+    gc.collect()
+    gc.freeze()
+    # The event loop waits that long for Python's lock whenever a thread works on a long prompt.
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    _allow_descriptors(2 * options.max_connections)
     with asyncio.Runner(loop_factory=uvicorn.Config("", loop="auto", log_config=None).get_loop_factory()) as runner:
         return runner.run(serve(frontend, options, listener=listener, ready=ready))
+
+
+def _allow_descriptors(wanted: int) -> None:
+    """Raise the number of open files, a connection each, as far as this process may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
 
 
 async def serve(
