@@ -16,7 +16,7 @@ from zif.frontend.books import Books
 from zif.frontend.choice import ChoiceStream
 from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
-from zif.frontend.texts import Texts
+from zif.frontend.texts import PIECE, Texts
 from zif.messages import EngineOutput, EngineRequest
 from zif.sampling.params import SamplingParams
 from zif.sampling.stop import granted
@@ -94,14 +94,24 @@ class Frontend:
     async def encode_all(
         self, prompts: Sequence[str | Sequence[int]], *, add_special_tokens: bool = True
     ) -> list[list[int]]:
-        """Return the ids of each prompt, as :meth:`encode`.
+        """Return the ids of each prompt, all of which the model has.
 
-        Raises :class:`ContextLengthExceeded` for a text that cannot fit, before any is tokenized.
+        Raises :class:`InvalidRequest` for an id that it does not have, and :class:`ContextLengthExceeded` for a text
+        that cannot fit, before any is tokenized.
         """
         texts = [prompt for prompt in prompts if isinstance(prompt, str)]
         length = self.model.context_length
         encoded = iter(await self.texts.encode(texts, length, add_special_tokens=add_special_tokens))
-        return [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        ids = [next(encoded) if isinstance(prompt, str) else list(prompt) for prompt in prompts]
+        looked_at = 0
+        for one in ids:
+            if len(one) <= length:  # else refused for its length, whatever the ids are
+                self.check_ids(one, "prompt")
+                looked_at += len(one)
+            if looked_at > PIECE:
+                looked_at = 0
+                await asyncio.sleep(0)
+        return ids
 
     async def encode_chat(
         self,
@@ -151,6 +161,7 @@ class Frontend:
         request_id: str | None = None,
         cache_key: tuple[str, ...] = (),
         counted: bool = True,
+        encoded: bool = False,
     ) -> AsyncGenerator[Delta, None]:
         """Return a stream of deltas for ``prompts``, ``params.n`` choices of each, mixed as they come.
 
@@ -159,6 +170,7 @@ class Frontend:
         first delta and :class:`EngineDead` at any time. Closing the stream aborts what still runs.
         ``request_id`` is a name for :meth:`abort`. Only requests of equal ``cache_key`` share cached prefixes.
         A request that is no client's, but a probe, is not ``counted``.
+        ``encoded``: the ids come from :meth:`encode_all`, and are not checked once more.
 
         ``max_tokens`` is cut to what the context has room for after the prompt; with 0 the prompt is computed (and
         scored, if ``prompt_logprobs`` are asked for), but no token is made. Choice ``i`` of a request
@@ -170,13 +182,18 @@ class Frontend:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else list(params)
         if len(each) != len(prompts):
             raise InvalidRequest(f"{len(prompts)} prompts, but {len(each)} sampling params", "sampling_params")
-        asked = [_Asked(list(prompt), own) for prompt, own in zip(prompts, each, strict=True)]
+        asked = [
+            _Asked(prompt if isinstance(prompt, list) else list(prompt), own)
+            for prompt, own in zip(prompts, each, strict=True)
+        ]
         checked: SamplingParams | None = None
         for one in asked:
             if one.params is not checked:  # one object for all prompts, mostly
                 self._check_params(one.params)
                 checked = one.params
             one.params = self._resolve(one.prompt_ids, one.params)
+            if not encoded:
+                self.check_ids(one.prompt_ids, "prompt")
         if not asked:
             raise InvalidRequest("prompt must not be empty", "prompt")
         tag = f"{name}-{uuid.uuid4().hex[:8]}"
@@ -239,9 +256,7 @@ class Frontend:
         model = self.model
         if not prompt_ids:
             raise InvalidRequest("prompt must not be empty", "prompt")
-        resolved = granted(params, len(prompt_ids), model.context_length)
-        self.check_ids(prompt_ids, "prompt")
-        return resolved
+        return granted(params, len(prompt_ids), model.context_length)
 
     def _check_params(self, params: SamplingParams) -> None:
         size = self.model.vocab_size

@@ -74,12 +74,15 @@ class Service:
         request_id: str | None = None,
         cache_salt: str | None = None,
     ) -> AsyncGenerator[Delta, None]:
-        """Return the frontend's deltas, measured. Whoever has several prompts has checked their number."""
+        """Return the frontend's deltas, measured.
+
+        The prompts come from :meth:`Frontend.encode_all`; whoever has several has checked their number.
+        """
         failure = self.frontend.engine.failure
         if failure is not None:
             raise EngineDead(f"the engine is dead: {failure}")
         key = self._cache_key(cache_salt)
-        deltas = self.frontend.generate(prompts, params, request_id=request_id, cache_key=key)
+        deltas = self.frontend.generate(prompts, params, request_id=request_id, cache_key=key, encoded=True)
         return self._placed(deltas, _count(len(prompts), params))
 
     async def _placed(self, deltas: AsyncGenerator[Delta, None], count: int) -> AsyncGenerator[Delta, None]:
