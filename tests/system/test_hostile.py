@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from system.conftest import Served, serve
 from system.hostile import MAKERS, garbage, hostile
 from system.storm import exchange, resident, watched
+from zif.server.memory import DELAY_SECONDS
 
 HEALTH_MS = 250
 
@@ -37,6 +39,7 @@ async def storm(url: str, count: int, seed: int, *, at_once: int = 8) -> Counter
 
 def settled(served: Served) -> dict[str, int]:
     """Wait until nothing runs, and empty the cache; the engine's stats."""
+    time.sleep(2 * DELAY_SECONDS)
     deadline = time.monotonic() + 60
     while httpx.post(f"{served.url}/flush_cache", timeout=30).status_code != 200:
         assert time.monotonic() < deadline, served.stats()
@@ -46,6 +49,7 @@ def settled(served: Served) -> dict[str, int]:
 
 def weather(served: Served, count: int) -> None:
     """Let a storm pass over a server that has seen a small one, and look at what is left."""
+    slowness = max(1.0, os.getloadavg()[0] / 2)  # of two cores that others use as well
     asyncio.run(storm(served.url, 2 * len(MAKERS), seed=1))
     settled(served)
     before = resident(served.process.pid)
@@ -54,7 +58,7 @@ def weather(served: Served, count: int) -> None:
     assert not {(name, status): n for (name, status), n in seen.items() if status >= 500}
     assert len({name for name, _ in seen}) == len(MAKERS) + 1
     assert sum(n for (_, status), n in seen.items() if status == 200) > count // 100
-    assert max(watch.health) < HEALTH_MS, sorted(watch.health)[-10:]
+    assert max(watch.health) < HEALTH_MS * slowness, sorted(watch.health)[-10:]
     stats = settled(served)
     assert stats["pages_free"] == stats["pages_total"]
     assert served.stats()["open_requests"] == 0

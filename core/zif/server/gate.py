@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zif.server.access import CALLER, Access, is_json
 from zif.server.body import check_shape
 from zif.server.errors import ApiError, error_response
+from zif.server.memory import Trimmer
 from zif.server.service import Service
 from zif.tokenizer.panic import is_panic
 
@@ -35,6 +36,7 @@ class Gate:
         self._options = service.options
         self._access = Access(service.options)
         self._body_bytes = 0
+        self._trimmer = Trimmer()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -135,6 +137,7 @@ class Gate:
             yield memory
         finally:
             memory.release()
+            self._trimmer.note(memory.most)
 
     def take(self, size: int) -> None:
         """Count ``size`` more bytes of bodies. Raises 429 if that is too much at once."""
@@ -185,10 +188,12 @@ class _Memory:
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._size = 0
+        self.most = 0
 
     def take(self, size: int) -> None:
         self._gate.take(size)
         self._size += size
+        self.most = self._size
 
     def release(self) -> None:
         self._gate.give_back(self._size)
