@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing import Pipe
 from typing import Any
@@ -240,3 +241,37 @@ def test_a_pipe_is_waited_for_as_long_as_asked(selectable: int, monkeypatch: pyt
     assert port.receive(None) == Stop()
     ours.close()
     assert isinstance(port.receive(0.001), Stop)
+
+
+def test_a_flood_of_commands_does_not_halt_what_runs() -> None:
+    class Busy:
+        """Takes a millisecond for a command, and has something to do at all times."""
+
+        has_work, patience = True, 0.0
+        steps = 0
+
+        def abort(self, request_ids: Sequence[str] | None) -> list[Any]:
+            time.sleep(0.001)
+            return []
+
+        def step(self) -> list[Any]:
+            self.steps += 1
+            return []
+
+    class Flood:
+        """Brings 100 commands without a pause."""
+
+        patient = True
+        left = 100
+
+        def receive(self, seconds: float | None) -> Command | None:
+            self.left -= 1
+            return Abort(["x"]) if self.left >= 0 else Stop()
+
+        def send(self, message: object) -> None:
+            pass
+
+    engine: Any = Busy()
+    flood: Any = Flood()
+    _run(engine, flood)
+    assert engine.steps >= 10  # one in 5 ms of commands

@@ -66,7 +66,7 @@ def test_a_field_reports_its_first_error_alone(model: str, name: str, kind: str)
         checked = next(m for m in MODELS if m.__name__ == model)
         began = time.perf_counter()
         try:
-            checked.model_validate({"messages": [], "prompt": "x", "tokens": [], name: many})
+            checked.model_validate({name: many})
             found = 0
         except ValidationError as error:
             found = error.error_count()
