@@ -11,7 +11,7 @@ from zif import bundled
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import MemoryInfo
 from zif.contract.errors import OutOfMemory
-from zif.engine.build import build_engine
+from zif.process.build import build_engine
 from zif.settings import Settings
 from zif_cpu.backend import CpuRuntime
 

@@ -19,7 +19,8 @@ from zif.contract.errors import EngineDead, InvalidRequest, Overloaded, WeightsE
 from zif.engine.wire import Failed, Reply
 from zif.messages import EngineOutput, EngineRequest
 from zif.process.build import build_engine
-from zif.process.client import Client, ProcessClient, ThreadClient, _settled
+from zif.process.child import settled
+from zif.process.client import Client, ProcessClient, ThreadClient
 from zif.process.loop import PipePort
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
@@ -218,7 +219,7 @@ async def test_a_killed_engine_is_reported_at_once(path: Path) -> None:
 
 def test_an_engine_process_never_walks_what_it_was_built_of(path: Path) -> None:
     gc.collect()
-    engine = _settled(settings_of(path), lambda _: None)
+    engine = settled(settings_of(path), threading.Event(), lambda _: None)
     try:
         frozen = gc.get_freeze_count()
         assert frozen > 10_000

@@ -44,7 +44,7 @@ def main(pickled: bytes, pipe: Connection) -> None:
     from zif.process.loop import PipePort, serve
 
     try:
-        serve(functools.partial(_settled, settings, built), PipePort(pipe))
+        serve(functools.partial(settled, settings, built), PipePort(pipe))
     except ZifError:
         logger.debug("engine process ends", exc_info=True)
         raise SystemExit(1) from None  # the client has been told, and says it to the user
@@ -65,7 +65,7 @@ def _end_with_parent(built: threading.Event) -> None:
     os._exit(1)
 
 
-def _settled(settings: Settings, built: threading.Event, abandon: Callable[[str], None]) -> Engine:
+def settled(settings: Settings, built: threading.Event, abandon: Callable[[str], None]) -> Engine:
     """The engine; what has been made until now stays, and no collection of garbage walks it again.
 
     It is some hundred thousand objects, most of them a framework's modules: walking them halts every request's
