@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +52,24 @@ def test_a_program_is_captured_at_its_second_run_and_each_run_happens_once(facts
         assert resident["sum"]["total"].tolist() == [number * (number + 1) / 2] * 3
     assert [graph.replays for graph in device.graphs] == [4]
     assert program.memory_bytes >= ALIGNMENT
+
+
+def test_no_garbage_is_collected_while_a_graph_is_captured() -> None:
+    """It may be another engine's graphs and memory: to free those ends a capture."""
+    device = FakeDevice()
+    collecting = []
+
+    def program(inputs: Any, resident: Any) -> Any:
+        collecting.append(gc.isenabled())
+        return add(inputs, resident)
+
+    resident = {"sum": {"total": torch.zeros(3)}}
+    device.world = [resident["sum"]["total"]]
+    made = CudaExecutables(device, graphs=True).compile("add", program, X, X, resident, ("sum",), DECODE)  # type: ignore[arg-type]
+    for number in (1, 2):
+        _, resident = made.run(made.stage(floats(number)), resident)
+    assert collecting[:2] == [True, False]  # launched op by op, then captured
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(

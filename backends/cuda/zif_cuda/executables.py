@@ -25,6 +25,7 @@ from zif.contract.arrays import ArraySpec, Tree, tree_leaves
 from zif.contract.errors import OutOfMemory
 from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
 from zif.contract.step import StepShape
+from zif.reference.host import uncollected
 from zif_cuda.device import CudaDevice, copy
 from zif_cuda.staging import Chunk, Layout, Rings
 
@@ -153,7 +154,8 @@ class GraphExecutable(CudaExecutable):
 
     def _capture(self, resident: Mapping[str, Tree]) -> None:
         before = self._shared.device.used()
-        with torch.inference_mode():
+        # garbage may be another engine's graphs and memory, and freeing those ends a capture
+        with torch.inference_mode(), uncollected():
             self._graph, self._results = self._shared.device.capture(lambda: self._fn(self._staged, dict(resident)))
         self._graph_bytes = max(self._shared.device.used() - before, 0)
         outputs, updates = self._results

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from zif.contract.backend import MemoryInfo
 
 CONTROL_GROUP = Path("/sys/fs/cgroup")
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Leave garbage alone meanwhile: a collection would walk much for nothing, or free what must not be freed now."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def host_memory() -> MemoryInfo:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -11,6 +10,7 @@ import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 
+from zif.reference.host import uncollected
 from zif.server.errors import ApiError
 
 
@@ -61,10 +61,5 @@ def check_shape(body: bytes) -> None:
 
 def _loads(body: bytes) -> Any:
     """Parse JSON; no garbage is collected meanwhile: nothing of it can be garbage, and all of it would be walked."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
+    with uncollected():
         return orjson.loads(body)
-    finally:
-        if enabled:
-            gc.enable()
