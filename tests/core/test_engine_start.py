@@ -131,10 +131,12 @@ def test_kernels_passed_over_are_reported_and_a_reference_is_a_warning(
     library = "faster.gated_activation: a library is not installed (pip install library)"
     table = "faster.embedding: a library is not installed (pip install library)"
     heads = "faster.paged_attention: takes heads of 64, not 80"
+    own = "embedding (a library is not installed (pip install library)); paged_attention (takes heads of 64, not 80)"
     slow = "serves: steps are slow, and not captured as graphs"
     assert sorted(said) == [
         ("INFO", f"embedding: torch_reference.embedding serves ({table})"),
         ("INFO", f"gated_activation: plain.gated_activation serves ({library})"),
+        ("WARNING", f"on kernels of torch_reference, although the backend has its own: {own}"),
         ("WARNING", f"paged_attention: torch_reference.paged_attention {slow} ({heads})"),
     ]
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from zif.cli.output import gibibytes, print_json, print_table
+from zif.contract.errors import InvalidSettings
 from zif.contract.info import Available
 from zif.plugins import Considered, survey, survey_extensions
 from zif.plugins.extending import ConsideredExtension
@@ -22,6 +23,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's flags."""
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--ops", metavar="NAME", help="which kernel of a backend serves each op, and why others do not")
+    parser.add_argument("--model", metavar="M", help="with --ops: what each op costs in a step of this model, and why")
     parser.add_argument(
         "--device-opt", action="append", default=[], help="backend.key=value: an option of a backend's own"
     )
@@ -29,6 +31,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the table; the exit code is 1 if `--device auto` would find none."""
+    if args.model is not None and args.ops is None:
+        raise InvalidSettings("--model needs --ops NAME, the backend on which the model's ops are costed")
+    if args.ops is not None and args.model is not None:
+        from zif.cli.costs import print_costs
+
+        return print_costs(args.ops, args.device_opt, args.model, as_json=args.json)
     if args.ops is not None:
         from zif.cli.kernels import print_kernels
 

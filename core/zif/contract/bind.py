@@ -217,10 +217,11 @@ def _one_for_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ke
     if wanted and not serving_all:
         told = "".join(f"\n  {k}: {_refusal(k, wanted)}" for k in kernels if k.op == spec.name)
         raise KernelNotFound(f"no one kernel serves all of {', '.join(map(str, wanted))}:{told}")
-    refused = [kernel for kernel in kernels if kernel.op == spec.name and kernel not in serving_all]
     choices = []
     for request in wanted:
         choice = choose(request, serving_all, pin)
+        before = [kernel for kernel in kernels[: kernels.index(choice.kernel)] if kernel.op == spec.name]
+        refused = [kernel for kernel in before if kernel not in serving_all]
         reasons = tuple(Rejected(str(kernel), _refusal(kernel, (request,))) for kernel in refused)
         choices.append(Choice(request, choice.kernel, reasons))
     return choices

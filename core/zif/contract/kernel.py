@@ -50,6 +50,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, TypeVar
 
 from zif.contract import version
+from zif.contract.cost import Cost, CostOf, OpCall
 from zif.contract.errors import PluginError, ZifError
 from zif.contract.form import Form
 from zif.contract.info import BACKENDS, EXTENSIONS
@@ -67,14 +68,6 @@ When = Callable[[Any, OpRequest], Refusal | None]
 """(the kernel set, the request) -> None to serve it, or one sentence why not."""
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one call moves and computes: bytes through device memory, floating-point operations."""
-
-    flops: float
-    bytes: float
-
-
 @dataclass(frozen=True)
 class Kernel:
     """One implementation of one op, written for ``level`` in ``module``.
@@ -83,7 +76,8 @@ class Kernel:
     :meth:`supports` and :meth:`make`, which guard both. ``capturable``: may run inside a captured graph (no host
     synchronisation, no allocation outside the graph's pool). ``deterministic``: the same inputs give the same bits.
     ``per_request``: what is made serves its request alone; otherwise one callable serves every request that the kernel
-    supports. ``planned``: what is made has a method ``plan``. ``gives``: forms that its first result may have, best
+    supports. ``planned``: what is made has a method ``plan``. ``cost``: of a call, where the op's own estimate
+    (``OpSpec.cost``) does not hold. ``gives``: forms that its first result may have, best
     first; ``takes``: forms that its parameters may have, besides plain Arrays.
     """
 
@@ -97,7 +91,7 @@ class Kernel:
     per_request: bool = False
     capturable: bool = True
     deterministic: bool = True
-    cost: Callable[[OpRequest], Cost] | None = None
+    cost: CostOf | None = None
     planned: bool = False
     gives: tuple[Form, ...] = ()
     takes: Mapping[str, tuple[Form, ...]] = field(default_factory=dict, compare=False)
@@ -167,7 +161,7 @@ class _Mark:
     makes: bool
     capturable: bool
     deterministic: bool
-    cost: Callable[[Any, OpRequest], Cost] | None
+    cost: Callable[[Any, OpCall], Cost] | None
     planned: bool
     shared: bool
     gives: tuple[Form, ...]
@@ -186,7 +180,7 @@ def kernel(
     makes: bool = False,
     capturable: bool = True,
     deterministic: bool = True,
-    cost: Callable[[Any, OpRequest], Cost] | None = None,
+    cost: Callable[[Any, OpCall], Cost] | None = None,
     planned: bool = False,
     shared: bool = False,
     gives: tuple[Form, ...] = (),
@@ -259,7 +253,7 @@ class KernelSet:
             per_request=mark.makes and not mark.shared,
             capturable=mark.capturable,
             deterministic=mark.deterministic,
-            cost=None if cost is None else lambda request: cost(self, request),
+            cost=None if cost is None else lambda call: cost(self, call),
             planned=mark.planned,
             gives=mark.gives,
             takes=mark.takes,

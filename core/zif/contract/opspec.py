@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from zif.contract.cost import CostOf, traffic
 from zif.contract.level import newer_field
 
 Profile = Literal["array", "llm", "moe", "mla"]
@@ -123,7 +124,8 @@ class OpSpec:
     or those that kernels of a primitive may make.
     ``dispatch``: names the argument whose request picks among several kernels bound for this op
     (``w`` of ``linear``); None where one kernel must serve all of a model's requests.
-    ``static``: parameters that are hashable constants, never Arrays.
+    ``static``: parameters that are hashable constants, never Arrays. ``cost``: what a call costs by a kernel that does
+    not say so itself.
     ``unseen``: the parameters, as ``op.parameter``, that its first result may go to unseen by the model, and so in a
     form of the kernels' own (:mod:`zif.contract.form`); anywhere else it is an Array. ``passes``: parameters that the
     composite hands on as they are, each with the ``op.parameter`` that it goes to.
@@ -143,6 +145,7 @@ class OpSpec:
     static: tuple[str, ...] = ()
     unseen: tuple[str, ...] = ()
     passes: Mapping[str, str] = field(default_factory=dict)
+    cost: CostOf = traffic
     parameters: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -208,6 +211,7 @@ def op(
     static: tuple[str, ...] = (),
     unseen: tuple[str, ...] = (),
     passes: Mapping[str, str] | None = None,
+    cost: CostOf = traffic,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Make a numpy function the specification of the op of its name; see :class:`OpSpec`."""
 
@@ -229,6 +233,7 @@ def op(
             static=static,
             unseen=unseen,
             passes=passes or {},
+            cost=cost,
         )
         return reference
 

@@ -14,7 +14,7 @@ def report_choices(bound: Bound, reference: str) -> None:
 
     It is a warning where the provider ``reference`` serves instead, and does so by waiting for the device: that is
     slow, and cannot be captured. (Many of its kernels are the framework's own, and fast.) Requests that were decided
-    alike are one line.
+    alike are one line. One line more says which ops run on the reference's kernels although the backend has its own.
     """
     said: dict[tuple[str, str, str], Choice] = {}
     for choice in bound.choices:
@@ -28,3 +28,9 @@ def report_choices(bound: Bound, reference: str) -> None:
             logger.info("%s: %s serves (%s)", op, kernel, reasons)
     for one in bound.handed:
         logger.info("%s gives %s (%s)", one.kernel, one.form or "plain arrays", one.reason)
+    fallen = {
+        op: choice.rejected[0].reason for (op, _, _), choice in said.items() if choice.kernel.provider == reference
+    }
+    if fallen:
+        told = "; ".join(f"{op} ({reason})" for op, reason in fallen.items())
+        logger.warning("on kernels of %s, although the backend has its own: %s", reference, told)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zif.contract.cost import written
 from zif.contract.ops.draw import normal
 from zif.contract.ops.tolerances import REDUCTION
 from zif.contract.opspec import OpCase, OpRequest, op
@@ -83,7 +84,7 @@ def cast(x: A, dtype: str) -> A:
     return x.astype(dtype)
 
 
-@op(profile="array", cases=_put_cases)
+@op(profile="array", cases=_put_cases, cost=written)
 def put(target: A, index: tuple[A, ...], values: Any) -> A:
     """``target`` with ``target[index] = values``. Consumes ``target``: on some frameworks the
     result is the same memory. Where an index occurs twice, any one of the values stays.
@@ -93,7 +94,7 @@ def put(target: A, index: tuple[A, ...], values: Any) -> A:
     return result
 
 
-@op(profile="array", cases=_add_at_cases)
+@op(profile="array", cases=_add_at_cases, cost=written)
 def add_at(target: A, index: tuple[A, ...], values: Any) -> A:
     """``target`` with ``values`` added at ``index``, an index that occurs twice counting twice.
     Consumes ``target``.

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.cost import attended, attended_and_cached, cached
 from zif.contract.ops.draw import normal, stored, wide
 from zif.contract.ops.facts import ATTENTION
 from zif.contract.ops.layers import rms_norm
@@ -112,7 +113,7 @@ def rope(x: A, angles: A, interleaved: bool = False) -> A:
     return np.concatenate([out, x[..., rotary:]], axis=-1)
 
 
-@op(profile="llm", facts=ATTENTION, dispatch="spec", static=("spec",))
+@op(profile="llm", facts=ATTENTION, dispatch="spec", static=("spec",), cost=cached)
 def kv_write(k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
     """Store k [T, kv_heads, head_dim] and v [T, kv_heads, v_head_dim] of a step's tokens at their
     positions in ``layer`` of group ``spec.group``; padding goes to page 0. Consumes ``cache`` and
@@ -199,7 +200,15 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(label, attention_request("paged_attention", dtype, spec, page_size, dtype), arguments)
 
 
-@op(profile="llm", facts=ATTENTION, tolerances=REDUCTION, cases=_attention_cases, dispatch="spec", static=("spec",))
+@op(
+    profile="llm",
+    facts=ATTENTION,
+    tolerances=REDUCTION,
+    cases=_attention_cases,
+    dispatch="spec",
+    static=("spec",),
+    cost=attended,
+)
 def paged_attention(q: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> A:
     """Causal attention of a step's queries over their sequences' pages: q [T, q_heads, head_dim] ->
     [T, q_heads, v_head_dim]; the step's own keys and values are already written.
@@ -257,6 +266,7 @@ def _rope_and_cache_parts(request: OpRequest) -> Sequence[OpRequest]:
     parts=_rope_and_cache_parts,
     dispatch="spec",
     static=("spec",),
+    cost=cached,
 )
 def rope_and_cache(
     q: A, k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec,
@@ -331,6 +341,7 @@ def _attention_parts(request: OpRequest) -> Sequence[OpRequest]:
     parts=_attention_parts,
     dispatch="spec",
     static=("spec",),
+    cost=attended_and_cached,
 )
 def attention(
     q: A, k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec,

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.attention import AttentionSpec
+from zif.contract.cost import attended, cached, product
 from zif.contract.ops.attention import attention_request, draw_step
 from zif.contract.ops.draw import normal, stored
 from zif.contract.ops.facts import ATTENTION, WEIGHT
@@ -42,13 +43,13 @@ def _head_linear_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]
 _HEADS = (Fact("heads", "heads"), Fact("in_features", "columns of a head"), Fact("out_features", "rows of a head"))
 
 
-@op(profile="mla", facts=(*WEIGHT, *_HEADS), tolerances=REDUCTION, cases=_head_linear_cases, dispatch="w")
+@op(profile="mla", facts=(*WEIGHT, *_HEADS), tolerances=REDUCTION, cases=_head_linear_cases, dispatch="w", cost=product)
 def head_linear(x: A, w: PackedWeight) -> A:
     """A linear of each head's own: x [T, heads, in], W [heads, out, in] -> [T, heads, out]."""
     return np.einsum("thi,hoi->tho", x, np.asarray(w.arrays["w"]))
 
 
-@op(profile="mla", facts=ATTENTION, dispatch="spec", static=("spec",))
+@op(profile="mla", facts=ATTENTION, dispatch="spec", static=("spec",), cost=cached)
 def latent_write(latent: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
     """Store the latents [T, rank + rope] of a step's tokens at their positions in ``layer`` of group
     ``spec.group``; padding goes to page 0. Consumes ``cache`` and returns it; ``layer`` may be traced.
@@ -87,7 +88,15 @@ def _absorbed_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         yield OpCase(label, attention_request("absorbed_attention", dtype, spec, page_size, dtype), arguments)
 
 
-@op(profile="mla", facts=ATTENTION, tolerances=REDUCTION, cases=_absorbed_cases, dispatch="spec", static=("spec",))
+@op(
+    profile="mla",
+    facts=ATTENTION,
+    tolerances=REDUCTION,
+    cases=_absorbed_cases,
+    dispatch="spec",
+    static=("spec",),
+    cost=attended,
+)
 def absorbed_attention(q: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> A:
     """Causal attention in the space of latents: q [T, q_heads, rank + rope] -> [T, q_heads, rank].
 
@@ -149,6 +158,7 @@ def _latent_attention_parts(request: OpRequest) -> Sequence[OpRequest]:
     parts=_latent_attention_parts,
     dispatch="spec",
     static=("spec",),
+    cost=attended,
 )
 def latent_attention(
     q: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec, k_up: PackedWeight, v_up: PackedWeight

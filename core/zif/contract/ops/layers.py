@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zif.contract.cost import looked_up, product
 from zif.contract.ops.draw import normal
 from zif.contract.ops.facts import KIND, LINEAR, SIZE, WEIGHT
 from zif.contract.ops.tolerances import ELEMENTWISE, EXACT, REDUCTION
@@ -30,6 +31,7 @@ def _embedding_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     tolerances=EXACT,
     cases=_embedding_cases,
     dispatch="w",
+    cost=looked_up,
 )
 def embedding(ids: A, w: PackedWeight, step: Any = None) -> A:
     """Rows ``ids`` [T] int32 of a table [vocab, hidden] -> [T, hidden]. Ids are in range; ``step`` as in ``linear``."""
@@ -57,7 +59,15 @@ SUM_TAKERS = ("rms_norm.x", "add_norm.x", "norm_add.x", "add.x", "add.residual")
 """Where a sum that is not all added up may go."""
 
 
-@op(profile="llm", facts=LINEAR, tolerances=REDUCTION, cases=_linear_cases, dispatch="w", unseen=SUM_TAKERS)
+@op(
+    profile="llm",
+    facts=LINEAR,
+    tolerances=REDUCTION,
+    cases=_linear_cases,
+    dispatch="w",
+    unseen=SUM_TAKERS,
+    cost=product,
+)
 def linear(x: A, w: PackedWeight, step: Any = None) -> A:
     """Y = x Wᵀ + b: [T, in] -> [T, out] in x's dtype, accumulated in float32 or wider.
 
@@ -96,6 +106,7 @@ def _linear_part(request: OpRequest) -> Sequence[OpRequest]:
     composite=_logits_composite,
     parts=_linear_part,
     dispatch="w",
+    cost=product,
 )
 def logits(x: A, w: PackedWeight, step: Any = None) -> A:
     """``linear`` of a head in float32, rounded to x's dtype on the way or not: [R, in] -> [R, vocab].
@@ -294,6 +305,7 @@ def _gated_linear_parts(request: OpRequest) -> Sequence[OpRequest]:
     passes={"x": "linear.x"},
     dispatch="w",
     static=("kind",),
+    cost=product,
 )
 def gated_linear(x: A, w: PackedWeight, kind: str, step: Any = None) -> A:
     """``gated_activation`` of ``linear``: [T, in] -> [T, size], of a weight [gate | up], 2 size rows.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from zif.contract.cost import experts as experts_cost
 from zif.contract.experts import ClampedGate, RouteSpec
 from zif.contract.ops.attention import draw_step
 from zif.contract.ops.draw import normal
@@ -164,6 +165,7 @@ def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     dispatch="w",
     unseen=SUM_TAKERS,
     static=("kind", "clamped"),
+    cost=experts_cost,
 )
 def moe(
     x: A,

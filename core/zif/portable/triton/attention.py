@@ -10,10 +10,9 @@ import torch
 
 from zif.contract.arrays import dtype_bytes
 from zif.contract.attention import AttentionSpec
-from zif.contract.formats import unless_plain
+from zif.contract.formats import plain_dtype, unless_plain
 from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
-from zif.portable.triton.costs import kept_bytes
 from zif.portable.triton.device import attention as device
 from zif.portable.triton.device import decode as device_decode
 from zif.portable.triton.launching import FLOATS, Launch, Machine, ceil_div, power_of_two
@@ -74,7 +73,7 @@ class _Tiles:
         self.block_n, self.stages = block, stages
         self.block_d = max(power_of_two(request["head_dim"]), MIN_DOT)
         self.block_v = max(power_of_two(request["v_head_dim"]), MIN_DOT)
-        self.nbytes = stages * block * (self.block_d + self.block_v) * kept_bytes(request)
+        self.nbytes = stages * block * (self.block_d + self.block_v) * _kept_bytes(request)
 
 
 def _tiles(request: OpRequest, budget: int, widest: int) -> _Tiles:
@@ -234,3 +233,10 @@ class PagedAttention:
 
 def _strides(q: Tensor, keys: Tensor, values: Tensor, pages: Tensor) -> tuple[int, ...]:
     return (q.stride(0), q.stride(1), *keys.stride()[:3], *values.stride()[:3], pages.stride(0))
+
+
+def _kept_bytes(request: OpRequest) -> int:
+    """Bytes of a number in a plain cache."""
+    dtype = plain_dtype(request)
+    assert dtype is not None, "a kernel of plain caches was asked what another costs"
+    return dtype_bytes(dtype)

@@ -13,7 +13,7 @@ from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
-from zif.portable.triton import costs, layers, rotary, sampling, table
+from zif.portable.triton import layers, rotary, sampling, table
 from zif.portable.triton.attention import PagedAttention, attention_fits
 from zif.portable.triton.launching import Launch, Machine, floats, launch
 from zif.portable.triton.layers import SPLIT_SUM, SplitSum, kind_known, row_fits
@@ -37,11 +37,11 @@ class TritonKernels(KernelSet):
         self._launch = launch
         self._turns: dict[tuple[RopeSpec, torch.device], Tensor] = {}
 
-    @kernel("rms_norm", when=row_fits, cost=costs.rows(1, 1), takes={"x": (SPLIT_SUM,)})
+    @kernel("rms_norm", when=row_fits, takes={"x": (SPLIT_SUM,)})
     def rms_norm(self, x: Tensor | SplitSum, weight: Tensor, eps: float, offset: float = 0.0) -> Tensor:
         return layers.rms_norm(self._launch, x, weight, eps, offset)
 
-    @kernel("add_norm", when=row_fits, cost=costs.rows(2, 2), takes={"x": (SPLIT_SUM,)})
+    @kernel("add_norm", when=row_fits, takes={"x": (SPLIT_SUM,)})
     def add_norm(
         self,
         x: Tensor | SplitSum,
@@ -58,7 +58,7 @@ class TritonKernels(KernelSet):
     def add(self, x: Tensor | SplitSum, residual: Tensor | SplitSum) -> Tensor:
         return layers.add(self._launch, x, residual)
 
-    @kernel("gated_activation", when=kind_known, cost=costs.rows(2, 1))
+    @kernel("gated_activation", when=kind_known)
     def gated_activation(self, x: Tensor, kind: str) -> Tensor:
         return layers.gated_activation(self._launch, x, kind)
 
@@ -79,12 +79,12 @@ class TritonKernels(KernelSet):
     def rope(self, x: Tensor, angles: Tensor, interleaved: bool = False) -> Tensor:
         return rotary.rope(self._launch, x, angles, interleaved)
 
-    @kernel("kv_write", when=cache_fits, cost=costs.kv_write)
+    @kernel("kv_write", when=cache_fits)
     def kv_write(self, k: Tensor, v: Tensor, cache: Any, layer: Any, step: Step, spec: AttentionSpec) -> Any:
         rotary.kv_write(self._launch, k, v, cache[spec.group], layer, step, spec)
         return cache
 
-    @kernel("rope_and_cache", when=cache_fits, cost=costs.rope_and_cache)
+    @kernel("rope_and_cache", when=cache_fits)
     def rope_and_cache(
         self,
         q: Tensor,
@@ -102,19 +102,19 @@ class TritonKernels(KernelSet):
         q = rotary.rope_and_cache(self._launch, q, k, v, group, layer, step, spec, angles, q_norm, k_norm)
         return q, cache
 
-    @kernel("paged_attention", when=attention_fits, makes=True, cost=costs.paged_attention)
+    @kernel("paged_attention", when=attention_fits, makes=True)
     def paged_attention(self, request: OpRequest, ops: Ops) -> Callable[..., Tensor]:
         return PagedAttention.of(request, self.machine, self._launch)
 
-    @kernel("argmax", cost=costs.vocabulary(1))
+    @kernel("argmax")
     def argmax(self, logits: Tensor) -> Tensor:
         return sampling.choose(self._launch, logits)
 
-    @kernel("sample", cost=costs.vocabulary(1))
+    @kernel("sample")
     def sample(self, logits: Tensor, temperature: Tensor, seed: Tensor, position: Tensor) -> Tensor:
         return sampling.choose(self._launch, logits, (temperature, seed, position))
 
-    @kernel("sample_rows", cost=costs.vocabulary(1))
+    @kernel("sample_rows")
     def sample_rows(
         self,
         logits: Tensor,
@@ -162,11 +162,11 @@ class TritonKernels(KernelSet):
         given = (rows, tokens, query_starts, num_tokens, last_token, kv_len, pages, width, factors)
         return table.mixed_inputs(self._launch, *given)
 
-    @kernel("filter_logits", cost=costs.vocabulary(2))
+    @kernel("filter_logits")
     def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
         return sampling.filter_logits(self._launch, logits, temperature, top_k, top_p, min_p)
 
-    @kernel("penalize", cost=costs.vocabulary(4))
+    @kernel("penalize")
     def penalize(
         self,
         logits: Tensor,
@@ -178,6 +178,6 @@ class TritonKernels(KernelSet):
     ) -> Tensor:
         return sampling.penalize(self._launch, logits, output_counts, in_prompt, repetition, presence, frequency)
 
-    @kernel("logprobs", cost=costs.vocabulary(1))
+    @kernel("logprobs")
     def logprobs(self, logits: Tensor, tokens: Tensor, top: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return sampling.logprobs(self._launch, logits, tokens, top)
