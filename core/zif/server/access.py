@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -18,12 +19,6 @@ from starlette.types import Scope
 
 from zif.server.errors import ApiError
 from zif.server.options import ServerOptions
-
-# What asks often, and has no key.
-PROBES = frozenset({"/health", "/metrics"})
-
-# Needs no key; "/" says nothing of what is served.
-_OPEN = PROBES | {"/"}
 
 
 @dataclass(frozen=True)
@@ -45,9 +40,10 @@ CALLER: ContextVar[Caller] = ContextVar("caller", default=NOBODY)
 
 
 class Access:
-    """Checks requests against ``options``; every refusal is an :class:`ApiError`."""
+    """Checks requests against ``options``; every refusal is an :class:`ApiError`. ``open_paths`` need no key."""
 
-    def __init__(self, options: ServerOptions) -> None:
+    def __init__(self, options: ServerOptions, *, open_paths: Collection[str] = ()) -> None:
+        self._open_paths = open_paths
         # Looked up by digest: neither the time nor the log tells anything about a key.
         self._keys = {_digest(key.encode()): key_name(key) for key in options.api_keys}
         self._origins = frozenset(options.cors_origins)
@@ -64,7 +60,7 @@ class Access:
         if not self._keys:
             self._check_origin(scope, headers)
             return Caller(address)
-        if scope["path"] in _OPEN:
+        if scope["path"] in self._open_paths:
             return Caller(address)
         kind, _, given = headers.get(b"authorization", b"").partition(b" ")
         name = self._keys.get(_digest(given.strip())) if kind.lower() == b"bearer" else None

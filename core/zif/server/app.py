@@ -7,21 +7,18 @@ from starlette.middleware.cors import CORSMiddleware
 
 import zif
 from zif.frontend import Frontend
+from zif.server.body import paths_of
 from zif.server.errors import install_error_handlers
 from zif.server.gate import Gate
 from zif.server.options import ServerOptions
-from zif.server.routes.admin import health_router, models_router, operator_router
-from zif.server.routes.chat import chat_router
-from zif.server.routes.completions import completions_router
-from zif.server.routes.generate import generate_router
-from zif.server.routes.tokens import tokens_router
+from zif.server.routes import ROUTERS
 from zif.server.service import Service
 
 
 def create_app(frontend: Frontend, options: ServerOptions | None = None) -> FastAPI:
     """Return the HTTP application over ``frontend``, whose engine the caller starts and stops.
 
-    ``app.state.service`` is its :class:`~zif.server.service.Service`.
+    ``app.state.service`` is its :class:`~zif.server.service.Service`, ``app.state.probes`` the paths of its probes.
     """
     service = Service(frontend, options or ServerOptions())
     app = FastAPI(
@@ -29,7 +26,10 @@ def create_app(frontend: Frontend, options: ServerOptions | None = None) -> Fast
     )
     app.state.service = service
     install_error_handlers(app)
-    app.add_middleware(Gate, service=service)
+    routers = [make(service) for make in ROUTERS]
+    routes = [route for router in routers for route in router.routes]
+    app.state.probes = paths_of("probe", routes)
+    app.add_middleware(Gate, service=service, routes=routes)
     if service.options.cors_origins:  # outside of the gate: browsers ask before they send a key
         app.add_middleware(
             CORSMiddleware,
@@ -39,14 +39,6 @@ def create_app(frontend: Frontend, options: ServerOptions | None = None) -> Fast
             allow_credentials=False,  # keys are sent as a header, and cookies there are none
             max_age=600,
         )
-    for make in (
-        chat_router,
-        completions_router,
-        generate_router,
-        tokens_router,
-        models_router,
-        health_router,
-        operator_router,
-    ):
-        app.include_router(make(service))
+    for router in routers:
+        app.include_router(router)
     return app

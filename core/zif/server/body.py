@@ -1,14 +1,19 @@
-"""Reading JSON bodies: strictly UTF-8, no NaN, no lone surrogates, no bottomless nesting (orjson sees to it)."""
+"""Routers: bodies are JSON, strictly UTF-8, no NaN, no lone surrogates, no bottomless nesting (orjson sees to it).
+
+A route declares what it is, where that matters before it is reached; :class:`~zif.server.gate.Gate` reads it.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any, Literal
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
+from fastapi.types import DecoratedCallable
+from starlette.routing import BaseRoute
 
 from zif.reference.host import uncollected
 from zif.server.errors import ApiError
@@ -32,10 +37,33 @@ class _JsonRoute(APIRoute):
 
 
 class JsonRouter(APIRouter):
-    """A router whose bodies are parsed by orjson."""
+    """A router whose bodies are parsed by orjson, and whose routes can declare a :data:`Duty`."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(route_class=_JsonRoute, **options)
+
+    def generates(self, path: str) -> Callable[[DecoratedCallable], DecoratedCallable]:
+        """Declare a POST route that has tokens made: it holds a place among the concurrent requests."""
+        return self.post(path, openapi_extra={_DUTY: "generating"})
+
+    def probe(self, path: str) -> Callable[[DecoratedCallable], DecoratedCallable]:
+        """Declare a GET route that is asked often, by what has no API key: it needs none, and is not logged."""
+        return self.get(path, openapi_extra={_DUTY: "probe"})
+
+    def open(self, path: str) -> Callable[[DecoratedCallable], DecoratedCallable]:
+        """Declare a GET route that needs no API key: it says nothing of what is served."""
+        return self.get(path, openapi_extra={_DUTY: "open"})
+
+
+Duty = Literal["generating", "probe", "open"]
+_DUTY = "x-zif-duty"
+
+
+def paths_of(duty: Duty, routes: Iterable[BaseRoute]) -> frozenset[str]:
+    """Return the paths of the ``routes`` that declare ``duty``."""
+    return frozenset(
+        route.path for route in routes if isinstance(route, APIRoute) and (route.openapi_extra or {}).get(_DUTY) == duty
+    )
 
 
 MOST_VALUES = 2_000_000

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zif.server.access import CALLER, Access, is_json
-from zif.server.body import check_shape
+from zif.server.body import check_shape, paths_of
 from zif.server.errors import ApiError, error_response
 from zif.server.memory import Trimmer
 from zif.server.service import Service
@@ -23,18 +24,17 @@ from zif.tokenizer.panic import is_panic
 
 logger = logging.getLogger(__name__)
 
-# Holds a place among the concurrent requests; refused while the server drains.
-_GENERATING = frozenset({"/v1/chat/completions", "/v1/completions", "/generate"})
-
 
 class Gate:
-    """The ASGI middleware in front of the routes of ``service``."""
+    """The ASGI middleware in front of ``routes``, those of ``service``."""
 
-    def __init__(self, app: ASGIApp, service: Service) -> None:
+    def __init__(self, app: ASGIApp, service: Service, routes: Sequence[BaseRoute]) -> None:
         self._app = app
         self._service = service
         self._options = service.options
-        self._access = Access(service.options)
+        self._access = Access(service.options, open_paths=paths_of("probe", routes) | paths_of("open", routes))
+        # Hold a place among the concurrent requests; refused while the server drains.
+        self._generating = paths_of("generating", routes)
         self._body_bytes = 0
         self._trimmer = Trimmer()
 
@@ -115,7 +115,7 @@ class Gate:
     def _place(self, scope: Scope) -> Iterator[None]:
         """Hold a place among the concurrent requests, from the headers on, if this one generates."""
         service = self._service
-        if scope["path"] not in _GENERATING:
+        if scope["path"] not in self._generating:
             yield
             return
         if service.draining:

@@ -10,14 +10,13 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import uvicorn
 from fastapi import FastAPI
 
 from zif.contract.errors import InvalidSettings
 from zif.frontend import Frontend
-from zif.server.access import PROBES
 from zif.server.app import create_app
 from zif.server.options import ServerOptions
 from zif.server.protocol import protocol_of
@@ -162,12 +161,16 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
-def _tells_something(record: logging.LogRecord) -> bool:
-    """Whether a line of the access log is of a request, or of a probe or a scraper that was not served."""
-    match record.args:
-        case (_, _, str(path), _, 200):
-            return path.partition("?")[0] not in PROBES
-    return True
+def _without(probes: Collection[str]) -> Callable[[logging.LogRecord], bool]:
+    """Return a filter for the access log that leaves out what ``probes``, paths, were served."""
+
+    def tells_something(record: logging.LogRecord) -> bool:
+        match record.args:
+            case (_, _, str(path), _, 200):
+                return path.partition("?")[0] not in probes
+        return True
+
+    return tells_something
 
 
 class _Server(uvicorn.Server):
@@ -189,7 +192,7 @@ class _Server(uvicorn.Server):
                 lifespan="off",
             )
         )
-        logging.getLogger("uvicorn.access").addFilter(_tells_something)
+        logging.getLogger("uvicorn.access").addFilter(_without(app.state.probes))
         self._service: Service = app.state.service
         self._listener = listener
         self._ready = ready

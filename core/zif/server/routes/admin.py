@@ -71,12 +71,12 @@ def health_router(service: Service) -> JsonRouter:
         if trouble is not None:
             raise ApiError(503, trouble, code="shutting_down" if service.draining else "engine_dead")
 
-    @router.get("/")
+    @router.open("/")
     async def root() -> Response:
         """Say what this is, to somebody who opens it in a browser."""
         return Response(_GREETING, media_type="text/plain; charset=utf-8")
 
-    @router.get("/health")
+    @router.probe("/health")
     async def health() -> Response:
         """200 while requests can be served, else 503 with the reason."""
         check()
@@ -100,7 +100,7 @@ def health_router(service: Service) -> JsonRouter:
             raise ApiError(503, "the engine ended a request of one token without it", code="no_token")
         return json_response({"status": "ok"})
 
-    @router.get("/metrics")
+    @router.probe("/metrics")
     async def metrics() -> Response:
         """Metrics in Prometheus' text format."""
         stats = {**service.frontend.books.totals(), **await _stats(service)}

@@ -21,7 +21,7 @@ def chat_router(service: Service) -> JsonRouter:
     """Return the chat endpoint of ``service``."""
     router = JsonRouter(tags=["OpenAI"])
 
-    @router.post("/v1/chat/completions")
+    @router.generates("/v1/chat/completions")
     async def chat(request: ChatRequest) -> Response:
         """Continue a conversation."""
         answer: dict[str, Any] = {

@@ -41,7 +41,7 @@ def completions_router(service: Service) -> JsonRouter:
     router = JsonRouter(tags=["OpenAI"])
     frontend = service.frontend
 
-    @router.post("/v1/completions")
+    @router.generates("/v1/completions")
     async def completions(request: CompletionRequest) -> Response:
         """Continue texts, or token ids."""
         answer: dict[str, Any] = {

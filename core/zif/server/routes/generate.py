@@ -26,7 +26,7 @@ def generate_router(service: Service) -> JsonRouter:
     """Return the native endpoint of ``service``."""
     router = JsonRouter(tags=["SGLang"])
 
-    @router.post("/generate")
+    @router.generates("/generate")
     async def generate(request: GenerateRequest) -> Response:
         """Continue texts or token ids."""
         rid = request.rid or new_id("gen")
