@@ -24,34 +24,39 @@ def chat_router(service: Service) -> JsonRouter:
     @router.generates("/v1/chat/completions")
     async def chat(request: ChatRequest) -> Response:
         """Continue a conversation."""
-        answer: dict[str, Any] = {
-            "id": new_id("chatcmpl"),
-            "object": "chat.completion.chunk" if request.stream else "chat.completion",
-            "created": int(time.time()),
-            "model": service.model_name(request.model),
-            "system_fingerprint": FINGERPRINT,
-        }
-        params = request.params(service.sampling_defaults)
-        service.check_choices(1, params)
-        prompt = await service.frontend.encode_chat(request.messages, **request.template_arguments())
-        deltas = service.generate([prompt], params, request_id=answer["id"], cache_salt=request.cache_salt)
-        if request.stream:
-            return EventStream(_chunks(deltas, answer, request, prompt))
-        completion = (await collect([prompt], deltas))[0]
-        answer["choices"] = [
-            {
-                "index": choice.index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
-                "finish_reason": choice.finish_reason,
-                "stop_reason": choice.stop_reason,
-            }
-            for choice in completion.choices
-        ]
-        answer["usage"] = usage_of([completion])
-        return json_response(answer)
+        return await answer_chat(service, request)
 
     return router
+
+
+async def answer_chat(service: Service, request: ChatRequest) -> Response:
+    """Return the answer to one request."""
+    answer: dict[str, Any] = {
+        "id": new_id("chatcmpl"),
+        "object": "chat.completion.chunk" if request.stream else "chat.completion",
+        "created": int(time.time()),
+        "model": service.model_name(request.model),
+        "system_fingerprint": FINGERPRINT,
+    }
+    params = request.params(service.sampling_defaults)
+    service.check_choices(1, params)
+    prompt = await service.frontend.encode_chat(request.messages, **request.template_arguments())
+    deltas = service.generate([prompt], params, request_id=answer["id"], cache_salt=request.cache_salt)
+    if request.stream:
+        return EventStream(_chunks(deltas, answer, request, prompt))
+    completion = (await collect([prompt], deltas))[0]
+    answer["choices"] = [
+        {
+            "index": choice.index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": None if choice.logprobs is None else chat_logprobs(choice.logprobs),
+            "finish_reason": choice.finish_reason,
+            "stop_reason": choice.stop_reason,
+        }
+        for choice in completion.choices
+    ]
+    answer["usage"] = usage_of([completion])
+    return json_response(answer)
 
 
 async def _chunks(

@@ -39,40 +39,44 @@ class _Echo:
 def completions_router(service: Service) -> JsonRouter:
     """Return the completions endpoint of ``service``."""
     router = JsonRouter(tags=["OpenAI"])
-    frontend = service.frontend
 
     @router.generates("/v1/completions")
     async def completions(request: CompletionRequest) -> Response:
         """Continue texts, or token ids."""
-        answer: dict[str, Any] = {
-            "id": new_id("cmpl"),
-            "object": "text_completion",
-            "created": int(time.time()),
-            "model": service.model_name(request.model),
-            "system_fingerprint": FINGERPRINT,
-        }
-        params = request.params(service.sampling_defaults)
-        given = request.prompts()
-        service.check_choices(len(given), params)
-        special = request.add_special_tokens is not False
-        prompts = await frontend.encode_all(given, add_special_tokens=special)
-        deltas = service.generate(prompts, params, request_id=answer["id"], cache_salt=request.cache_salt)
-        echoes = [
-            await _echo(frontend, text, ids, params.skip_special_tokens) if request.echo else _Echo()
-            for text, ids in zip(given, prompts, strict=True)
-        ]
-        if request.stream:
-            return EventStream(_chunks(deltas, answer, request, prompts, echoes))
-        finished = await collect(prompts, deltas)
-        answer["choices"] = [
-            choice
-            for completion, echo in zip(finished, echoes, strict=True)
-            for choice in _choices(completion, echo, request)
-        ]
-        answer["usage"] = usage_of(finished)
-        return json_response(answer)
+        return await answer_completions(service, request)
 
     return router
+
+
+async def answer_completions(service: Service, request: CompletionRequest) -> Response:
+    """Return the answer to one request."""
+    answer: dict[str, Any] = {
+        "id": new_id("cmpl"),
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": service.model_name(request.model),
+        "system_fingerprint": FINGERPRINT,
+    }
+    params = request.params(service.sampling_defaults)
+    given = request.prompts()
+    service.check_choices(len(given), params)
+    special = request.add_special_tokens is not False
+    prompts = await service.frontend.encode_all(given, add_special_tokens=special)
+    deltas = service.generate(prompts, params, request_id=answer["id"], cache_salt=request.cache_salt)
+    echoes = [
+        await _echo(service.frontend, text, ids, params.skip_special_tokens) if request.echo else _Echo()
+        for text, ids in zip(given, prompts, strict=True)
+    ]
+    if request.stream:
+        return EventStream(_chunks(deltas, answer, request, prompts, echoes))
+    finished = await collect(prompts, deltas)
+    answer["choices"] = [
+        choice
+        for completion, echo in zip(finished, echoes, strict=True)
+        for choice in _choices(completion, echo, request)
+    ]
+    answer["usage"] = usage_of(finished)
+    return json_response(answer)
 
 
 async def _echo(frontend: Frontend, prompt: str | list[int], ids: list[int], skip_special_tokens: bool) -> _Echo:
