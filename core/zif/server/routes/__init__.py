@@ -4,12 +4,14 @@ from zif.server.routes.admin import health_router, models_router, operator_route
 from zif.server.routes.chat import chat_router
 from zif.server.routes.completions import completions_router
 from zif.server.routes.generate import generate_router
+from zif.server.routes.sagemaker import sagemaker_router
 from zif.server.routes.tokens import tokens_router
 
 ROUTERS = (
     chat_router,
     completions_router,
     generate_router,
+    sagemaker_router,
     tokens_router,
     models_router,
     health_router,
