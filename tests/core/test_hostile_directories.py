@@ -209,7 +209,7 @@ QUANTIZED: dict[str, Callable[[Path], object]] = {
     "quantization_config": lambda path: configured(path, quantization_config={"quant_method": "awq"}),
     "compression_config": lambda path: configured(path, compression_config={"quant_method": "compressed-tensors"}),
     "quantization": lambda path: configured(path, quantization={"group_size": 64, "bits": 4}),
-    "of the text": lambda path: configured(path, text_config={"quantization_config": {"quant_method": "fp8"}}),
+    "of the text": lambda path: configured(path, text_config={"quantization_config": {"quant_method": "gptq"}}),
     "no object": lambda path: configured(path, quantization_config="fp8"),
     "hf_quant_config.json": lambda path: (path / "hf_quant_config.json").write_text('{"quantization": {}}'),
     "quantize_config.json": lambda path: (path / "quantize_config.json").write_text('{"bits": 4}'),

@@ -8,6 +8,7 @@ from typing import Protocol
 from zif.contract.arrays import Array, Tree
 from zif.contract.weights import (
     EmbeddingSpec,
+    Encoded,
     ExpertsSpec,
     ExpertTensors,
     HeadsSpec,
@@ -28,6 +29,16 @@ class Packer(Protocol):
     """
 
     def linear(self, spec: LinearSpec, weights: HostTensors, biases: HostTensors, dtype: str) -> PackedWeight: ...
+
+    def encoded(
+        self, spec: LinearSpec, weights: Sequence[Encoded], biases: HostTensors, dtype: str
+    ) -> PackedWeight | None:
+        """A linear whose tensors are stored in a format that this packer has kernels for.
+
+        None, as here, has them decoded for ``linear``. It is asked where one rank has the whole weight, and all of
+        its tensors are encoded.
+        """
+        return None
 
     def embedding(self, spec: EmbeddingSpec, table: HostArray, dtype: str) -> PackedWeight: ...
 

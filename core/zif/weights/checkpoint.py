@@ -10,8 +10,8 @@ from typing import Any
 from zif.contract.errors import WeightsError
 from zif.contract.weights import HostArray
 from zif.files import read_json
+from zif.weights.formats import WeightFormat, find_format
 from zif.weights.places import file_not_directory, no_checkpoint, no_tensors
-from zif.weights.quantized import refuse_quantized
 from zif.weights.safetensors import SafetensorsFile, Stored
 
 CONFIG_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
@@ -84,8 +84,13 @@ class Checkpoint:
         if not (self.path / "config.json").is_file():
             raise no_checkpoint(self.path)
         config = read_json(self.path / "config.json")
-        refuse_quantized(self.path, config)
+        find_format(self.path, config)
         return config
+
+    @cached_property
+    def format(self) -> WeightFormat:
+        """How its weights are stored. Raises UnsupportedModel for what zif does not read; so does ``config``."""
+        return find_format(self.path, self.config)
 
     @cached_property
     def generation_config(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class DummyTensors:
         """Size in bytes."""
         return math.prod(shape) * self._dtype.itemsize
 
-    def read(self, name: str, shape: tuple[int, ...]) -> HostArray:
+    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> HostArray:
         """A new tensor."""
         block = self._block(name, shape)
         values = np.empty(math.prod(shape), self._dtype)
@@ -49,7 +49,10 @@ class DummyTensors:
             self._blocks[mean, deviation] = (self._normals * deviation + mean).astype(self._dtype)
         return self._blocks[mean, deviation]
 
-    def release(self, name: str) -> None:
+    def encoded(self, name: str, shape: tuple[int, ...]) -> None:
+        """None is."""
+
+    def release(self, name: str, shape: tuple[int, ...]) -> None:
         """Nothing is kept."""
 
 
@@ -63,9 +66,12 @@ class Shapes:
         """Size in bytes, were it there."""
         return math.prod(shape) * self._zero.itemsize
 
-    def read(self, name: str, shape: tuple[int, ...]) -> HostArray:
+    def read(self, name: str, shape: tuple[int, ...], dtype: str) -> HostArray:
         """One element, as large as it is asked for."""
         return np.broadcast_to(self._zero, shape)
 
-    def release(self, name: str) -> None:
+    def encoded(self, name: str, shape: tuple[int, ...]) -> None:
+        """None is."""
+
+    def release(self, name: str, shape: tuple[int, ...]) -> None:
         """Nothing is kept."""

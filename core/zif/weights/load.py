@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zif.contract.arrays import Tree, dtype_bytes
 from zif.contract.errors import WeightsError
-from zif.contract.weights import ALONE, HostArray, PackedWeight, Shape, Shard, WeightSpec, named_specs, shares
+from zif.contract.weights import ALONE, Encoded, HostArray, PackedWeight, Shape, Shard, WeightSpec, named_specs, shares
 from zif.weights.dummy import DummyTensors, Shapes
+from zif.weights.formats import FormatTensors
 from zif.weights.leftover import sort_leftovers
 
 if TYPE_CHECKING:
     from zif.contract.model import Model
     from zif.contract.packer import Packer
-    from zif.weights.checkpoint import Checkpoint, Tensors
+    from zif.weights.checkpoint import Checkpoint
 
 LoadFormat = Literal["auto", "dummy", "shapes"]
 _SHOWN = 5  # names in a message; the rest are counted
@@ -50,11 +50,11 @@ def load_weights(
     from tqdm import tqdm
 
     specs = model.weights()
-    tensors: Tensors | DummyTensors | Shapes
+    tensors: FormatTensors | DummyTensors | Shapes
     if load_format == "auto":
-        tensors = checkpoint.tensors
-        _check(specs, tensors)
-        _check_unused(specs, tensors, checkpoint.config)
+        tensors = FormatTensors(checkpoint.tensors, checkpoint.format)
+        _check(specs, tensors, checkpoint)
+        _check_unused(specs, tensors, checkpoint)
     else:
         tensors = DummyTensors(dtype) if load_format == "dummy" else Shapes(dtype)
     total = sum(tensors.nbytes(name, shape) for name, shape in stored(specs).items())
@@ -62,6 +62,11 @@ def load_weights(
     disable = None if progress else True
     with tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=disable) as bar:
         packed = _Loading(packer, dtype, shard, tensors, bar).tree(specs, local_weights(model, shard.size))
+    if isinstance(tensors, FormatTensors) and tensors.decoded:
+        method = checkpoint.format.config["quant_method"]
+        logger.info(
+            "%d tensors were decoded from %s to %s, for kernels that read no other", len(tensors.decoded), method, dtype
+        )
     assert isinstance(packed, dict)
     return packed
 
@@ -93,7 +98,7 @@ class _Loading:
     """One load: packs specs, gives back what it has read for them, and counts it."""
 
     def __init__(
-        self, packer: Packer, dtype: str, shard: Shard, tensors: Tensors | DummyTensors | Shapes, bar: Any
+        self, packer: Packer, dtype: str, shard: Shard, tensors: FormatTensors | DummyTensors | Shapes, bar: Any
     ) -> None:
         self.packer, self.dtype, self.shard = packer, dtype, shard
         self._tensors, self._bar = tensors, bar
@@ -103,7 +108,12 @@ class _Loading:
     def read(self, name: str, shape: Shape) -> HostArray:
         """See :class:`zif.contract.weights.Loading`."""
         self._held[name] = shape
-        return self._tensors.read(name, shape)
+        return self._tensors.read(name, shape, self.dtype)
+
+    def encoded(self, name: str, shape: Shape) -> Encoded | None:
+        """See :class:`zif.contract.weights.Loading`."""
+        self._held[name] = shape
+        return self._tensors.encoded(name, shape)
 
     def tree(self, specs: Tree, local: Tree) -> Tree:
         """Packed weights in the place of specs; those that are tied after what they are tied to."""
@@ -122,7 +132,7 @@ class _Loading:
     def _weight(self, spec: WeightSpec, local: WeightSpec, beside: dict[str, Tree]) -> Tree:
         packed = spec.pack(self, local, beside)
         for name, shape in self._held.items():
-            self._tensors.release(name)
+            self._tensors.release(name, shape)
             if name not in self._counted:
                 self._bar.update(self._tensors.nbytes(name, shape))
         self._counted |= self._held.keys()
@@ -136,29 +146,36 @@ def _tied(spec: Tree) -> bool:
     return isinstance(spec, WeightSpec) and spec.tied is not None
 
 
-def _check(specs: Tree, tensors: Tensors) -> None:
+def _check(specs: Tree, tensors: FormatTensors, checkpoint: Checkpoint) -> None:
     """Raise WeightsError that lists what is missing or wrong, all at once."""
-    missing, wrong = [], []
-    for name, shape in stored(specs).items():
-        found = tensors.stored(name)
+    missing, wrong, where = [], [], checkpoint.tensors.where
+    for each in (each for name, shape in stored(specs).items() for each in tensors.wanted(name, shape)):
+        found = checkpoint.tensors.stored(each.name)
         if found is None:
-            missing.append(name)
-        elif found.shape != shape:
-            wrong.append(f"{name} is {list(found.shape)}, not {list(shape)}")
-        elif found.dtype.kind in "iub" or found.dtype.itemsize == 1:
-            wrong.append(f"{name} is {found.dtype.name}: quantized checkpoints cannot be loaded yet")
+            missing.append(each.name)
+        elif found.shape not in each.shapes:
+            shapes = " or ".join(str(list(shape)) for shape in each.shapes)
+            wrong.append(f"{each.name} is {list(found.shape)}, not {shapes}")
+        elif each.dtypes is None and (found.dtype.kind in "iub" or found.dtype.itemsize == 1):
+            wrong.append(f"{each.name} is {found.dtype.name}: quantized checkpoints cannot be loaded yet")
+        elif each.dtypes is not None and found.dtype.name not in each.dtypes:
+            wrong.append(f"{each.name} is {found.dtype.name}, not {' or '.join(each.dtypes)}")
     if missing:
-        raise WeightsError(f"tensors are missing: {_some(missing)}; looked at {tensors.where}")
+        raise WeightsError(f"tensors are missing: {_some(missing)}; looked at {where}")
     if wrong:
-        raise WeightsError(f"tensors are not what config.json says: {_some(wrong)}; looked at {tensors.where}")
+        raise WeightsError(f"tensors are not what config.json says: {_some(wrong)}; looked at {where}")
 
 
-def _check_unused(specs: Tree, tensors: Tensors, config: Mapping[str, Any]) -> None:
+def _check_unused(specs: Tree, read: FormatTensors, checkpoint: Checkpoint) -> None:
     """Log the tensors that are not used; raise WeightsError if leaving one out would change what is computed."""
+    tensors, spare = checkpoint.tensors, checkpoint.format.spare
     repeated = [name for _, spec in named_specs(specs) for name in spec.repeated_names()]
-    used = {tensors.locate(name) for name in (*stored(specs), *repeated)}
+    wanted = (each.name for name, shape in stored(specs).items() for each in read.wanted(name, shape))
+    used = {tensors.locate(name) for name in (*wanted, *repeated)}
     names = [*repeated, *(name for name in tensors.names if name in used)]
-    unused, refused = sort_leftovers([name for name in tensors.names if name not in used], names, config)
+    left = [name for name in tensors.names if name not in used]
+    unused, refused = sort_leftovers([name for name in left if not name.endswith(spare)], names, checkpoint.config)
+    unused += [name for name in left if name.endswith(spare)]
     if refused:
         raise WeightsError(
             f"the checkpoint has {len(refused)} tensors that config.json gives no use for, and that would change what "

@@ -5,6 +5,7 @@ from a checkpoint, decodes its dialect, and has the spec hand host arrays to the
 takes the spec's place in the tree that the model's functions are given.
 """
 
+from zif.contract.weights.encoded import Encoded
 from zif.contract.weights.experts import ExpertsSpec, ExpertTensors
 from zif.contract.weights.heads import HeadsSpec, head_linear_request
 from zif.contract.weights.linear import LinearSpec
@@ -17,6 +18,7 @@ from zif.contract.weights.tables import EmbeddingSpec, VectorSpec
 __all__ = [
     "ALONE",
     "EmbeddingSpec",
+    "Encoded",
     "ExpertTensors",
     "ExpertsSpec",
     "HeadsSpec",

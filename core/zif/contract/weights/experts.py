@@ -144,7 +144,7 @@ class ExpertsSpec(WeightSpec):
         stored = self.stored()
         if "{e}" in name:
             names = [name.format(e=expert) for expert in range(self.experts)]
-            tensors: Sequence[HostArray] = [loading.read(each, stored[each]) for each in names]
+            tensors: Sequence[HostArray] = EachExpert(self.experts, lambda e: loading.read(names[e], stored[names[e]]))
         else:
             tensors = loading.read(name, stored[name])  # type: ignore[assignment]  # rows of an array
         return (lambda e: tensors[e].T) if transposed else (lambda e: tensors[e])

@@ -51,10 +51,16 @@ class LinearSpec(WeightSpec):
     def pack(self, loading: Loading, local: Self, beside: Mapping[str, Tree]) -> Tree:
         if self.tied is not None:
             return loading.packer.tied(local, beside[self.tied])
-        weights, biases = (
-            self._share(self._parts([loading.read(name, shape) for name, shape in stored]), local, loading.shard)
-            for stored in self._stored_by_kind()
-        )
+        stored, shard = self.stored(), loading.shard
+        biases = self._share(self._parts([loading.read(name, stored[name]) for name in self.bias]), local, shard)
+        if shard.size == 1:  # a share of a weight is decoded
+            encoded = [loading.encoded(name, stored[name]) for name in self.names]
+            whole = [weight for weight in encoded if weight is not None]
+            if len(whole) == len(encoded):
+                packed = loading.packer.encoded(local, whole, biases, loading.dtype)
+                if packed is not None:
+                    return packed
+        weights = self._share(self._parts([loading.read(name, stored[name]) for name in self.names]), local, shard)
         return loading.packer.linear(local, weights, biases, loading.dtype)
 
     def per_token(self) -> int:
@@ -85,10 +91,6 @@ class LinearSpec(WeightSpec):
         if len(names) == 1:
             return [(names[0], self.rows)]
         return list(zip(names, self.out_features, strict=True)) if names else []
-
-    def _stored_by_kind(self) -> tuple[list[tuple[str, Shape]], list[tuple[str, Shape]]]:
-        stored = self.stored()
-        return [(name, stored[name]) for name in self.names], [(name, stored[name]) for name in self.bias]
 
     def _parts(self, tensors: list[HostArray]) -> list[HostArray]:
         """The parts, where one tensor holds them all too."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from zif.contract.arrays import Tree
 from zif.contract.opspec import OpRequest
+from zif.contract.weights.encoded import Encoded
 from zif.contract.weights.packed import PackedWeight, Split, packed_weights
 from zif.contract.weights.shard import HostArray, Shard
 
@@ -31,7 +32,11 @@ class Loading(Protocol):
     def shard(self) -> Shard: ...
 
     def read(self, name: str, shape: Shape) -> HostArray:
-        """The whole tensor ``name``, read-only, often a view of a mapped file; it is there until its spec is packed."""
+        """The whole tensor ``name``: a read-only view of a mapped file, there until its spec is packed, or decoded."""
+        ...
+
+    def encoded(self, name: str, shape: Shape) -> Encoded | None:
+        """The tensor as the checkpoint stores it, None where that is a plain one. ``read`` decodes it."""
         ...
 
     def tree(self, specs: Tree, local: Tree) -> Tree:
