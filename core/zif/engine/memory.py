@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
 from zif.cache.groups import least_pages, unit_of
@@ -39,7 +39,7 @@ def plan_pages(
         return room.counts(units)
     if room.nbytes(1) > budget:
         raise OutOfMemory(_no_room(plan, backend, memory, room))
-    return room.counts(max(room.fitting(budget * plan.cache_share), 1))
+    return room.within(budget * plan.cache_share)
 
 
 class Room:
@@ -48,7 +48,8 @@ class Room:
     Sizes are counted in units: the least number of tokens that is whole pages in every group. For ``units`` of
     history, groups that keep all of it get as many tokens. A window group never needs more than the windows of
     :attr:`~zif.engine.plan.EnginePlan.max_running_requests` requests, as much again for the prefixes that they share or
-    come back to, and the chunks that are being computed; what that leaves goes to the others.
+    come back to, and the chunks that are being computed; what that leaves goes to the others. Where a sequence of full
+    length would not fit otherwise, window groups make room for it.
     """
 
     def __init__(self, plan: EnginePlan, groups: Sequence[StoredGroup]) -> None:
@@ -57,28 +58,38 @@ class Room:
         """Tokens."""
         self.useful = plan.max_running_requests * -(-plan.context_length // self.unit)
         """Units that all running requests at full length can use."""
+        self._longest = -(-plan.context_length // self.unit)
         whole = any(group.window is None for group in groups)
         self._most = [self._window(plan, group) if whole and group.window is not None else None for group in groups]
         self._page_bytes = [group.page_bytes for group in groups]
 
-    def counts(self, units: int) -> tuple[int, ...]:
-        """Pages of each group, page 0 included."""
-        return tuple(self._pages(at, units) + 1 for at in range(len(self.groups)))
+    def counts(self, units: int, seen: int | None = None) -> tuple[int, ...]:
+        """Pages of each group, page 0 included, for ``units`` of history; for ``seen`` in window groups, if given."""
+        return tuple(self._pages(at, units, units if seen is None else seen) + 1 for at in range(len(self.groups)))
 
-    def nbytes(self, units: int) -> int:
+    def nbytes(self, units: int, seen: int | None = None) -> int:
         """What they take."""
-        return sum(count * size for count, size in zip(self.counts(units), self._page_bytes, strict=True))
+        return sum(count * size for count, size in zip(self.counts(units, seen), self._page_bytes, strict=True))
 
-    def fitting(self, budget: float) -> int:
-        """The most units of which no more than ``budget`` bytes are taken, and that are of use."""
-        return bisect_right(range(1, self.useful + 1), budget, key=self.nbytes)
+    def within(self, budget: float) -> tuple[int, ...]:
+        """Pages of each group that take no more than ``budget`` bytes, and are of use; of a unit at the least."""
+        units = self._fitting(budget, self.nbytes, self.useful)
+        if units >= self._longest:
+            return self.counts(units)
+        units = max(self._fitting(budget, lambda more: self.nbytes(more, 0), self._longest), 1)
+        return self.counts(units, self._fitting(budget, lambda seen: self.nbytes(units, seen), units))
 
-    def _pages(self, at: int, units: int) -> int:
+    @staticmethod
+    def _fitting(budget: float, taken: Callable[[int], int], most: int) -> int:
+        return bisect_right(range(1, most + 1), budget, key=taken)
+
+    def _pages(self, at: int, units: int, seen: int) -> int:
         group, most = self.groups[at], self._most[at]
+        if group.window is not None and most is not None:  # beside groups that keep everything
+            least = least_pages(group, self.unit, units * self.unit)
+            return min(max(seen * (self.unit // group.page_size), least), most)
         pages = units * (self.unit // group.page_size)
-        if group.window is not None:
-            pages = max(pages, least_pages(group, self.unit, units * self.unit))
-        return pages if most is None else min(pages, most)
+        return pages if group.window is None else max(pages, least_pages(group, self.unit, self._longest * self.unit))
 
     def _window(self, plan: EnginePlan, group: StoredGroup) -> int:
         one = least_pages(group, self.unit, plan.context_length)
@@ -147,7 +158,7 @@ def _too_many_tokens(
         f"--max-total-tokens {asked} takes {gibibytes(room.nbytes(-(-asked // room.unit)))} of KV cache, and "
         f"{gibibytes(memory.free)} of {gibibytes(memory.total)} are free: "
     )
-    most = room.fitting(budget) * room.unit
+    most = _tokens(room, budget)
     said += f"at most {most} tokens fit" if most else "not a single page fits beside the weights"
     for name, tokens in _narrower(plan, room, formats, budget):
         return f"{said}, or {tokens} with --kv-cache-dtype {name}"
@@ -156,13 +167,17 @@ def _too_many_tokens(
 
 def _narrower(plan: EnginePlan, room: Room, formats: Sequence[CacheFormat], budget: float) -> Iterator[tuple[str, int]]:
     """Other formats in which more tokens fit, and how many; in the order of preference."""
-    groups, fits = [stored.group for stored in room.groups], room.fitting(budget) * room.unit
+    groups, fits = [stored.group for stored in room.groups], _tokens(room, budget)
     for name in dict.fromkeys(candidate.name for candidate in formats):
         with suppress(InvalidSettings):
             other = Room(plan, stored_groups(groups, formats, name, plan.page_size, ""))
-            tokens = other.fitting(budget) * other.unit
-            if tokens > fits:
+            if (tokens := _tokens(other, budget)) > fits:
                 yield name, tokens
+
+
+def _tokens(room: Room, budget: float) -> int:
+    """Tokens that fit ``budget`` bytes, 0 if not a unit does."""
+    return cache_tokens(room.groups, room.within(budget)) if room.nbytes(1) <= budget else 0
 
 
 def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, room: Room) -> str:
