@@ -58,7 +58,7 @@ class PrefixCache(Protocol):
     """KV of finished and running sequences, found again by token ids.
 
     Tokens are int32 [n]. ``extra_key`` separates sequences whose KV differs though their tokens do not
-    (adapters). Page ids are kept a group each. The pages of what is inserted belong to the cache.
+    (cache salts). Page ids are kept a group each. The pages of what is inserted belong to the cache.
     """
 
     @property
