@@ -6,11 +6,12 @@ A frontend (HTTP process, :class:`zif.LLM`) sends :class:`EngineRequest` and get
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from zif.contract.errors import InvalidRequest, NumericalFault, Overloaded, ZifError
+from zif.sampling.masks import MaskProvider
 from zif.sampling.params import SamplingParams
 
 FinishReason = Literal["stop", "length", "abort", "error"]
@@ -24,7 +25,8 @@ class EngineRequest:
     ``params.max_tokens`` is set: the frontend has resolved None against the context length.
     ``eos_token_ids`` end the sequence unless ``params.ignore_eos``. Only requests of equal ``cache_key`` share
     cached prefixes. ``inputs`` are arrays for further inputs that the model declares
-    (:class:`zif.contract.model.InputSpec`): one a sequence, or one a prompt token.
+    (:class:`zif.contract.model.InputSpec`): one a sequence, or one a prompt token. ``masks`` makes, in the
+    engine's process, what says which tokens it may have.
     """
 
     request_id: str
@@ -33,6 +35,7 @@ class EngineRequest:
     eos_token_ids: tuple[int, ...] = ()
     cache_key: tuple[str, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    masks: Callable[[], MaskProvider] | None = None
 
 
 @dataclass(slots=True, frozen=True)

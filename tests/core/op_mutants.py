@@ -390,6 +390,11 @@ OPS: dict[str, dict[str, Any]] = {
         "the first token of a prompt is the last drawn": given("mixed_inputs", tokens=lambda t: t.where(t != t[0], -1)),
         "lengths of the batch's order": lambda *args: composed("mixed_inputs")(*args[:6], args[6].flip(0), *args[7:]),
     },
+    "mask_logits": {
+        "a token too many": expect("mask_logits", mask=lambda mask: mask | 2),
+        "one token on": lambda logits, mask: ORIGINAL["mask_logits"](logits.roll(1, -1), mask).roll(-1, -1),
+        "the others": expect("mask_logits", mask=lambda mask: ~mask),
+    },
     "filter_logits": {
         "top-p one too many": top_p_one_more,
         "top-k one too many": expect("filter_logits", top_k=lambda k: torch.where(k > 0, k + 1, k)),

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,6 +101,7 @@ class SimulatedDevice:
         self.owner: dict[int, Request] = {}
         self.history: dict[int, list[int]] = {}
         self.in_flight: deque[Launched] = deque()
+        self.undrawn: set[int] = set()
 
     def launch(self, batch: Batch) -> None:
         """Carry out ``batch``, and keep its tokens until ``complete``."""
@@ -107,6 +109,7 @@ class SimulatedDevice:
             for step in self.in_flight:
                 assert request.row not in step.batch.rows, "a row is given away that a step in flight uses"
             self.owner[request.row] = request
+            self.undrawn.discard(request.row)
             self.history[request.row] = []
             for table in self.tables:
                 table[request.row] = -1
@@ -128,6 +131,7 @@ class SimulatedDevice:
             row, start, count = (int(a[entry]) for a in (batch.rows, batch.starts, batch.counts))
             assert self.owner[row] is request, "the row was not set up for this request"
             known = self.history[row]
+            assert row not in self.undrawn, "a request goes on whose token has not been drawn"
             if entry < batch.num_decodes:
                 bound, start = start, len(known) - 1
                 assert bound == start if batch.exact else bound >= start, "a decode continues behind the last token"
@@ -139,7 +143,10 @@ class SimulatedDevice:
                 assert len(known) == start, "chunks follow one another"
                 known += chunk
             end, fed = start + count, len(known)
-            if batch.samples[entry]:
+            if batch.waits is not None and batch.waits[entry]:
+                assert end == len(known), "what waits for a mask brings no drafts"
+                self.undrawn.add(row)
+            elif batch.samples[entry]:
                 drafts = count - 1 if entry < batch.num_decodes else 0
                 assert end == len(known) + drafts
                 sampled.append([])
@@ -170,6 +177,13 @@ class SimulatedDevice:
             assert len(np.unique(written)) == len(written), "two entries of one step write the same slot"
         self.in_flight.append(Launched(batch, sampled, [np.concatenate(u) for u in used]))
 
+    def draw(self, request: Request) -> int:
+        """The next token of a request that waited for a mask."""
+        self.undrawn.remove(request.row)
+        known = self.history[request.row]
+        known.append(next_token(int(hashes(known)[-1])))
+        return known[-1]
+
     def _slots(self, g: int, row: int, positions: Ints) -> Ints:
         size = self.groups[g].page_size
         pages: Ints = self.tables[g][row, positions // size]
@@ -191,6 +205,8 @@ class Session:
     num_pages: Sequence[int]
     accepts: Callable[[int], int] = lambda drafts: drafts // 2
     """How many of so many drafts are right."""
+    masked: Callable[[], bool] = lambda: False
+    """Whether the mask that a request waits for is there."""
     updates: list[Update] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -215,7 +231,14 @@ class Session:
     def add(self, prompt: Sequence[int], **params: object) -> Request:
         """Queue a request; its id is its number."""
         settings: dict[str, object] = {"max_tokens": 8, **params}
-        request = Request(str(len(self.requests)), prompt, SamplingParams(**settings), (EOS,))  # type: ignore[arg-type]
+        masks: Any = settings.pop("masks", None)
+        request = Request(
+            str(len(self.requests)),
+            prompt,
+            SamplingParams(**settings),
+            (EOS,),
+            masks=masks,  # type: ignore[arg-type]
+        )
         self.scheduler.add(request)
         self.requests[request.id] = request
         self.emitted[request.id] = []
@@ -233,8 +256,11 @@ class Session:
 
         ``abort_launched`` is aborted between the launch and the commit of the step before.
         """
+        drawn = self.draw(waiting=False)
         batch = self.scheduler.schedule()
-        if batch is None and not self.device.in_flight:
+        if batch is None and not self.device.in_flight and not drawn:
+            drawn = self.draw(waiting=True)
+        if batch is None and not self.device.in_flight and not drawn:
             assert not self.scheduler.has_work, "there is work, but nothing can be launched and nothing is in flight"
             return False
         if batch is not None:
@@ -246,10 +272,22 @@ class Session:
             self.device.launch(batch)
         if abort_launched is not None:
             self.abort(abort_launched)
-        if batch is None or len(self.device.in_flight) > (1 if self.config.overlap else 0):
+        if self.device.in_flight and (batch is None or len(self.device.in_flight) > (1 if self.config.overlap else 0)):
             self.commit()
+        if drawn:
+            requests, tokens = zip(*drawn, strict=True)
+            for update in self.scheduler.commit_drawn(requests, tokens):
+                self._take(update)
         self.check()
         return True
+
+    def draw(self, *, waiting: bool) -> list[tuple[Request, int]]:
+        """Launch the draws of requests whose masks are there; of the first at least, if they are waited for."""
+        undrawn = self.scheduler.undrawn()
+        ready = [request for number, request in enumerate(undrawn) if self.masked() or (waiting and not number)]
+        if ready:
+            self.scheduler.draw(ready)
+        return [(request, self.device.draw(request)) for request in ready]
 
     def commit(self) -> None:
         """Complete and commit the oldest step in flight."""

@@ -387,3 +387,23 @@ def test_after_faults_of_many_kinds_everything_cached_is_distrusted() -> None:
     assert renewed != "adapter"
     bystander.extra_key = renewed
     assert distrusted.key(bystander) == renewed
+
+
+def test_wrong_drafts_do_not_count_as_seen_by_a_window() -> None:
+    """The host counts drafts in flight as positions; what the last right token sees is kept all the same."""
+    config = SchedulerConfig(context_length=60, max_running_requests=2, drafts=4)
+    session = Session(config, [Group("local", 3, 1)], [14], accepts=lambda drafts: 0)
+    for _ in range(3):
+        session.add([1, 2, 3, 4, 5], max_tokens=20, ignore_eos=True)
+    session.run()
+    session.check_drained()
+
+
+def test_right_drafts_save_steps() -> None:
+    """Of five tokens a step, to the last one that is asked for and to a stop token in the middle of a run."""
+    config = SchedulerConfig(context_length=60, max_running_requests=2, drafts=4)
+    session = Session(config, [Group("full")], [40], accepts=lambda drafts: drafts)
+    session.add([1, 2, 3], max_tokens=26, ignore_eos=True)
+    session.run()
+    session.check_drained()
+    assert len(session.batches) < 10

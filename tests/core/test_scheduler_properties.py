@@ -49,7 +49,10 @@ def sessions(draw: st.DrawFn) -> Session:
     def accepts(drafts: int) -> int:
         return next((count for count in range(drafts) if rng.random() >= likely), drafts)
 
-    return Session(config, groups, num_pages, accepts)
+    def masked() -> bool:
+        return rng.random() < likely
+
+    return Session(config, groups, num_pages, accepts, masked)
 
 
 @st.composite
@@ -69,6 +72,7 @@ def settings(draw: st.DrawFn) -> dict[str, Any]:
         "ignore_eos": draw(st.booleans()),
         "stop_token_ids": draw(st.sampled_from([(), (), (3,)])),
         "prompt_logprobs": draw(st.sampled_from([None, None, None, 0])),
+        "masks": draw(st.sampled_from([None, None, object()])),
     }
 
 

@@ -10,9 +10,10 @@ from zif.contract.errors import InvalidRequest, Overloaded
 from zif.engine.inputs import checked_inputs, inputs_key
 from zif.engine.pace import Pace
 from zif.engine.results import StepResult
-from zif.engine.runner import InFlight, Runner
+from zif.engine.runner import Drawing, InFlight, Runner
 from zif.engine.table import BANS
 from zif.messages import EngineOutput, EngineRequest, TokenLogprob
+from zif.sampling.masks import Mask
 from zif.sampling.params import SCORED
 from zif.scheduler.batch import Update
 from zif.scheduler.request import Request
@@ -47,7 +48,10 @@ class Engine:
         try:
             inputs = checked_inputs(self.runner.model.inputs, request.inputs, len(request.prompt_ids))
             key = (*request.cache_key, inputs_key(inputs))
-            queued = Request(request.request_id, request.prompt_ids, request.params, request.eos_token_ids, key, inputs)
+            queued = Request(
+                request.request_id, request.prompt_ids, request.params, request.eos_token_ids, key, inputs,
+                None if request.masks is None else request.masks(),
+            )  # fmt: skip
             if request.params.adjusted and len(queued.rule.ends) > BANS:
                 raise InvalidRequest(
                     f"min_tokens takes up to {BANS} ends, not {len(queued.rule.ends)}", "stop_token_ids"
@@ -81,8 +85,11 @@ class Engine:
     def step(self) -> list[EngineOutput]:
         """Launch the next step and return what became known: of the step before, where steps overlap."""
         begin = time.perf_counter()
+        drawing = self._draw(self._pace.room(begin))
         before, self._in_flight = self._in_flight, None
         batch = self.scheduler.schedule()
+        if batch is None and before is None and drawing is None:
+            drawing = self._draw(None)
         if batch is not None:
             self._in_flight = self.runner.launch(batch)
             now = time.perf_counter()
@@ -90,7 +97,8 @@ class Engine:
             self._pace.launched(now, now - begin, decode=batch.decode_only, behind=before is not None)
         if not self.scheduler.config.overlap:
             before, self._in_flight = self._in_flight, None
-        return self._commit(before) if before is not None else []
+        outputs = self._commit(before) if before is not None else []
+        return outputs if drawing is None else outputs + self._commit_drawn(drawing)
 
     def flush_cache(self) -> bool:
         """Forget cached prefixes; False while requests run."""
@@ -122,6 +130,39 @@ class Engine:
             if request.id in self._scored:  # not aborted meanwhile
                 self._scored[request.id][first : first + len(scores)] = scores
         updates = self.scheduler.commit(launched.batch, result.tokens, result.faulty(launched.batch), result.counts)
+        return [self._output(update, result) for update in updates]
+
+    def _draw(self, patience: float | None) -> Drawing | None:
+        """Launch the draw of undrawn requests whose masks are there.
+
+        The others are waited for as many seconds as ``patience`` says, all together; None: until there is one.
+        """
+        undrawn = self.scheduler.undrawn()
+        if not undrawn:
+            return None
+        end = time.perf_counter() + (patience or 0.0)
+        requests: list[Request] = []
+        masks: list[Mask] = []
+        for request in undrawn:
+            assert request.masks is not None
+            left = max(end - time.perf_counter(), 0.0)
+            mask = request.masks.mask(None if patience is None and not masks else left)
+            if mask is not None:
+                requests.append(request)
+                masks.append(mask)
+        if not requests:
+            return None
+        self.scheduler.draw(requests)
+        return self.runner.draw(requests, masks)
+
+    def _commit_drawn(self, drawing: Drawing) -> list[EngineOutput]:
+        """Read what was drawn apart from the steps that it belongs to, which have been read."""
+        result = self.runner.collect(drawing)
+        updates = self.scheduler.commit_drawn(drawing.requests, result.tokens.tolist())
+        for update in updates:
+            if update.finish_reason is None:
+                assert update.request.masks is not None
+                update.request.masks.advance(update.tokens[-1])
         return [self._output(update, result) for update in updates]
 
     def _output(self, update: Update, result: StepResult | None) -> EngineOutput:

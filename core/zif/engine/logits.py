@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class LogitsPlan:
     R of each entry of ``batch.sampling``; ``scored`` (entry, first place, count) of scored prompts.
     Where nothing is scored, ``targets`` mean nothing. ``runs`` are the numbers of places of the entries of
     ``batch.sampling``, which follow their first one: one, and one a draft; None where there are no drafts.
+    ``held`` [R] are the table rows of logits that wait for masks, the scratch row elsewhere; None: none wait.
     """
 
     at: IntArray
@@ -29,10 +30,24 @@ class LogitsPlan:
     sampled: IntArray
     scored: list[tuple[int, int, int]]
     runs: IntArray | None = None
+    held: IntArray | None = None
 
 
 def plan_logits(batch: Batch) -> LogitsPlan:
     """Logits of the last position of every entry that samples, and of all positions of scored prompts."""
+    plan = _plan(batch)
+    if batch.waits is None:
+        return plan
+    waits = batch.waits[batch.samples]
+    places = plan.sampled[waits]
+    rows, held = plan.rows.copy(), np.full(len(plan.rows), SCRATCH, np.int32)
+    held[places], rows[places] = rows[places], SCRATCH
+    runs = None if plan.runs is None else plan.runs[~waits]
+    return replace(plan, rows=rows, held=held, sampled=plan.sampled[~waits], runs=runs)
+
+
+def _plan(batch: Batch) -> LogitsPlan:
+    """As if nothing waited."""
     if batch.one_each:
         every = np.arange(len(batch.requests), dtype=np.int32)
         return LogitsPlan(every, batch.rows, every, every, [])

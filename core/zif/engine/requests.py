@@ -35,7 +35,7 @@ def model_requests(model: Model, weights: Tree, dtype: str, stored: Sequence[Sto
             requests.append(OpRequest.of("rope_angles", dtype, rotary_dim=spec.rope.rotary_dim))
     requests += tree_requests(model.weights(), weights, dtype)
     requests += [OpRequest.of(op, dtype) for op in ("decode_inputs", "mixed_inputs")]
-    sampler = ("penalize", "argmax", "sample", "filter_logits", "sample_rows", "logprobs")
+    sampler = ("penalize", "argmax", "sample", "mask_logits", "filter_logits", "sample_rows", "logprobs")
     requests += [OpRequest.of(op, "float32", vocab=model.vocab_size) for op in sampler]
     return list(dict.fromkeys(requests))
 

@@ -25,7 +25,9 @@ from zif.engine.staging import Staging
 from zif.engine.store import CacheStore
 from zif.engine.table import RequestTable, TableShape
 from zif.engine.verifying import Drafter
+from zif.sampling.masks import Mask
 from zif.scheduler.batch import Batch
+from zif.scheduler.request import Request
 from zif.weights import parameters_per_token
 
 
@@ -34,6 +36,15 @@ class InFlight:
     """A launched batch, until its results are read."""
 
     batch: Batch
+    plan: LogitsPlan
+    fetch: Fetch
+
+
+@dataclass(slots=True)
+class Drawing:
+    """Tokens that are drawn apart from their step, until they are read."""
+
+    requests: Sequence[Request]
     plan: LogitsPlan
     fetch: Fetch
 
@@ -81,6 +92,7 @@ class Runner:
             "cache": cache,
             "table": self.table,
             "adjustments": self.table.adjustments,
+            "held": self.table.held,
         }
         self.staging = Staging(
             Shapes(limits, backend.executables.bucket, self._captures),
@@ -112,6 +124,11 @@ class Runner:
         self._outputs = {}
         return InFlight(batch, plan, fetch or self.backend.runtime.fetch({}))
 
+    def draw(self, requests: Sequence[Request], masks: Sequence[Mask]) -> Drawing:
+        """Draw the next tokens of requests whose steps have been launched, and which waited for ``masks``."""
+        launch, plan = self.staging.draw(requests, masks)
+        return Drawing(requests, plan, self.backend.runtime.fetch(dict(self.run(launch))))
+
     def run(self, launch: Launch) -> Mapping[str, Any]:
         """Run a program, compiled at its first use; the residents that it consumed are put back.
 
@@ -125,8 +142,8 @@ class Runner:
             self._explain(error)
             raise
 
-    def collect(self, launched: InFlight) -> StepResult:
-        """Wait for a launched batch and read what it drew. Raises what the device raised."""
+    def collect(self, launched: InFlight | Drawing) -> StepResult:
+        """Wait for what was launched and read what it drew. Raises what the device raised."""
         try:
             arrays = launched.fetch.wait()
         except Exception as error:

@@ -13,14 +13,17 @@ from zif.engine.admission import admissions
 from zif.engine.inputs import HostArray, InputProvider, from_requests, staged_inputs
 from zif.engine.launch import Launch
 from zif.engine.logits import LogitsPlan, plan_logits
+from zif.engine.masking import Draw, Hold, mask_words
 from zif.engine.padding import IntArray, padded
 from zif.engine.programs import Assign, Decode, Forward, Mixed, Sample
 from zif.engine.shapes import UNBOUNDED, Shapes
 from zif.engine.table import SCRATCH, TableShape
 from zif.engine.verifying import Drafter, Verify, verify_inputs
+from zif.sampling.masks import Mask
 from zif.sampling.params import ADJUSTED, FILTERED, RANDOM, SCORED
 from zif.sampling.sampler import SamplerShape
-from zif.scheduler.batch import Batch
+from zif.scheduler.batch import Batch, sampler_needs
+from zif.scheduler.request import Request
 
 _NO_PAGES = np.zeros(0, np.int32)
 
@@ -61,15 +64,33 @@ class Staging:
             inputs |= assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, self.table.groups, room)
         sampler = sampler_shape(batch, plan, shape.logits)
         step = host_step(batch, shape) if self.plans else None
-        if not batch.drafts and self.drawn(shape, sampler):
+        if not batch.drafts and plan.held is None and self.drawn(shape, sampler):
             launches.append(self.drawing(shape, sampler, plan.rows, inputs, step))
         else:
             launches.append(Launch(Forward(shape, room), inputs, step=step))
-            if len(plan.at):
+            if batch.sampling or plan.scored:
                 launches.append(self._sampling(shape, sampler, batch, plan))
+            if plan.held is not None:
+                rows = {"rows": padded(plan.held, shape.logits, SCRATCH)}
+                launches.append(Launch(Hold(shape.logits), rows, takes=("logits",)))
         if self.drafter is not None:
             launches += self.drafter.launches(batch, shape)
         return launches, plan
+
+    def draw(self, requests: Sequence[Request], masks: Sequence[Mask]) -> tuple[Launch, LogitsPlan]:
+        """The launch that draws the next tokens of requests that waited for ``masks``, whose logits are held."""
+        count = len(requests)
+        size = self.shapes.bucket("rows", count, self.shapes.limits.rows)
+        top = [request.params.logprobs for request in requests if request.params.logprobs is not None]
+        shape = _sampler(size, sampler_needs(requests), top, masked=True)
+        mask = np.full((size, mask_words(self.table.vocab)), -1, np.int32)
+        mask[:count] = np.stack(masks)
+        rows = np.array([request.row for request in requests], np.int32)
+        inputs = {"rows": padded(rows, size, SCRATCH), "mask": mask}
+        every = np.arange(count, dtype=np.int32)
+        if shape.adjusted:
+            inputs["adjusted_rows"] = _adjusted_rows(requests, every, size)
+        return Launch(Draw(shape), inputs, drawn=True), LogitsPlan(every, rows, every, every, [])
 
     def drawn(self, shape: StepShape, sampler: SamplerShape) -> bool:
         """Whether a step and its sampler are one program."""
@@ -108,9 +129,7 @@ class Staging:
         """The sampler of a step whose forward program is launched before it."""
         inputs = {"rows": padded(plan.rows, shape.rows, SCRATCH)}
         if shape.adjusted:
-            rows = np.zeros(shape.rows, np.int32)
-            rows[plan.sampled] = [request.row if request.params.adjusted else SCRATCH for request in batch.sampling]
-            inputs["adjusted_rows"] = rows
+            inputs["adjusted_rows"] = _adjusted_rows(batch.sampling, plan.sampled, shape.rows)
         if shape.targets:
             inputs["targets"] = padded(plan.targets, shape.rows, -1)
         if plan.runs is None:
@@ -172,14 +191,26 @@ def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
     if needs & SCORED:
         asked += [request.params.logprobs for request in batch.sampling]
     top = [count for count in asked if count is not None]
+    return _sampler(rows, needs, top, targets=bool(plan.scored))
+
+
+def _sampler(rows: int, needs: int, top: Sequence[int], *, targets: bool = False, masked: bool = False) -> SamplerShape:
     return SamplerShape(
         rows=rows,
         random=bool(needs & RANDOM),
         filtered=bool(needs & FILTERED),
         adjusted=bool(needs & ADJUSTED),
         top=_top_bucket(max(top)) if top else None,
-        targets=bool(plan.scored),
+        targets=targets,
+        masked=masked,
     )
+
+
+def _adjusted_rows(requests: Sequence[Request], places: IntArray, size: int) -> IntArray:
+    """[size]: the table row of each of ``requests`` that has adjustments, at its place; the scratch row elsewhere."""
+    rows = np.full(size, SCRATCH, np.int32)
+    rows[places] = [request.row if request.params.adjusted else SCRATCH for request in requests]
+    return rows
 
 
 def assignment_inputs(

@@ -7,7 +7,7 @@ before it has read the one before. Row 0 is the scratch row: padding reads and w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,29 +113,35 @@ class RequestTable:
     def __init__(self, shape: TableShape, runtime: Runtime) -> None:
         self.shape = shape
         self.arrays: Tree = tree_map(runtime.zeros, shape.table())
-        self.adjustments = Adjustments(shape, runtime)
+        self.adjustments = OnDemand(lambda: _adjustments(shape, runtime))
+        self.held = OnDemand(lambda: runtime.zeros(ArraySpec((shape.rows + 1, shape.vocab), "float32")))
+        """Logits [R+1, vocab] whose tokens wait for a mask."""
 
 
-class Adjustments:
-    """The only holder of the adjustments' arrays, which are allocated when a program is first run on them."""
+class OnDemand:
+    """The only holder of arrays that few engines need; they are made when a program is first run on them."""
 
-    def __init__(self, shape: TableShape, runtime: Runtime) -> None:
-        self._shape = shape
-        self._runtime = runtime
+    def __init__(self, make: Callable[[], Tree]) -> None:
+        self._make = make
         self._arrays: Tree = None
 
     @property
     def arrays(self) -> Tree:
         if self._arrays is None:
-            self._arrays = tree_map(self._runtime.zeros, self._shape.adjustments())
-            for name, value in adjusted_row(SamplingParams(), 0, ()).items():
-                if np.any(value):
-                    self._arrays[name] = self._runtime.put(np.stack([value] * (self._shape.rows + 1)))
+            self._arrays = self._make()
         return self._arrays
 
     @arrays.setter
     def arrays(self, arrays: Tree) -> None:
         self._arrays = arrays
+
+
+def _adjustments(shape: TableShape, runtime: Runtime) -> Tree:
+    arrays = tree_map(runtime.zeros, shape.adjustments())
+    for name, value in adjusted_row(SamplingParams(), 0, ()).items():
+        if np.any(value):
+            arrays[name] = runtime.put(np.stack([value] * (shape.rows + 1)))
+    return arrays
 
 
 def admitted_row(params: SamplingParams, seed: int, kv_len: int) -> dict[str, Any]:

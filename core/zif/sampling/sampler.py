@@ -16,7 +16,8 @@ class SamplerShape:
     ``rows`` R: logits rows. ``random``: some row has a temperature. ``filtered``: some row has
     top-k, top-p or min-p. ``adjusted``: some row has penalties, biases or min_tokens. ``top``:
     alternatives to report beside each logprob; None reports no logprobs. ``targets``: some rows
-    score a given token (a prompt's) instead of drawing one.
+    score a given token (a prompt's) instead of drawing one. ``masked``: each row has a mask of the tokens that it may
+    have.
     """
 
     rows: int
@@ -25,11 +26,12 @@ class SamplerShape:
     adjusted: bool = False
     top: int | None = None
     targets: bool = False
+    masked: bool = False
 
     @property
     def plain(self) -> bool:
         """True where the sampler is small enough to be compiled into every decode program."""
-        return not (self.filtered or self.adjusted or self.targets) and self.top is None
+        return not (self.filtered or self.adjusted or self.targets or self.masked) and self.top is None
 
 
 def draw(
@@ -42,6 +44,7 @@ def draw(
     adjusted_rows: Array | None = None,
     adjustments: Tree = None,
     targets: Array | None = None,
+    mask: Array | None = None,
 ) -> tuple[dict[str, Array], Tree, Tree]:
     """Draw a token for each of ``logits`` [R, vocab] float32 by the settings of table row ``rows`` [R].
 
@@ -50,12 +53,15 @@ def draw(
     ``logprob`` [R], ``rank`` [R], ``top_ids`` [R, top], ``top_logprobs`` [R, top] of the model's own
     distribution, before any penalty or temperature. ``adjusted_rows`` [R] are the rows of
     ``adjustments`` to go by, the scratch row for requests that have none. A row with ``targets`` >= 0
-    reports that token (its table row is the scratch row, so that what was drawn goes nowhere).
+    reports that token (its table row is the scratch row, so that what was drawn goes nowhere). ``mask`` is
+    ``mask_logits``' own.
     """
     scores = logits
     if shape.adjusted:
         assert adjusted_rows is not None, "an adjusting sampler is told the rows of its adjustments"
         scores = _adjust(ops, shape, scores, adjusted_rows, table["kv_len"][rows], adjustments)
+    if mask is not None:
+        scores = ops.mask_logits(scores, mask)
     if shape.filtered:
         settings = [table[name][rows] for name in ("temperature", "top_k", "top_p", "min_p")]
         scores = ops.filter_logits(scores, *settings)

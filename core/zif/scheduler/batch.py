@@ -49,8 +49,9 @@ class Batch:
     ==================  ==============  ====================================================================
 
     ``sampling`` are the requests of the entries that sample, in order: ``commit`` takes the tokens of each.
-    ``drafts`` counts those of all decodes. ``needs`` is what their samplers have to do, or-ed
-    (:attr:`zif.sampling.params.SamplingParams.needs`).
+    ``waits`` [n] bool are entries that sample later, once there is a mask for them (:meth:`Scheduler.draw`); they are
+    not among ``sampling``. None: there are none. ``drafts`` counts those of all decodes. ``needs`` is what the
+    samplers of ``sampling`` have to do, or-ed (:attr:`zif.sampling.params.SamplingParams.needs`).
     """
 
     step: int
@@ -70,6 +71,7 @@ class Batch:
     needs: int
     drafts: int = 0
     exact: bool = True
+    waits: BoolArray | None = None
 
     @property
     def decode_only(self) -> bool:
@@ -80,6 +82,13 @@ class Batch:
     def one_each(self) -> bool:
         """Every entry is a decode of one token."""
         return not self.drafts and self.num_decodes == len(self.requests)
+
+    @property
+    def sampled(self) -> list[int]:
+        """The entries of ``sampling``."""
+        drawn = self.samples if self.waits is None else self.samples & ~self.waits
+        entries: list[int] = np.flatnonzero(drawn).tolist()
+        return entries
 
     @property
     def num_tokens(self) -> int:
@@ -106,6 +115,7 @@ class Decodes(NamedTuple):
     """The decode entries of the step in the making: ``starts`` and ``needs`` as a batch's.
 
     ``fresh`` are the indices of those that begin a page; ``counts``, where it is not None, positions of each.
+    ``masked``: some wait for masks.
     """
 
     requests: list[Request]
@@ -114,6 +124,7 @@ class Decodes(NamedTuple):
     needs: int
     fresh: IndexArray
     counts: IntArray | None = None
+    masked: bool = False
 
 
 @dataclass(slots=True)
@@ -153,6 +164,11 @@ def build_batch(
         samples = np.concatenate([samples, np.array(last, np.bool_)])
         all_logits = np.concatenate([all_logits, np.array([not r.scored for r in more], np.bool_)])
         tokens = np.concatenate([c.request.tokens[c.start : c.start + c.count] for c in chunks])
+    waits = None
+    if decodes.masked or any(chunk.request.masks is not None for chunk in chunks):
+        waits = samples & np.array([request.masks is not None for request in requests])
+        sampling = [request for request in sampling if request.masks is None]
+        needs = sampler_needs(sampling)
     page_rows, page_indices, page_ids = changes
     return Batch(
         step=step,
@@ -172,18 +188,27 @@ def build_batch(
         needs=needs,
         drafts=drafts,
         exact=exact,
+        waits=waits,
     )
 
 
-DecodeFacts = tuple[IntArray, int, IntArray | None]
-"""Rows and needs of requests that decode, and the drafts that each brings; None where none does."""
+class DecodeFacts(NamedTuple):
+    """Of requests that decode: ``rows`` and ``needs``, the ``drafts`` that each brings (None where none does), and
+    whether some are ``masked``.
+    """
+
+    rows: IntArray
+    needs: int
+    drafts: IntArray | None
+    masked: bool
 
 
 def decode_facts(requests: Sequence[Request]) -> DecodeFacts:
     """Those of ``requests``."""
     drafts = np.array([request.drafts for request in requests], np.int32)
     rows = np.array([request.row for request in requests], np.int32)
-    return rows, sampler_needs(requests), drafts if drafts.any() else None
+    masked = any(request.masks is not None for request in requests)
+    return DecodeFacts(rows, sampler_needs(requests), drafts if drafts.any() else None, masked)
 
 
 def split_runs(tokens: list[int], counts: Sequence[int]) -> list[list[int]]:

@@ -35,6 +35,7 @@ class Memory:
 
     ``kv``      [R+1] positions computed by the steps launched so far, a row each; all drafts in flight counted.
     ``drafts``  [R+1] drafts in flight: so many of the positions may turn out not to be there.
+    ``undrawn`` [R+1] its last token waits for a mask: it takes part in no step until that is drawn.
     ``final``   [R+1] the same when the request ends by count.
     ``last``    [R+1] the last step that the row was part of.
     ``pages``   the page tables, a group each: [R+1, pages of the longest sequence].
@@ -64,6 +65,7 @@ class Memory:
         rows = max_requests + 1
         self.kv = np.zeros(rows, dtype=np.int32)
         self.drafts = np.zeros(rows, dtype=np.int32)
+        self.undrawn = np.zeros(rows, dtype=np.bool_)
         self.final = np.zeros(rows, dtype=np.int32)
         self.last = np.full(rows, -1, dtype=np.int64)
         self.owned = np.zeros(rows, dtype=np.int32)
@@ -304,6 +306,7 @@ class Memory:
         self.row_allocator.free(np.array([row], dtype=np.int32), last)
         self._replaced.pop(row, None)
         self.kv[row] = self.owned[row] = self.drafts[row] = 0
+        self.undrawn[row] = False
         self.last[row] = -1
         request.row = 0
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
 from zif.messages import FinishReason
+from zif.sampling.masks import MaskProvider
 from zif.sampling.params import SamplingParams
 from zif.sampling.stop import StopRule, granted
 
@@ -48,6 +49,7 @@ class Request:
         "finish_reason",
         "id",
         "inputs",
+        "masks",
         "matched",
         "order",
         "output_ids",
@@ -70,12 +72,14 @@ class Request:
         eos_token_ids: Sequence[int] = (),
         extra_key: Hashable = None,
         inputs: Mapping[str, Any] | None = None,
+        masks: MaskProvider | None = None,
     ) -> None:
         self.id = request_id
         self.prompt: IntArray = np.asarray(prompt_ids, dtype=np.int32)
         self.params = params
         self.extra_key = extra_key
         self.inputs = inputs or _NO_INPUTS
+        self.masks = masks
         self.rule = StopRule.of(params, eos_token_ids)
         self.output_ids: list[int] = []
         self.status = Status.WAITING

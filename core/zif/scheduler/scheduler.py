@@ -80,6 +80,8 @@ class Scheduler:
         self._decoding: list[Request] = []
         self._decode_facts: DecodeFacts | None = None  # of _decoding; None: to be made anew
         self._in_flight: deque[Batch] = deque()
+        self._drawing = 0  # draws that were launched and are not committed
+        self._masked = 0  # requests whose tokens wait for masks
         self._scorable = SCORED_POSITIONS
         self._order = QueueOrder(config.policy, self.memory.cache)
         self._ratio = NewTokenRatio(config.conservativeness)
@@ -110,11 +112,13 @@ class Scheduler:
         if self.config.max_queued is not None and held_back >= self.config.max_queued:
             raise Overloaded(f"{len(self._waiting)} requests are waiting, which is the limit: try again later")
         request.order = self._arrivals
-        request.drafts = 0 if request.params.adjusted else self.config.drafts  # penalties go by the token before
+        single = request.params.adjusted or request.masks is not None  # what may come goes by the token before
+        request.drafts = 0 if single else self.config.drafts
         self._arrivals += 1
         self._order.joined(request, len(self._waiting))
         request.extra_key = self._distrusted.key(request)
         self._requests[request.id] = request
+        self._masked += request.masks is not None
         self._waiting.add(request)
         self._admit_from = 0
 
@@ -133,7 +137,7 @@ class Scheduler:
     @property
     def has_work(self) -> bool:
         """Whether there is anything to schedule or commit."""
-        return bool(self._requests or self._in_flight)
+        return bool(self._requests or self._in_flight or self._drawing)
 
     @property
     def only_decodes(self) -> bool:
@@ -184,7 +188,7 @@ class Scheduler:
         chunks, new = self._prefill(self.config.chunked_prefill_size, changes)
         if decodes.requests or chunks:
             return self._launch(decodes, chunks, new, changes, exact)
-        if self._in_flight or not self._requests:
+        if self._in_flight or self._drawing or memory.undrawn.any() or not self._requests:
             return None
         # Several half-done prefills can hold all pages between them: the youngest makes way.
         assert len(self._prefilling) > 1, "nothing runs, nothing is in flight, and nothing can be admitted"
@@ -201,9 +205,11 @@ class Scheduler:
             decodes = self._decoding
             if self._decode_facts is None:
                 self._decode_facts = decode_facts(decodes)
-            rows, needs, drafts = self._decode_facts
+            rows, needs, drafts, masked = self._decode_facts
             starts = memory.kv[rows]
             active = starts < memory.final[rows]
+            if masked:
+                active &= ~memory.undrawn[rows]
             if not active.all():
                 decodes, rows, starts = list(compress(decodes, active.tolist())), rows[active], starts[active]
                 needs = sampler_needs(decodes)
@@ -213,11 +219,11 @@ class Scheduler:
             if drafts is not None and len(starts):
                 counts = 1 + np.minimum(drafts, memory.final[rows] - starts - 1)
                 if memory.reserve_runs(starts, counts, spare):
-                    return Decodes(decodes, rows, starts, needs, _NO_INDICES, counts)
+                    return Decodes(decodes, rows, starts, needs, _NO_INDICES, counts, masked)
             fresh = np.flatnonzero(starts % memory.page_size == 0)
             if memory.reserve_decodes(starts, fresh, spare):
-                return Decodes(decodes, rows, starts, needs, fresh)
-            if self._in_flight:
+                return Decodes(decodes, rows, starts, needs, fresh, None, masked)
+            if self._in_flight or self._drawing:
                 return None
             assert running > 1, "one request alone must fit: add() refuses those that do not"
             self._retract_youngest()
@@ -320,6 +326,8 @@ class Scheduler:
         joined = join_changes(changes, len(self.memory.groups))
         batch = build_batch(self._step, decodes, chunks, new, joined, exact=exact)
         self.memory.last[batch.rows] = batch.step
+        if batch.waits is not None:
+            self.memory.undrawn[batch.rows[batch.waits]] = True
         self._in_flight.append(batch)
         self._step += 1
         self._ratio.step()
@@ -363,12 +371,56 @@ class Scheduler:
             self._finish(running, "error")
         updates = [Update(request, [], -1, "error") for request in running]
         ended: dict[FinishReason, list[Request]] = {}
-        for index, (request, run) in enumerate(zip(batch.sampling, runs, strict=True)):
+        if counts is not None:
+            self._settle(batch, counts)
+        self._take(zip(batch.sampling, runs, strict=True), updates, ended)
+        for request in batch.requests[batch.num_decodes :]:
+            if not request.samples and request.status is Status.DECODING:
+                updates.append(Update(request, [], -1, "length"))
+                ended.setdefault("length", []).append(request)
+        for why, requests in ended.items():
+            self._finish(requests, why)
+        if not self._prefilling and not self._decoding:
+            self._ratio.reset()
+        return updates
+
+    def _settle(self, batch: Batch, counts: Sequence[int]) -> None:
+        """Give back what drafts that were not accepted had reserved."""
+        for request, entry, count in zip(batch.sampling, batch.sampled, counts, strict=True):
+            if entry < batch.num_decodes and request.finish_reason is None:
+                drafts = int(batch.counts[entry]) - 1
+                self.memory.settle(request.row, drafts, drafts + 1 - count)
+
+    def undrawn(self) -> list[Request]:
+        """Requests whose next token waits for a mask, the step that it belongs to being launched."""
+        return [r for r in self._decoding if self.memory.undrawn[r.row]] if self._masked else []
+
+    def draw(self, requests: Sequence[Request]) -> None:
+        """The next tokens of ``requests``, which are undrawn, are being drawn: they take part in steps again."""
+        self.memory.undrawn[[request.row for request in requests]] = False
+        self._drawing += 1
+
+    def commit_drawn(self, requests: Sequence[Request], tokens: Sequence[int]) -> list[Update]:
+        """What :meth:`draw` began has completed, and the step that it belongs to before: a token for each request."""
+        self._drawing -= 1
+        updates: list[Update] = []
+        ended: dict[FinishReason, list[Request]] = {}
+        self._take(zip(requests, ([token] for token in tokens), strict=True), updates, ended)
+        for reason, over in ended.items():
+            self._finish(over, reason)
+        return updates
+
+    def _take(
+        self,
+        runs: Iterable[tuple[Request, list[int]]],
+        updates: list[Update],
+        ended: dict[FinishReason, list[Request]],
+    ) -> None:
+        """Give requests the tokens that were drawn for them; adds to ``updates``, and to ``ended`` by reasons."""
+        count = 0
+        for index, (request, run) in enumerate(runs):
             if request.finish_reason is not None:
                 continue
-            if counts is not None and index < batch.num_decodes:
-                drafts = int(batch.counts[index]) - 1
-                self.memory.settle(request.row, drafts, drafts + 1 - len(run))
             if run[-1] < 0:
                 updates.append(Update(request, [], -1, "error"))
                 ended.setdefault("error", []).append(request)
@@ -379,19 +431,11 @@ class Scheduler:
                 kept, reason, stop = rule.cut(len(output), run)
                 del run[kept:]
             output += run
+            count += len(run)
             updates.append(Update(request, run, index, reason, stop))
             if reason is not None:
                 ended.setdefault(reason, []).append(request)
-        self._generation_tokens += sum(len(update.tokens) for update in updates)
-        for request in batch.requests[batch.num_decodes :]:
-            if not request.samples and request.status is Status.DECODING:
-                updates.append(Update(request, [], -1, "length"))
-                ended.setdefault("length", []).append(request)
-        for why, requests in ended.items():
-            self._finish(requests, why)
-        if not self._prefilling and not self._decoding:
-            self._ratio.reset()
-        return updates
+        self._generation_tokens += count
 
     def _finish(self, requests: Sequence[Request], reason: FinishReason) -> None:
         running = False
@@ -403,6 +447,7 @@ class Scheduler:
                 self.memory.release(request, keep=reason != "error")
             request.status = Status.FINISHED
             request.finish_reason = reason
+            self._masked -= request.masks is not None
             del self._requests[request.id]
         if reason == "error":
             self._faults += len(requests)
@@ -415,7 +460,7 @@ class Scheduler:
 
     def _retract_youngest(self) -> None:
         """Send the request that arrived last back to the queue; what it has computed may stay in the cache."""
-        assert not self._in_flight, "a request is retracted only when its tokens are all known"
+        assert not self._in_flight and not self._drawing, "a request is retracted only when its tokens are all known"
         victim = max(self._prefilling + self._decoding, key=lambda r: r.order)
         self.memory.release(victim)
         victim.tokens = victim.known_tokens()

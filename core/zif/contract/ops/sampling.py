@@ -189,6 +189,28 @@ def clear_seeds(rng: np.random.Generator, logits: A, temperature: A, position: A
     return seed
 
 
+def _mask_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
+    for rows, vocab in ((1, 32), (5, 101), (3, 300)):
+        mask = rng.integers(-(2**31), 2**31, (rows, -(-vocab // 32))).astype(np.int32)
+        mask[0] = -1  # all of them
+        logits = draw_logits(rng, rows, vocab)
+        yield OpCase(
+            f"{rows}x{vocab}", OpRequest.of("mask_logits", dtype, vocab=vocab), {"logits": logits, "mask": mask}
+        )
+
+
+@op(profile="llm", facts=(VOCAB,), tolerances=EXACT, cases=_mask_cases)
+def mask_logits(logits: A, mask: A) -> A:
+    """Logits [R, V] with -inf for the tokens whose bit in ``mask`` [R, ceil(V / 32)] int32 is 0.
+
+    Token v has bit v % 32, counted from the lowest, of word v // 32: the layout of llguidance and xgrammar. What
+    bits behind V are means nothing.
+    """
+    tokens = np.arange(logits.shape[1])
+    allowed = (mask[:, tokens // 32].astype(np.uint32) >> (tokens % 32).astype(np.uint32)) & 1
+    return np.where(allowed == 1, logits, -np.inf)
+
+
 def _filter_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     rows, vocab = 6, 101
     arguments = {

@@ -57,6 +57,12 @@ class JaxSampling(KernelSet):
         best = jnp.argmax(jnp.where(ids < vocab, perturbed, -jnp.inf), axis=-1)
         return jnp.where(jnp.isfinite(highest), block * BLOCK + best.astype(jnp.int32), -1)
 
+    @kernel("mask_logits")
+    def mask_logits(self, logits: Array, mask: Array) -> Array:
+        tokens = jnp.arange(logits.shape[1], dtype=jnp.int32)
+        allowed = (mask[:, tokens >> 5] >> (tokens & 31)) & 1
+        return jnp.where(allowed == 1, logits, -jnp.inf)
+
     @kernel("filter_logits")
     def filter_logits(self, logits: Array, temperature: Array, top_k: Array, top_p: Array, min_p: Array) -> Array:
         rows, vocab = logits.shape

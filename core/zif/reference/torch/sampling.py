@@ -50,6 +50,12 @@ class TorchSampling(KernelSet):
         ids = z[torch.arange(len(z), device=z.device), block] + noise
         return (block * BLOCK + ids.argmax(-1)).int().masked_fill(~peaks.amax(-1).isfinite(), -1)
 
+    @kernel("mask_logits")
+    def mask_logits(self, logits: Tensor, mask: Tensor) -> Tensor:
+        tokens = torch.arange(logits.shape[1], device=logits.device)
+        allowed = (mask[:, tokens >> 5] >> (tokens & 31).int()) & 1
+        return logits.masked_fill(allowed == 0, float("-inf"))
+
     @kernel("filter_logits")
     def filter_logits(self, logits: Tensor, temperature: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> Tensor:
         vocab = logits.shape[-1]
