@@ -18,7 +18,7 @@ from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
 from zif.frontend.texts import PIECE, Texts
 from zif.messages import EngineOutput, EngineRequest
-from zif.sampling.params import SamplingParams
+from zif.sampling.params import OF_TOKEN_IDS, SamplingParams
 from zif.sampling.stop import granted
 from zif.tokenizer import Tokenizer
 
@@ -260,8 +260,8 @@ class Frontend:
 
     def _check_params(self, params: SamplingParams) -> None:
         size = self.model.vocab_size
-        for parameter, ids in (("logit_bias", params.logit_bias), ("stop_token_ids", params.stop_token_ids)):
-            for token_id in ids:
+        for parameter in OF_TOKEN_IDS:
+            for token_id in getattr(params, parameter):
                 if not 0 <= token_id < size:
                     raise InvalidRequest(
                         f"{parameter}: token id {token_id} is out of range: the model has {size} ids", parameter

@@ -218,3 +218,5 @@ PARAMETERS: Mapping[str, Parameter] = MappingProxyType(
     {field.name: _declared(field) for field in dataclasses.fields(SamplingParams) if field.init}
 )
 """Every parameter by its name, in the order of declaration."""
+OF_TOKEN_IDS = tuple(name for name, declared in PARAMETERS.items() if isinstance(declared.kind, TokenIds | Biases))
+"""Those that name token ids, which only a model can check."""
