@@ -193,6 +193,8 @@ def penalized_greedy(saved: Saved, prompt: list[int], params: SamplingParams) ->
         logits -= params.frequency_penalty * counts + params.presence_penalty * (counts > 0)
         for token, bias in params.logit_bias.items():
             logits[token] += bias
+        if params.allowed_token_ids:
+            logits[np.setdiff1d(np.arange(VOCAB), params.allowed_token_ids)] = -np.inf
         tokens.append(int(logits.argmax()))
     return tokens
 
@@ -204,6 +206,8 @@ def penalized_greedy(saved: Saved, prompt: list[int], params: SamplingParams) ->
         {"presence_penalty": 1.5, "frequency_penalty": 0.7},
         {"logit_bias": {17: 8.0, 3: -100.0}},
         {"repetition_penalty": 1.3, "frequency_penalty": 1.0, "logit_bias": {0: 4.0}},
+        {"allowed_token_ids": [5]},
+        {"allowed_token_ids": list(range(0, VOCAB, 3)), "presence_penalty": 1.0},
     ],
     ids=str,
 )

@@ -24,6 +24,7 @@ Api = Literal["openai", "sglang"]
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 300
 MAX_STOP_TOKEN_IDS = 56
+MAX_ALLOWED = 1024
 MIN_TEMPERATURE = 1e-5
 RANDOM, FILTERED, ADJUSTED, SCORED = 1, 2, 4, 8
 """What a sampler has to do. RANDOM and FILTERED read the request table, ADJUSTED the adjustments beside it."""
@@ -86,8 +87,8 @@ def parameter(
     return cast("T", field)
 
 
-def _padded(values: Any, dtype: str, width: int) -> np.ndarray[Any, Any]:
-    row = np.zeros(width, dtype)
+def _padded(values: Any, dtype: str, width: int, behind: float = 0) -> np.ndarray[Any, Any]:
+    row = np.full(width, behind, dtype)
     row[: len(values)] = list(values)
     return row
 
@@ -95,6 +96,10 @@ def _padded(values: Any, dtype: str, width: int) -> np.ndarray[Any, Any]:
 _BIASES = (
     Row("bias_ids", "int32", lambda bias: _padded(bias, "int32", MAX_LOGIT_BIAS), MAX_LOGIT_BIAS),
     Row("bias_values", "float32", lambda bias: _padded(bias.values(), "float32", MAX_LOGIT_BIAS), MAX_LOGIT_BIAS),
+)
+_ALLOWED = (
+    Row("limited", "int32", bool),
+    Row("allowed_ids", "int32", lambda ids: _padded(ids, "int32", MAX_ALLOWED, *ids[:1]), MAX_ALLOWED),
 )
 
 
@@ -144,6 +149,10 @@ class SamplingParams:
     logit_bias: Mapping[int, float] = parameter(
         cast("Mapping[int, float]", {}), Biases(MAX_LOGIT_BIAS, -100.0, 100.0), "Added to the logits of token ids.",
         needs=ADJUSTED, rows=_BIASES,
+    )  # fmt: skip
+    allowed_token_ids: tuple[int, ...] = parameter(
+        (), TokenIds(MAX_ALLOWED), "Draws from these tokens alone; none: from all.",
+        needs=ADJUSTED, rows=_ALLOWED, apis=("openai",),
     )  # fmt: skip
     seed: int | None = parameter(
         None, Whole(-(2**63), 2**64 - 1), "The same seed draws the same tokens; null: the engine chooses one.",

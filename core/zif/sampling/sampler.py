@@ -82,7 +82,7 @@ def draw(
 
 
 def _adjust(ops: Ops, shape: SamplerShape, logits: Array, rows: Any, position: Array, a: dict[str, Any]) -> Array:
-    """Penalties, then biases, then -inf for the ends that min_tokens forbids."""
+    """Penalties, then biases, then -inf for all but the allowed tokens, and for the ends that min_tokens forbids."""
     scores = ops.penalize(
         logits,
         a["output_counts"][rows],
@@ -93,5 +93,9 @@ def _adjust(ops: Ops, shape: SamplerShape, logits: Array, rows: Any, position: A
     )
     line = ops.arange(shape.rows, rows)[:, None]
     scores = ops.add_at(scores, (line, a["bias_ids"][rows]), a["bias_values"][rows])
+    # Of a row that is not limited, this puts back what is there; NaN and +inf stay, for the draw to find.
+    allowed = (line, a["allowed_ids"][rows])
+    barred = (a["limited"][rows] > 0)[:, None] & (scores < float("inf"))
+    scores = ops.put(ops.where(barred, float("-inf"), scores), allowed, scores[allowed])
     forbidden = (position < a["ban_until"][rows])[:, None]
     return ops.add_at(scores, (line, a["ban_ids"][rows]), ops.where(forbidden, a["ban_values"][rows], 0.0))

@@ -58,7 +58,6 @@ REFUSED: Mapping[str, Field] = dict(
         *_fields("response_format", _OPENAI, "only text is supported yet", {"type": "text"}),
         *_fields("stop_regex", _SAMPLING, "answers end at texts and tokens: use stop and stop_token_ids"),
         *_fields("bad_words", _OPENAI, "use logit_bias with the ids of tokens"),
-        *_fields("allowed_token_ids", _OPENAI, "a choice of tokens is not supported yet: use logit_bias"),
         *_fields("use_beam_search best_of_beams beam_width early_stopping", _SAMPLING, _NO_BEAMS),
         *_fields("length_penalty", _SAMPLING, _NO_BEAMS, 1, 1.0),
         *_fields("logits_processors logits_processor_args", _OPENAI, "logits processors are not supported"),
