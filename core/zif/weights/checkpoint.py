@@ -54,12 +54,12 @@ class Tensors:
         own = self.locate(name)
         return None if own is None else self._files[own].tensors[own]
 
-    def nbytes(self, name: str, shape: tuple[int, ...]) -> int:
+    def nbytes(self, name: str) -> int:
         """Size in bytes, as stored."""
         return self._files[self._own(name)].tensors[self._own(name)].nbytes
 
-    def read(self, name: str, shape: tuple[int, ...]) -> HostArray:
-        """A read-only view, of ``shape``, which was checked."""
+    def read(self, name: str) -> HostArray:
+        """A read-only view of the file's pages."""
         return self._files[self._own(name)].view(self._own(name))
 
     def release(self, name: str) -> None:

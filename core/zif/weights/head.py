@@ -73,7 +73,7 @@ def _equal(tensors: Tensors, one: str, other: str) -> bool:
     first, second = tensors.stored(one), tensors.stored(other)
     if first is None or second is None or first.shape != second.shape:
         return False
-    a, b = tensors.read(one, first.shape), tensors.read(other, second.shape)
+    a, b = tensors.read(one), tensors.read(other)
     starts = range(0, len(a), _ROWS)
     same = all(
         np.array_equal(a[at : at + _ROWS].astype(np.float32), b[at : at + _ROWS].astype(np.float32)) for at in starts

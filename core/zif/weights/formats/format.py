@@ -78,13 +78,13 @@ class FormatTensors:
 
     def nbytes(self, name: str, shape: Shape) -> int:
         """Size in bytes, as stored."""
-        return sum(self._tensors.nbytes(each.name, each.shapes[0]) for each in self.wanted(name, shape))
+        return sum(self._tensors.nbytes(each.name) for each in self.wanted(name, shape))
 
     def read(self, name: str, shape: Shape, dtype: str) -> HostArray:
         """Its values: a view of what is stored, or decoded to ``dtype``."""
         encoded = self.encoded(name, shape)
         if encoded is None:
-            return self._tensors.read(name, shape)
+            return self._tensors.read(name)
         self.decoded.add(name)
         return self._form.decode(encoded, dtype)
 

@@ -72,10 +72,10 @@ class Fp8(WeightFormat):
         if len(wanted) == 1:
             return None
         scale, tile = wanted[1], self.tile(shape)
-        factors = tensors.read(scale.name, scale.shapes[0]).astype(np.float32).reshape(scale.shapes[0])
+        factors = tensors.read(scale.name).astype(np.float32).reshape(scale.shapes[0])
         if not np.isfinite(factors).all():
             raise WeightsError(f"{scale.name} has scales that are no finite numbers; looked at {tensors.where}")
-        return Encoded(FORMAT, shape, {"weight": tensors.read(name, shape), "scale": factors}, tile)
+        return Encoded(FORMAT, shape, {"weight": tensors.read(name), "scale": factors}, tile)
 
     def decode(self, encoded: Encoded, dtype: str) -> HostArray:
         codes, scale, (high, wide) = encoded.arrays["weight"].view(np.uint8), encoded.arrays["scale"], encoded.facts
