@@ -51,7 +51,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "generate of 6 MB of spaces": lambda: post(GENERATE, {"text": _text(6 * 10**6, " ")}),
     "tokenize 2 MB of emoji": lambda: post("/tokenize", {"prompt": _text(500_000, "🙂")}),
     "tokenize what just fits": lambda: post("/tokenize", {"prompt": _text(14_000, "a"), "return_token_strs": True}),
-    "2,048 prompts of 4 KB": lambda: post(COMPLETIONS, {"prompt": [_text(4000, "words")] * 2048}),
+    "2,048 prompts of 4 KB": lambda: (post(COMPLETIONS, {"prompt": [_text(4000, "words")] * 2048}), 5.0),
     "2,048 prompts of 2 ids": lambda: (post(COMPLETIONS, {"prompt": [[5, 6]] * 2048, "max_tokens": 1}), 0.3),
     "chat of 50,000 messages": lambda: post(CHAT, {"messages": turn("hi") * 50_000}),
     "chat of 50,000 messages of nothing": lambda: post(CHAT, {"messages": turn("") * 50_000}),

@@ -84,7 +84,7 @@ def watched(url: str, *, stream: bool = False) -> Iterator[Watch]:
         watch.health, watch.gaps = seen["health"], seen["gaps"]
 
 
-async def exchange(url: str, what: Hostile, patience: float = 60.0) -> int:
+async def exchange(url: str, what: Hostile, patience: float = 120.0) -> int:
     """Send a request; the status of its answer, 0 for none (the connection was closed, or the sender left)."""
     where = urlsplit(url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)

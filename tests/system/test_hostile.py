@@ -18,6 +18,10 @@ from system.storm import exchange, resident, watched
 from zif.server.memory import DELAY_SECONDS
 
 HEALTH_MS = 250
+WARMING = 150
+"""Requests after which a server holds what it needs for any of them."""
+ROOM = ("--device-opt", "null.memory_mb=8192", "--max-total-tokens", "65536")
+"""For the buffers of every shape of step that a storm brings about."""
 
 
 async def storm(url: str, count: int, seed: int, *, at_once: int = 8) -> Counter[tuple[str, int]]:
@@ -48,9 +52,9 @@ def settled(served: Served) -> dict[str, int]:
 
 
 def weather(served: Served, count: int) -> None:
-    """Let a storm pass over a server that has seen a small one, and look at what is left."""
+    """Let a storm pass over a server that has seen one, and look at what is left."""
     slowness = max(1.0, os.getloadavg()[0] / 2)  # of two cores that others use as well
-    asyncio.run(storm(served.url, 2 * len(MAKERS), seed=1))
+    asyncio.run(storm(served.url, WARMING, seed=1))
     settled(served)
     before = resident(served.process.pid)
     with watched(served.url) as watch:
@@ -68,7 +72,7 @@ def weather(served: Served, count: int) -> None:
 
 
 def test_a_short_storm(tmp_path: Path) -> None:
-    with serve(tmp_path / "log", "--device", "null") as served:
+    with serve(tmp_path / "log", "--device", "null", *ROOM) as served:
         weather(served, 150)
 
 
@@ -76,7 +80,7 @@ def test_a_short_storm(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("device", ["null", "cpu"])
 def test_ten_thousand_hostile_requests(tmp_path: Path, device: str) -> None:
-    with serve(tmp_path / "log", "--device", device) as served:
+    with serve(tmp_path / "log", "--device", device, *(ROOM if device == "null" else ())) as served:
         weather(served, 10_000)
 
 

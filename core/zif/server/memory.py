@@ -9,6 +9,18 @@ from collections.abc import Callable
 LARGE = 2**18
 """Bytes of a body from which on it counts as large: what is made of one is many times that."""
 DELAY_SECONDS = 2.0
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
+
+
+def limit_heaps() -> None:
+    """Have glibc give back large pieces at once, and share two heaps among all threads: what is freed is used again.
+
+    By itself it makes a heap for each thread, and keeps the larger pieces the more of them were freed.
+    """
+    mallopt: Callable[[int, int], int] | None = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, LARGE)
+        mallopt(_M_ARENA_MAX, 2)
 
 
 class Trimmer:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from zif.contract.errors import InvalidSettings
 from zif.frontend import Frontend
 from zif.server.app import create_app
+from zif.server.memory import limit_heaps
 from zif.server.options import ServerOptions
 from zif.server.protocol import protocol_of
 from zif.server.service import Service
@@ -44,6 +45,7 @@ def run_server(
     ready: Callable[[str], None] | None = None,
 ) -> str | None:
     """Serve until SIGINT or SIGTERM; see :func:`serve`. Runs on uvloop where that is installed."""
+    limit_heaps()
     # What is there now stays: no collection of garbage has to walk it, which halts every stream.
     gc.collect()
     gc.freeze()
