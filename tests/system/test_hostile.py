@@ -18,8 +18,6 @@ from system.storm import exchange, resident, watched
 from zif.server.memory import DELAY_SECONDS
 
 HEALTH_MS = 250
-WARMING = 150
-"""Requests after which a server holds what it needs for any of them."""
 ROOM = ("--device-opt", "null.memory_mb=8192", "--max-total-tokens", "65536")
 """For the buffers of every shape of step that a storm brings about."""
 
@@ -51,10 +49,13 @@ def settled(served: Served) -> dict[str, int]:
     return served.stats()
 
 
-def weather(served: Served, count: int) -> None:
-    """Let a storm pass over a server that has seen one, and look at what is left."""
+def weather(served: Served, count: int, warming: int) -> None:
+    """Let a storm pass over a server that has seen ``warming`` requests, and look at what is left.
+
+    After 2,000 requests or so the heap has its size; what is measured before says little.
+    """
     slowness = max(1.0, os.getloadavg()[0] / 2)  # of two cores that others use as well
-    asyncio.run(storm(served.url, WARMING, seed=1))
+    asyncio.run(storm(served.url, warming, seed=1))
     settled(served)
     before = resident(served.process.pid)
     with watched(served.url) as watch:
@@ -67,13 +68,13 @@ def weather(served: Served, count: int) -> None:
     assert stats["pages_free"] == stats["pages_total"]
     assert served.stats()["open_requests"] == 0
     after = resident(served.process.pid)
-    assert after < 1.1 * before, (before, after)
+    assert after < (1.1 if warming >= 2000 else 1.5) * before, (before, after)
     assert "Traceback" not in served.log.read_text()
 
 
 def test_a_short_storm(tmp_path: Path) -> None:
     with serve(tmp_path / "log", "--device", "null", *ROOM) as served:
-        weather(served, 150)
+        weather(served, 120, warming=80)
 
 
 @pytest.mark.slow
@@ -81,7 +82,7 @@ def test_a_short_storm(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["null", "cpu"])
 def test_ten_thousand_hostile_requests(tmp_path: Path, device: str) -> None:
     with serve(tmp_path / "log", "--device", device, *(ROOM if device == "null" else ())) as served:
-        weather(served, 10_000)
+        weather(served, 10_000, warming=2000)
 
 
 def test_a_salted_request_finds_nothing_of_others(tmp_path: Path) -> None:
