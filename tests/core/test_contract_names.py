@@ -33,7 +33,7 @@ def contract_names() -> list[str]:
 
 def _described(path: str, value: object) -> Iterator[str]:
     if getattr(value, "_is_protocol", False):
-        for name, member in vars(value).items():
+        for name, member in {**getattr(value, "__annotations__", {}), **vars(value)}.items():
             if not name.startswith("_"):
                 yield from _described(f"{path}.{name}", member)
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,20 @@ from core import frozen_level_1
 from zif.conformance import run
 from zif.conformance.profiles import required
 from zif.contract import version
-from zif.contract.attention import AttentionSpec
+from zif.contract.attention import AttentionSpec, RopeSpec
+from zif.contract.backend import Backend, Runtime
 from zif.contract.bind import bind
+from zif.contract.cache import CacheGroup
 from zif.contract.errors import KernelNotFound, PluginError
+from zif.contract.executable import Executables
 from zif.contract.kernel import KernelSet, kernel
 from zif.contract.level import added
 from zif.contract.ops import layers, op_specs
 from zif.contract.ops.attention import attention_request
 from zif.contract.opspec import REGISTRY, Fact, OpCase, OpRequest, OpSpec
+from zif.contract.packer import Packer
+from zif.contract.step import StepShape
+from zif.contract.weights import LinearSpec
 
 SPEC = {"group": "g", "q_heads": 2, "kv_heads": 1, "head_dim": 8, "v_head_dim": 8, "scale": 1.0}
 ACTIVATION = {"size": 4, "kind": "silu"}
@@ -202,6 +208,20 @@ def test_a_plugin_is_asked_nothing_by_hooks_that_it_lacks(
     monkeypatch.setattr(hookspecs, "zif_later", hookspecs.hookspec(zif_later), raising=False)
     install()
     assert not load("frozen").implements("zif_later")
+
+
+def test_a_member_that_is_added_with_a_body_is_there_in_older_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    for protocol in (Backend, Runtime, Packer, Executables):
+        monkeypatch.setattr(protocol, "later", lambda self: "the body in the protocol", raising=False)
+    backend = frozen_level_1.zif_create_backend({}, None)
+    for part in (backend, backend.runtime, backend.packer, backend.executables):
+        assert part.later() == "the body in the protocol"
+
+
+def test_fields_that_are_added_come_last() -> None:
+    for kind in (AttentionSpec, RopeSpec, CacheGroup, LinearSpec, StepShape, Attention2):
+        levels = [field.metadata.get("zif_level", 1) for field in fields(kind)]
+        assert levels == sorted(levels)
 
 
 # --- what a set says of its level ---------------------------------------------------------------------------

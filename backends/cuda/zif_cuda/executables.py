@@ -23,7 +23,7 @@ import torch
 
 from zif.contract.arrays import ArraySpec, Tree, tree_leaves
 from zif.contract.errors import OutOfMemory
-from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
+from zif.contract.executable import NO_FACTS, Executables, Program, ProgramFacts, Staged
 from zif.contract.step import StepShape
 from zif.reference.host import uncollected
 from zif_cuda.device import CudaDevice, copy
@@ -205,7 +205,7 @@ class Shared:
         return value.untyped_storage().data_ptr() in self.overwritten
 
 
-class CudaExecutables:
+class CudaExecutables(Executables):
     """Graphs: of decode steps, of mixed ones whose launches do not hide behind the device, of what is repeated.
 
     Unless ``graphs`` is False or one of their kernels cannot be captured.

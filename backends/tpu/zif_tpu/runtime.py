@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 
@@ -29,5 +30,5 @@ class TpuRuntime(JaxRuntime):
         with room_for(f"an array of {spec.nbytes / 2**30:.1f} GiB"):
             return super().zeros(spec)
 
-    def fetch(self, arrays: Mapping[str, jax.Array]) -> JaxFetch:
+    def fetch(self, arrays: Mapping[str, Any]) -> JaxFetch:
         return TpuFetch(arrays)

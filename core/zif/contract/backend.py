@@ -85,23 +85,17 @@ class Runtime(Protocol):
 
 
 class Backend(Protocol):
-    """One accelerator kind, made by a plugin's ``zif_create_backend``.
+    """One accelerator kind, made by a plugin's ``zif_create_backend``. Inherit from it: what is added later has a body.
 
     ``communicator`` is that of the group that it was created for.
     """
 
+    name: str
+    capabilities: Capabilities
+    runtime: Runtime
+    packer: Packer
+    executables: Executables
     communicator: Communicator = ONE_DEVICE
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def capabilities(self) -> Capabilities: ...
-    @property
-    def runtime(self) -> Runtime: ...
-    @property
-    def packer(self) -> Packer: ...
-    @property
-    def executables(self) -> Executables: ...
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         """What the backend would have otherwise in resolved engine settings; changes nothing itself."""

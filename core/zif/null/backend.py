@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.arrays import Array, ArraySpec, Tree
-from zif.contract.backend import Capabilities, ConfigChange, MemoryInfo
+from zif.contract.backend import Backend, Capabilities, ConfigChange, MemoryInfo, Runtime
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
@@ -33,7 +33,7 @@ from zif.null.executable import NullExecutables, NullFetch
 __all__ = ["NullBackend", "NullOptions"]
 
 
-class NullRuntime:
+class NullRuntime(Runtime):
     """Memory that holds nothing."""
 
     def __init__(self, device: NullDevice) -> None:
@@ -124,7 +124,7 @@ class NullKernels(KernelSet):
             yield _kernel(name)
 
 
-class NullBackend:
+class NullBackend(Backend):
     """See :class:`zif.contract.backend.Backend`. ``device`` is there for tests to look into."""
 
     name = "null"

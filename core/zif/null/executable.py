@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from zif.contract.arrays import ArraySpec, Tree, dtype_bytes, tree_leaves, tree_map
-from zif.contract.executable import NO_FACTS, Executable, Program, ProgramFacts, Slot, Staged
+from zif.contract.executable import NO_FACTS, Executable, Executables, Program, ProgramFacts, Slot, Staged
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
 from zif.null.device import NullArray, NullDevice
@@ -193,7 +193,7 @@ class NullFetch:
         return self._values
 
 
-class NullExecutables:
+class NullExecutables(Executables):
     """The compiler of a device without programs."""
 
     def __init__(self, device: NullDevice) -> None:

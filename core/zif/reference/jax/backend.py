@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.backend import Backend, Capabilities, ConfigChange
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.formats import reference_formats
@@ -17,7 +17,7 @@ from zif.reference.jax.reference import JaxReference
 from zif.reference.jax.runtime import JaxRuntime
 
 
-class JaxBackend:
+class JaxBackend(Backend):
     """Serves every model on a JAX device or a mesh by reference kernels; plugins override what they do better."""
 
     name = "jax"

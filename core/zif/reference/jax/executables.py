@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
+from zif.contract.executable import NO_FACTS, Executables, Program, ProgramFacts, Staged
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.step import StepShape
 from zif.reference.jax.runtime import RANKS, JaxRuntime, jax_dtype
@@ -110,7 +110,7 @@ def _on_every(program: Callable[..., Any], mesh: Mesh | None) -> Callable[..., A
     return jax.shard_map(program, mesh=mesh, in_specs=(every, own, own), out_specs=(own, every), check_vma=False)
 
 
-class JaxExecutables:
+class JaxExecutables(Executables):
     """``jax.jit`` over shapes padded to powers of two, to executables of class ``kind``.
 
     ``compiler_options`` are XLA's.

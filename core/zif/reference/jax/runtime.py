@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from zif.contract.arrays import ArraySpec, dtype_bytes
-from zif.contract.backend import MemoryInfo
+from zif.contract.backend import MemoryInfo, Runtime
 from zif.reference.host import host_memory
 
 HostArray = np.ndarray[Any, Any]
@@ -47,7 +47,7 @@ class JaxFetch:
         return {name: np.array(array) for name, array in self._arrays.items()}
 
 
-class JaxRuntime:
+class JaxRuntime(Runtime):
     """Runtime of one JAX device, the process's first if none is given, or of several that work as one.
 
     Several form a mesh, and run every program together. What stays on the device is then an array *each*:
@@ -90,7 +90,7 @@ class JaxRuntime:
         """The shape that JAX knows an array each of ``shape`` by."""
         return (len(self.devices) * shape[0], *shape[1:]) if self.mesh is not None else shape
 
-    def fetch(self, arrays: Mapping[str, jax.Array]) -> JaxFetch:
+    def fetch(self, arrays: Mapping[str, Any]) -> JaxFetch:
         return JaxFetch(arrays)
 
     def memory(self) -> MemoryInfo:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zif.contract.backend import Capabilities, ConfigChange
+from zif.contract.backend import Backend, Capabilities, ConfigChange
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.formats import reference_formats
@@ -16,7 +16,7 @@ from zif.reference.torch.reference import TorchReference
 from zif.reference.torch.runtime import TorchRuntime
 
 
-class TorchBackend:
+class TorchBackend(Backend):
     """Serves every model on a torch device through the reference kernels; plugins override what they have better."""
 
     name = "torch"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import NO_FACTS, Program, ProgramFacts, Staged
+from zif.contract.executable import NO_FACTS, Executables, Program, ProgramFacts, Staged
 from zif.contract.step import StepShape
 from zif.reference.torch.runtime import copy_into, torch_dtype
 
@@ -72,7 +72,7 @@ class EagerExecutable:
         return buffer
 
 
-class EagerExecutables:
+class EagerExecutables(Executables):
     """Programs run op by op. Shapes are padded only as far as keeps their number small."""
 
     def __init__(self, device: torch.device) -> None:

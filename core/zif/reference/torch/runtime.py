@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from zif.contract.arrays import ArraySpec
-from zif.contract.backend import MemoryInfo
+from zif.contract.backend import MemoryInfo, Runtime
 from zif.reference.host import host_memory
 
 HostArray = np.ndarray[Any, Any]
@@ -72,7 +72,7 @@ class _Arrived:
         return self._arrays
 
 
-class TorchRuntime:
+class TorchRuntime(Runtime):
     """Runtime of a synchronous torch device. Asynchronous ones override ``fetch`` and ``synchronize``."""
 
     def __init__(self, device: str = "cpu") -> None:
