@@ -47,7 +47,7 @@ FIELDS = sorted(
         (model.__name__, parameter.names[model.api], DECLARED[type(parameter.kind)])
         for model in (ChatRequest, CompletionRequest, NativeSampling)
         for parameter in PARAMETERS.values()
-        if type(parameter.kind) in DECLARED
+        if type(parameter.kind) in DECLARED and model.api in parameter.names
     }
     | {
         (model.__name__, name, kind.__name__)

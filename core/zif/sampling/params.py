@@ -170,7 +170,7 @@ class SamplingParams:
         needs=SCORED, apis=(),
     )  # fmt: skip
     prompt_logprobs: int | None = parameter(
-        None, Whole(0, MAX_LOGPROBS), "As ``logprobs``, for the tokens of the prompt.", apis=()
+        None, Whole(0, MAX_LOGPROBS), "As ``logprobs``, for the tokens of the prompt; not in streams.", apis=("openai",)
     )
     n: int = parameter(1, Whole(1, 128), "Answers to the prompt.")
     needs: int = dataclasses.field(init=False, repr=False, compare=False, default=0)

@@ -11,7 +11,7 @@ from fastapi import Response
 
 from zif.frontend.output import Delta, collect
 from zif.server.body import JsonRouter
-from zif.server.routes.shapes import FINGERPRINT, RunningUsage, chat_logprobs, new_id, usage_of
+from zif.server.routes.shapes import FINGERPRINT, RunningUsage, chat_logprobs, new_id, prompt_scores, usage_of
 from zif.server.schemas.chat import ChatRequest
 from zif.server.service import Service
 from zif.server.stream import DONE, EventStream, event, json_response
@@ -56,6 +56,12 @@ async def answer_chat(service: Service, request: ChatRequest) -> Response:
         for choice in completion.choices
     ]
     answer["usage"] = usage_of([completion])
+    if request.return_token_ids:
+        answer["prompt_token_ids"] = prompt
+        for shown, choice in zip(answer["choices"], completion.choices, strict=True):
+            shown["token_ids"] = choice.token_ids
+    if request.given("prompt_logprobs") is not None:
+        answer["prompt_logprobs"] = prompt_scores(completion.prompt_logprobs or ())
     return json_response(answer)
 
 
@@ -65,7 +71,7 @@ async def _chunks(
     usage = RunningUsage([prompt])
     begun: set[int] = set()
 
-    def chunk(index: int, delta: dict[str, Any], **rest: Any) -> bytes:
+    def chunk(index: int, delta: dict[str, Any], head: dict[str, Any] = head, **rest: Any) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None, **rest}
         payload = {**head, "choices": [choice]}
         if request.continuous_usage:
@@ -78,10 +84,11 @@ async def _chunks(
             out = b""
             if news.index not in begun:
                 begun.add(news.index)
-                out = chunk(news.index, {"role": "assistant", "content": ""})
+                first = {**head, "prompt_token_ids": prompt} if request.return_token_ids else head
+                out = chunk(news.index, {"role": "assistant", "content": ""}, head=first)
             if news.finish_reason is not None:
                 rest: dict[str, Any] = {"finish_reason": news.finish_reason, "stop_reason": news.stop_reason}
-            elif news.text or news.logprobs:
+            elif news.text or news.logprobs or (request.return_token_ids and news.token_ids):
                 rest = {}
             else:  # within a character, or within what may become a stop string
                 if out:
@@ -89,6 +96,8 @@ async def _chunks(
                 continue
             if news.logprobs:
                 rest["logprobs"] = chat_logprobs(news.logprobs)
+            if request.return_token_ids:
+                rest["token_ids"] = news.token_ids
             yield out + chunk(news.index, {"content": news.text} if news.text or not rest else {}, **rest)
     if request.include_usage:
         yield event({**head, "choices": [], "usage": usage.report()})

@@ -13,7 +13,15 @@ from fastapi import Response
 from zif.frontend import Completion, Delta, Frontend, ScoredToken
 from zif.frontend.output import collect
 from zif.server.body import JsonRouter
-from zif.server.routes.shapes import FINGERPRINT, CompletionLogprobs, RunningUsage, new_id, offsets, usage_of
+from zif.server.routes.shapes import (
+    FINGERPRINT,
+    CompletionLogprobs,
+    RunningUsage,
+    new_id,
+    offsets,
+    prompt_scores,
+    usage_of,
+)
 from zif.server.schemas.completions import CompletionRequest
 from zif.server.service import Service
 from zif.server.stream import DONE, EventStream, event, json_response
@@ -94,9 +102,20 @@ def _choices(completion: Completion, echo: _Echo, request: CompletionRequest) ->
             "logprobs": _logprobs(request, echo, completion.prompt_logprobs, choice.logprobs),
             "finish_reason": choice.finish_reason,
             "stop_reason": choice.stop_reason,
+            **(_ids(completion.prompt_ids, choice.token_ids) if request.return_token_ids else {}),
+            **(
+                {"prompt_logprobs": prompt_scores(completion.prompt_logprobs or ())}
+                if request.given("prompt_logprobs") is not None
+                else {}
+            ),
         }
         for choice in completion.choices
     ]
+
+
+def _ids(prompt: Sequence[int] | None, answer: list[int]) -> dict[str, Any]:
+    """What ``return_token_ids`` asks for; a stream says the prompt's once."""
+    return {"token_ids": answer} if prompt is None else {"prompt_token_ids": prompt, "token_ids": answer}
 
 
 def _logprobs(
@@ -125,11 +144,12 @@ async def _chunks(
         async for news in deltas:
             usage.add(news)
             echo = echoes[news.prompt_index]
-            text = news.text
+            text, prompt = news.text, None
             if news.index not in begun:
                 begun.add(news.index)
-                text = echo.text + text
-            if not (text or news.logprobs or news.prompt_logprobs or news.finish_reason):
+                text, prompt = echo.text + text, prompts[news.prompt_index]
+            ids = _ids(prompt, news.token_ids) if request.return_token_ids else {}
+            if not (text or news.logprobs or news.prompt_logprobs or news.finish_reason or ids):
                 continue  # within a character, or within what may become a stop string
             payload = {
                 **head,
@@ -140,6 +160,7 @@ async def _chunks(
                         "logprobs": _logprobs(request, echo, news.prompt_logprobs, news.logprobs),
                         "finish_reason": news.finish_reason,
                         "stop_reason": news.stop_reason,
+                        **ids,
                     }
                 ],
             }

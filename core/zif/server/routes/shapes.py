@@ -56,6 +56,19 @@ class RunningUsage:
         return usage(self._prompt_tokens, self._completion_tokens, sum(self._cached))
 
 
+def prompt_scores(tokens: Iterable[ScoredToken | None]) -> list[dict[str, Any] | None]:
+    """Return ``prompt_logprobs`` in vLLM's shape: an object a token, by token id; the first token has none."""
+    return [None if token is None else _by_id(token) for token in tokens]
+
+
+def _by_id(token: ScoredToken) -> dict[str, Any]:
+    ranked = [*((other, rank) for rank, other in enumerate(token.top, 1)), (token.chosen, token.rank)]
+    return {
+        str(score.token_id): {"logprob": finite(score.logprob), "rank": rank, "decoded_token": score.text}
+        for score, rank in ranked
+    }
+
+
 def chat_logprobs(tokens: Iterable[ScoredToken]) -> dict[str, Any]:
     """Return the ``logprobs`` of a chat choice."""
     return {

@@ -156,9 +156,14 @@ class SamplingRequest(OpenAIParameters):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     cache_salt: CacheSalt = None
+    return_token_ids: bool | None = None
 
     @model_validator(mode="after")
     def _check(self) -> SamplingRequest:
+        if self.stream and self.given("prompt_logprobs") is not None:
+            raise PydanticCustomError(
+                "conflict", "prompt_logprobs are for requests without stream: true", {"field": "prompt_logprobs"}
+            )
         if self.stream_options is not None and not self.stream:
             raise PydanticCustomError(
                 "conflict", "stream_options are for requests with stream: true", {"field": "stream_options"}

@@ -55,6 +55,6 @@ class CompletionRequest(SamplingRequest):
         decided: dict[str, Any] = {}
         if self.logprobs is not None:
             decided["logprobs"] = self.logprobs
-            if self.echo:
+            if self.echo and self.given("prompt_logprobs") is None:
                 decided["prompt_logprobs"] = self.logprobs
         return self.sampling({"max_tokens": DEFAULT_MAX_TOKENS, **defaults}, **decided)

@@ -91,8 +91,6 @@ REFUSED: Mapping[str, Field] = dict(
         *_fields("disagg_prefill_dp_rank data_parallel_rank routed_dp_rank", _BODIES, _ONE_ENGINE),
         *_fields("vllm_xargs", _OPENAI, "there is nothing that takes it"),
         *_fields("token_ids_logprob", _BODIES, "alternatives are the most likely tokens"),
-        *_fields("prompt_logprobs", _OPENAI, "use completions with echo and logprobs"),
-        *_fields("return_token_ids", _OPENAI, "use /generate, which reports output_ids"),
         *_fields("truncate_prompt_tokens", _OPENAI, "cut the prompt yourself: /tokenize counts its tokens"),
         *_fields("return_tokens_as_token_ids", _OPENAI, "log-probabilities are reported with the text of tokens"),
         *_fields("return_hidden_states return_routed_experts return_entropy return_bytes", _BODIES, _NOT_REPORTED),
