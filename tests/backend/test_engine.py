@@ -358,6 +358,21 @@ def test_a_cache_of_eight_bits_holds_rounded_numbers_in_a_quarter_of_the_bytes(
     assert found[1].prompt_logprobs != run(exact, PROMPTS, scored)[1].prompt_logprobs
 
 
+def test_a_cache_of_int8_has_scales_beside_it_and_loses_less_than_floats_of_eight_bits(llama: Saved) -> None:
+    scored = SamplingParams(temperature=0, max_tokens=2, prompt_logprobs=0)
+    exact, scaled, narrow = (engine_of(llama, kv_cache_dtype=name) for name in ("float32", "int8", "fp8_e4m3"))
+    dim = scaled.runner.cache.groups[0].group.head_dim
+    assert exact.stats()["cache_bytes"] * (dim + 4) == scaled.stats()["cache_bytes"] * 4 * dim
+
+    def scores(engine: Engine) -> Any:
+        answers = run(engine, PROMPTS, scored)
+        return np.array([entry.logprob for answer in answers for entry in (answer.prompt_logprobs or [])[1:]])
+
+    wanted = scores(exact)
+    off, more = (np.abs(scores(engine) - wanted).mean() for engine in (scaled, narrow))
+    assert 0 < off < more / 2
+
+
 def test_a_cache_that_the_backend_cannot_store_is_refused(llama: Saved) -> None:
     with pytest.raises(InvalidSettings, match="fp4: torch stores keys and values in float32, bfloat16, fp8_e4m3"):
         engine_of(llama, kv_cache_dtype="fp4")

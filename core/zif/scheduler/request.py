@@ -38,7 +38,7 @@ class Request:
     ``tokens``         int32: what prefill computes. The prompt, or prompt and output after a retraction.
     ``cached_tokens``  prompt tokens found in the prefix cache when it was first admitted.
     ``rule``           how its tokens end it.
-    ``extra_key``      sequences share cached prefixes only within one key (adapters).
+    ``extra_key``      sequences share cached prefixes only within one key (cache salts).
     ``order``          arrival, counted from 0.
     """
 
