@@ -16,7 +16,6 @@ from zif.contract.backend import Capabilities, ConfigChange
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import Group
 from zif.contract.errors import NoUsableDevice
-from zif.contract.formats import ScaledFormat, plain_formats
 from zif.contract.info import Device
 from zif.contract.kernel import KernelSet
 from zif.reference.host import user_cache
@@ -53,10 +52,9 @@ class TpuBackend(JaxBackend):
         return (*self._pallas, TpuReference())
 
     def cache_formats(self) -> Sequence[CacheFormat]:
-        """Plain ones and ``int8`` by the reference; before them, where there are Pallas kernels, joined ones."""
-        dtypes = self.capabilities.dtypes
-        joined = [JoinedFormat(dtype) for dtype in dtypes] if self._pallas else []
-        return (*joined, *plain_formats(*dtypes), ScaledFormat())
+        """The reference's; before them, where there are Pallas kernels, joined ones."""
+        joined = [JoinedFormat(dtype) for dtype in self.capabilities.dtypes] if self._pallas else []
+        return (*joined, *super().cache_formats())
 
     def resolve_config(self, config: Mapping[str, Any]) -> Sequence[ConfigChange]:
         """Fewer requests at once where their page tables would not fit in scalar memory."""

@@ -8,7 +8,7 @@ from typing import Any
 from zif.contract.backend import Backend, Capabilities, ConfigChange
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
-from zif.contract.formats import reference_formats
+from zif.contract.formats import ScaledFormat, plain_formats
 from zif.contract.kernel import KernelSet
 from zif.reference.jax.executables import JaxExecutables
 from zif.reference.jax.mesh import MeshCommunicator
@@ -40,4 +40,4 @@ class JaxBackend(Backend):
         return (JaxReference(),)
 
     def cache_formats(self) -> Sequence[CacheFormat]:
-        return reference_formats(self.capabilities.dtypes)
+        return (*plain_formats(*self.capabilities.dtypes), ScaledFormat())
