@@ -26,15 +26,23 @@ PARAMS = [
 ]
 
 
-def answers(framework: Framework, path: Path) -> list[Answer]:
-    settings = Settings(model=str(path), max_total_tokens=512, page_size=4, dtype="float32", max_running_requests=8)
+def answers(framework: Framework, path: Path, cache: str) -> list[Answer]:
+    settings = Settings(
+        model=str(path),
+        max_total_tokens=512,
+        page_size=4,
+        dtype="float32",
+        max_running_requests=8,
+        kv_cache_dtype=cache,
+    )
     return run(build_engine(settings, progress=False, backend=framework.backend()), PROMPTS, PARAMS)
 
 
-def test_the_engine_serves_the_same_on_both(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cache", ["float32", "int8"])
+def test_the_engine_serves_the_same_on_both(tmp_path: Path, cache: str) -> None:
     """Overlapped on JAX, whose launches return early; with penalties, filters and logprobs."""
     path = save("qwen3", tmp_path).path
-    on_torch, on_jax = (answers(framework, path) for framework in BOTH)
+    on_torch, on_jax = (answers(framework, path, cache) for framework in BOTH)
     assert [answer.tokens for answer in on_jax] == [answer.tokens for answer in on_torch]
     assert [len(answer.tokens) for answer in on_torch] == [6, 6, 6]
     for mine, theirs in zip(on_jax[0].logprobs, on_torch[0].logprobs, strict=True):
