@@ -61,7 +61,7 @@ class EngineOutput:
     with the first token: one entry a prompt token, the first one None. ``error`` says why a request
     ended with "error", ``overloaded`` that it may succeed later, ``faulty`` that the model's logits were no numbers to
     draw from. ``cached_tokens`` is on the first and
-    the last output.
+    the last output. ``number`` is on the first: what the engine calls the request by in news of many.
     """
 
     request_id: str
@@ -74,6 +74,7 @@ class EngineOutput:
     error: str | None = None
     overloaded: bool = False
     faulty: bool = False
+    number: int = -1
 
     @property
     def exception(self) -> ZifError:

@@ -12,6 +12,7 @@ from zif.engine.pace import Pace
 from zif.engine.results import StepResult
 from zif.engine.runner import Drawing, InFlight, Runner
 from zif.engine.table import BANS
+from zif.engine.wire import News
 from zif.messages import EngineOutput, EngineRequest, TokenLogprob
 from zif.sampling.masks import Mask
 from zif.sampling.params import SCORED
@@ -38,6 +39,7 @@ class Engine:
         self.runner = runner
         self._facts = facts
         self._in_flight: InFlight | None = None
+        self._ids: dict[int, str] = {}
         self._scored: dict[str, list[TokenLogprob | None]] = {}
         self._pace = Pace()
         self._started = time.monotonic()
@@ -61,6 +63,7 @@ class Engine:
             return EngineOutput(
                 request.request_id, finish_reason="error", error=str(error), overloaded=isinstance(error, Overloaded)
             )
+        self._ids[queued.order] = queued.id
         if request.params.prompt_logprobs is not None:
             self._scored[request.request_id] = [None] * len(request.prompt_ids)
         return None
@@ -83,6 +86,11 @@ class Engine:
         return self._pace.room(time.perf_counter())
 
     def step(self) -> list[EngineOutput]:
+        """What :meth:`advance` does, with an output for each request."""
+        news = self.advance()
+        return news.others + [EngineOutput(self._ids[number], tokens) for number, tokens in news.plain()]
+
+    def advance(self) -> News:
         """Launch the next step and return what became known: of the step before, where steps overlap."""
         begin = time.perf_counter()
         drawing = self._draw(self._pace.room(begin))
@@ -97,8 +105,10 @@ class Engine:
             self._pace.launched(now, now - begin, decode=batch.decode_only, behind=before is not None)
         if not self.scheduler.config.overlap:
             before, self._in_flight = self._in_flight, None
-        outputs = self._commit(before) if before is not None else []
-        return outputs if drawing is None else outputs + self._commit_drawn(drawing)
+        news = self._commit(before) if before is not None else News()
+        if drawing is not None:
+            news.others += self._commit_drawn(drawing)
+        return news
 
     def flush_cache(self) -> bool:
         """Forget cached prefixes; False while requests run."""
@@ -121,7 +131,7 @@ class Engine:
             **self._facts,
         }
 
-    def _commit(self, launched: InFlight) -> list[EngineOutput]:
+    def _commit(self, launched: InFlight) -> News:
         begin = time.perf_counter()
         result = self.runner.collect(launched)
         now = time.perf_counter()
@@ -129,8 +139,9 @@ class Engine:
         for request, first, scores in result.prompt_logprobs(launched.batch):
             if request.id in self._scored:  # not aborted meanwhile
                 self._scored[request.id][first : first + len(scores)] = scores
-        updates = self.scheduler.commit(launched.batch, result.tokens, result.faulty(launched.batch), result.counts)
-        return [self._output(update, result) for update in updates]
+        done = self.scheduler.commit(launched.batch, result.tokens, result.faulty(launched.batch), result.counts)
+        others = [self._output(update, result) for update in done.updates]
+        return News(done.numbers, done.tokens, done.counts, others)
 
     def _draw(self, patience: float | None) -> Drawing | None:
         """Launch the draw of undrawn requests whose masks are there.
@@ -167,12 +178,15 @@ class Engine:
 
     def _output(self, update: Update, result: StepResult | None) -> EngineOutput:
         request = update.request
-        known = len(request.output_ids) > len(update.tokens)
-        if update.finish_reason is None and known and not request.params.needs & SCORED:
+        if update.finish_reason is None and not update.first and not request.params.needs & SCORED:
             return EngineOutput(request.id, update.tokens)
         output = EngineOutput(request.id, finish_reason=update.finish_reason, stop_reason=update.stop_reason)
-        if update.finish_reason is not None or not known:  # said once at each end
+        if update.finish_reason is not None or update.first:  # said once at each end
             output.cached_tokens = request.cached_tokens
+        if update.finish_reason is not None:
+            del self._ids[request.order]
+        elif update.first:
+            output.number = request.order
         if update.tokens:
             assert result is not None
             output.token_ids = update.tokens

@@ -23,7 +23,7 @@ class StepResult:
     tokens: HostArray
     arrays: Mapping[str, HostArray]
     plan: LogitsPlan
-    counts: list[int] | None = None
+    counts: HostArray | None = None
 
     @classmethod
     def of(cls, arrays: Mapping[str, HostArray], plan: LogitsPlan) -> StepResult:
@@ -34,7 +34,7 @@ class StepResult:
             return cls(arrays["tokens"][plan.sampled], arrays, plan)
         counts = arrays["accepted"][: len(plan.runs)] + 1
         places = np.arange(int(counts.sum())) + np.repeat(plan.sampled - (np.cumsum(counts) - counts), counts)
-        return cls(arrays["tokens"][places], arrays, plan, counts.tolist())
+        return cls(arrays["tokens"][places], arrays, plan, counts)
 
     def logprobs(self, index: int, count: int, top: int) -> list[TokenLogprob]:
         """Those of the first ``count`` tokens of the ``index``-th that samples, with ``top`` alternatives each."""

@@ -1,7 +1,7 @@
 """Commands and news between a client and an engine loop, as small picklable tuples.
 
-Most news is one more token for each of many requests. Those travel as two flat lists, which cost a
-tenth of what objects do to pickle; everything else travels as :class:`EngineOutput`.
+Most news is one more token for each of many requests. Those travel as two arrays, which cost the same to make, to
+pickle and to read however many they are; everything else travels as :class:`EngineOutput`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from zif.contract import errors
 from zif.contract.errors import EngineDead, ZifError
 from zif.messages import EngineOutput, EngineRequest
+from zif.scheduler.batch import split_runs
 
 Question = Literal["flush_cache", "stats"]
 
@@ -91,30 +95,28 @@ class Failed:
 
 @dataclass(slots=True)
 class News:
-    """Outputs of a step: plain tokens as two lists, the others whole."""
+    """Outputs of a step: what is tokens alone as arrays, whatever the number of requests, and the others whole.
 
-    ids: list[str] = field(default_factory=list)
-    tokens: list[int] = field(default_factory=list)
+    ``numbers`` int64 [m] are the requests by the number that their first output told. Of each there is a token in
+    ``tokens``, or ``counts`` int32 [m] of them, one after the other. No request is there twice.
+    """
+
+    numbers: npt.NDArray[np.int64] = field(default_factory=lambda: _NO_NUMBERS)
+    tokens: npt.NDArray[np.int32] = field(default_factory=lambda: _NO_TOKENS)
+    counts: npt.NDArray[np.int32] | None = None
     others: list[EngineOutput] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, outputs: Sequence[EngineOutput]) -> News:
-        """Sort outputs; a request's own order is kept, as it has at most one output a step."""
-        news = cls()
-        for output in outputs:
-            plain = output.logprobs is None and output.prompt_logprobs is None and output.finish_reason is None
-            if plain and len(output.token_ids) == 1 and not output.cached_tokens:
-                news.ids.append(output.request_id)
-                news.tokens.append(output.token_ids[0])
-            else:
-                news.others.append(output)
-        return news
+    def __len__(self) -> int:
+        return len(self.numbers) + len(self.others)
 
-    def __iter__(self) -> Iterator[EngineOutput]:
-        for request_id, token in zip(self.ids, self.tokens, strict=True):
-            yield EngineOutput(request_id, [token])
-        yield from self.others
+    def plain(self) -> Iterator[tuple[int, list[int]]]:
+        """The number and tokens of each request of which there is no more to say."""
+        numbers, tokens = self.numbers.tolist(), self.tokens.tolist()
+        counts = [1] * len(numbers) if self.counts is None else self.counts.tolist()
+        yield from zip(numbers, split_runs(tokens, counts), strict=True)
 
 
+_NO_NUMBERS: npt.NDArray[np.int64] = np.empty(0, np.int64)
+_NO_TOKENS: npt.NDArray[np.int32] = np.empty(0, np.int32)
 Command = Add | Abort | Ask | Stop
 Message = News | Reply | Ready | Beat | Failed

@@ -18,10 +18,11 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from zif.contract.errors import EngineDead, ZifError
+from zif.contract.errors import EngineDead
 from zif.engine.wire import Abort, Add, Ask, Beat, Command, Failed, Message, News, Question, Ready, Reply, Stop
 from zif.messages import EngineOutput, EngineRequest
 from zif.process import child
+from zif.process.inbox import Inbox
 
 if TYPE_CHECKING:
     from zif.process.loop import Build
@@ -38,7 +39,8 @@ class Client(ABC):
     """What both clients share: requests' queues, questions and their answers, the engine's end."""
 
     def __init__(self) -> None:
-        self._queues: dict[str, asyncio.Queue[EngineOutput | ZifError]] = {}
+        self._inboxes: dict[str, Inbox] = {}
+        self._by_number: dict[int, Inbox] = {}
         self._answers: dict[int, asyncio.Future[Any]] = {}
         self._numbers = itertools.count()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -73,23 +75,22 @@ class Client(ABC):
         """See :meth:`zif.frontend.client.EngineClient.submit`."""
         if self._failure is not None or self._stopping:
             raise EngineDead(self._failure or "the engine is shutting down")
-        inbox: asyncio.Queue[EngineOutput | ZifError] = asyncio.Queue()
+        inbox = Inbox(request.request_id)
         self._expect()
         self._owed.add(request.request_id)
-        self._queues[request.request_id] = inbox
+        self._inboxes[request.request_id] = inbox
         self._post(Add(request))
         try:
             while True:
                 output = await inbox.get()
-                if isinstance(output, ZifError):
-                    raise output
                 if output.finish_reason == "error":
                     raise output.exception
                 yield output
                 if output.finish_reason is not None:
                     return
         finally:
-            self._queues.pop(request.request_id, None)
+            self._inboxes.pop(request.request_id, None)
+            self._by_number.pop(inbox.number, None)
             self._owed.discard(request.request_id)
 
     async def abort(self, request_ids: Sequence[str] | None) -> None:
@@ -114,7 +115,7 @@ class Client(ABC):
         if self._ready is None:
             return
         deadline = time.monotonic() + drain_seconds
-        while self._queues and self._failure is None and time.monotonic() < deadline:
+        while self._inboxes and self._failure is None and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         if self._failure is None:
             self._post(Abort(None))
@@ -187,12 +188,12 @@ class Client(ABC):
     def _deliver(self, message: Message) -> None:
         match message:
             case News():
-                for output in message:
-                    if output.finish_reason is not None:
-                        self._owed.discard(output.request_id)
-                    inbox = self._queues.get(output.request_id)
+                for output in message.others:
+                    self._hand_on(output)
+                for number, tokens in message.plain():
+                    inbox = self._by_number.get(number)
                     if inbox is not None:
-                        inbox.put_nowait(output)
+                        inbox.put_tokens(tokens)
             case Reply(number, value):
                 answer = self._answers.get(number)
                 if answer is not None and not answer.done():
@@ -206,6 +207,17 @@ class Client(ABC):
             case Failed():
                 self._fail(message)
 
+    def _hand_on(self, output: EngineOutput) -> None:
+        if output.finish_reason is not None:
+            self._owed.discard(output.request_id)
+        inbox = self._inboxes.get(output.request_id)
+        if inbox is None:
+            return
+        if output.number >= 0:
+            inbox.number = output.number
+            self._by_number[output.number] = inbox
+        inbox.put(output)
+
     def _fail(self, failed: Failed) -> None:
         """The engine is dead: end whatever waits for it."""
         if self._failure is not None:
@@ -218,8 +230,8 @@ class Client(ABC):
         self._failure = str(failed.error())
         if not self._stopping:
             logger.error("the engine has died: %s", self._failure)
-        for inbox in self._queues.values():
-            inbox.put_nowait(EngineDead(self._failure))
+        for inbox in self._inboxes.values():
+            inbox.fail(EngineDead(self._failure))
         for answer in self._answers.values():
             if not answer.done():
                 answer.set_exception(EngineDead(self._failure))

@@ -141,9 +141,9 @@ def _run(engine: Engine, port: Port) -> None:
             spent += time.monotonic() - began
             if spent > COMMANDS_SECONDS and engine.has_work and not engine.patience:
                 break
-        outputs = engine.step()
-        if outputs:
-            port.send(News.of(outputs))
+        news = engine.advance()
+        if news:
+            port.send(news)
             said = time.monotonic()
         elif time.monotonic() - said > BEAT_SECONDS:
             port.send(Beat())
@@ -162,9 +162,9 @@ def _obey(engine: Engine, command: Command, port: Port) -> None:
         case Add(request):
             refusal = engine.add(request)
             if refusal is not None:
-                port.send(News.of([refusal]))
+                port.send(News(others=[refusal]))
         case Abort(request_ids):
-            port.send(News.of(engine.abort(request_ids)))
+            port.send(News(others=engine.abort(request_ids)))
         case Ask(number, "flush_cache"):
             port.send(Reply(number, engine.flush_cache()))
         case Ask(number, "stats"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import NamedTuple
@@ -84,11 +84,9 @@ class Batch:
         return not self.drafts and self.num_decodes == len(self.requests)
 
     @property
-    def sampled(self) -> list[int]:
+    def sampled(self) -> IndexArray:
         """The entries of ``sampling``."""
-        drawn = self.samples if self.waits is None else self.samples & ~self.waits
-        entries: list[int] = np.flatnonzero(drawn).tolist()
-        return entries
+        return np.flatnonzero(self.samples if self.waits is None else self.samples & ~self.waits)
 
     @property
     def num_tokens(self) -> int:
@@ -102,6 +100,7 @@ class Update:
 
     ``tokens`` are those that it keeps, more than one where drafts were accepted. ``index`` is its place in
     ``batch.sampling``, -1 where there are none: a request that only has its prompt scored ends without one.
+    ``first``: it had no tokens before.
     """
 
     request: Request
@@ -109,6 +108,32 @@ class Update:
     index: int
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
+    first: bool = False
+
+
+@dataclass(slots=True)
+class Committed:
+    """What a committed step brought.
+
+    ``updates`` are of requests of which there is more to say than tokens: the first ones, an end, scores. The others
+    that sampled have their tokens here, which is most of most steps: ``plain`` [m] are their places in ``sampling``,
+    ``numbers`` [m] their orders of arrival, ``tokens`` those of one after the other, a token each or ``counts`` [m].
+    Each request is in one of both. Iteration gives an update for each.
+    """
+
+    sampling: Sequence[Request]
+    plain: IndexArray
+    numbers: npt.NDArray[np.int64]
+    tokens: IntArray
+    counts: IntArray | None
+    updates: list[Update]
+
+    def __iter__(self) -> Iterator[Update]:
+        yield from self.updates
+        counts = [1] * len(self.plain) if self.counts is None else self.counts.tolist()
+        runs = split_runs(self.tokens.tolist(), counts)
+        for index, run in zip(self.plain.tolist(), runs, strict=True):
+            yield Update(self.sampling[index], run, index)
 
 
 class Decodes(NamedTuple):
@@ -192,30 +217,11 @@ def build_batch(
     )
 
 
-class DecodeFacts(NamedTuple):
-    """Of requests that decode: ``rows`` and ``needs``, the ``drafts`` that each brings (None where none does), and
-    whether some are ``masked``.
-    """
-
-    rows: IntArray
-    needs: int
-    drafts: IntArray | None
-    masked: bool
-
-
-def decode_facts(requests: Sequence[Request]) -> DecodeFacts:
-    """Those of ``requests``."""
-    drafts = np.array([request.drafts for request in requests], np.int32)
-    rows = np.array([request.row for request in requests], np.int32)
-    masked = any(request.masks is not None for request in requests)
-    return DecodeFacts(rows, sampler_needs(requests), drafts if drafts.any() else None, masked)
-
-
 def split_runs(tokens: list[int], counts: Sequence[int]) -> list[list[int]]:
     """``tokens``, cut into runs of these lengths."""
-    ends = list(itertools.accumulate(counts))
+    ends = list(itertools.accumulate(counts, initial=0))
     assert len(tokens) == ends[-1], f"{len(tokens)} tokens in runs of {ends[-1]}"
-    return [tokens[end - count : end] for end, count in zip(ends, counts, strict=True)]
+    return [tokens[begin:end] for begin, end in itertools.pairwise(ends)]
 
 
 def sampler_needs(requests: Iterable[Request]) -> int:

@@ -204,18 +204,19 @@ class Memory:
         which, indices = _begun(starts, counts, self.page_size)
         return self._entries(rows[which], indices)
 
-    def settle(self, row: int, drafts: int, rejected: int) -> None:
-        """Of the ``drafts`` of a step that has completed ``rejected`` were wrong: give their pages back.
+    def settle(self, rows: IntArray, drafts: IntArray, rejected: IntArray) -> None:
+        """Of the ``drafts`` of a step that has completed ``rejected`` of each of ``rows`` were wrong: free their pages.
 
         Steps in flight were launched for as many positions more; they do not reach the pages behind the new end.
         """
-        self.drafts[row] -= drafts
-        if not rejected:
-            return
-        before, last = int(self.kv[row]), int(self.last[row])
-        self.kv[row] -= rejected
+        self.drafts[rows] -= drafts
+        self.kv[rows] -= rejected
+        ends, steps = self.kv[rows], self.last[rows]
         for table, size, allocator in zip(self.pages, self.geometry.sizes, self.allocators, strict=True):
-            allocator.free(table[row, -(-(before - rejected) // size) : -(-before // size)].copy(), last)
+            which, indices = _begun(ends, rejected, size)
+            pages, last = table[rows[which], indices], steps[which]
+            for step in np.unique(last).tolist():
+                allocator.free(pages[last == step], step)
 
     def share(self, request: Request, step: int) -> None:
         """Give the prefix cache what ``request`` has computed of its ``tokens``, ``step`` (just made) included.

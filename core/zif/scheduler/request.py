@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from enum import Enum, auto
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,13 @@ from zif.sampling.params import SamplingParams
 from zif.sampling.stop import StopRule, granted
 
 _NO_INPUTS: Mapping[str, Any] = MappingProxyType({})
+
+
+class Tail(Protocol):
+    """Where a request's newest tokens wait."""
+
+    def pull(self, request: Request) -> None:
+        """Hand them to :meth:`Request.extend_output`."""
 
 
 class Status(Enum):
@@ -33,7 +40,6 @@ class Request:
     """State of one request, owned by the scheduler. Others read.
 
     ``prompt``         int32 [n], the prompt.
-    ``output_ids``     tokens sampled and committed so far.
     ``row``            its row of the request table, 0 while it has none.
     ``tokens``         int32: what prefill computes. The prompt, or prompt and output after a retraction.
     ``cached_tokens``  prompt tokens found in the prefix cache when it was first admitted.
@@ -43,6 +49,7 @@ class Request:
     """
 
     __slots__ = (
+        "_output",
         "cached_tokens",
         "drafts",
         "extra_key",
@@ -52,7 +59,6 @@ class Request:
         "masks",
         "matched",
         "order",
-        "output_ids",
         "params",
         "prompt",
         "retractions",
@@ -60,6 +66,7 @@ class Request:
         "rule",
         "scored",
         "status",
+        "tail",
         "tokens",
         "turn",
     )
@@ -81,7 +88,9 @@ class Request:
         self.inputs = inputs or _NO_INPUTS
         self.masks = masks
         self.rule = StopRule.of(params, eos_token_ids)
-        self.output_ids: list[int] = []
+        self._output: list[int] = []
+        self.tail: Tail | None = None
+        """While it runs: what has its newest tokens."""
         self.status = Status.WAITING
         self.finish_reason: FinishReason | None = None
         self.order = -1
@@ -102,6 +111,17 @@ class Request:
     def prompt_ids(self) -> list[int]:
         ids: list[int] = self.prompt.tolist()
         return ids
+
+    @property
+    def output_ids(self) -> list[int]:
+        """Tokens sampled and committed so far; not to be changed."""
+        if self.tail is not None:
+            self.tail.pull(self)
+        return self._output
+
+    def extend_output(self, tokens: Sequence[int]) -> None:
+        """These have been sampled and committed, too."""
+        self._output += tokens
 
     @property
     def num_tokens(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from zif.cache.allocator import IntArray
@@ -11,18 +9,19 @@ from zif.cache.groups import window_units
 from zif.scheduler.memory import Memory
 from zif.scheduler.policy import NewTokenRatio
 from zif.scheduler.request import Request
+from zif.scheduler.running import Running
 
 
-def pages_still_needed(memory: Memory, running: Sequence[Request], ratio: float, max_chunk: int) -> IntArray:
+def pages_still_needed(memory: Memory, running: Running, ratio: float, max_chunk: int) -> IntArray:
     """Pages that ``running`` requests need beyond those they have: int32 [G].
 
     All of what is left of their prompts, and the part ``ratio`` of the output they may still make.
     """
-    if not running:
+    rows = running.rows()
+    if not len(rows):
         return np.zeros(len(memory.groups), dtype=np.int32)
-    rows = np.array([request.row for request in running], dtype=np.int32)
     kv = memory.kv[rows]
-    known = np.maximum(kv, np.array([len(request.tokens) for request in running], dtype=np.int32))
+    known = np.maximum(kv, running.known[rows])
     return _pages(memory, kv, known, memory.final[rows], memory.dead[:, rows], ratio, max_chunk)
 
 

@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zif.cache.allocator import IntArray
 from zif.cache.groups import HostGroup
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.messages import FinishReason
 from zif.scheduler.batch import (
     Batch,
     Chunk,
-    DecodeFacts,
+    Committed,
     Decodes,
     Update,
     build_batch,
-    decode_facts,
     join_changes,
-    sampler_needs,
-    split_runs,
 )
+from zif.scheduler.committing import take
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.distrust import Distrusted
 from zif.scheduler.memory import Memory, PageChanges
 from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
 from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
+from zif.scheduler.running import Running
 from zif.scheduler.waiting import Waiting
 
 SCORED_POSITIONS = 256
@@ -76,9 +76,7 @@ class Scheduler:
         """No step has more tokens."""
         self._requests: dict[str, Request] = {}
         self._waiting = Waiting()
-        self._prefilling: list[Request] = []
-        self._decoding: list[Request] = []
-        self._decode_facts: DecodeFacts | None = None  # of _decoding; None: to be made anew
+        self._running = Running(config.max_running_requests, config.drafts)
         self._in_flight: deque[Batch] = deque()
         self._drawing = 0  # draws that were launched and are not committed
         self._masked = 0  # requests whose tokens wait for masks
@@ -128,7 +126,7 @@ class Scheduler:
         if request is None:
             return None
         self._finish([request], "abort")
-        return Update(request, [], -1, "abort")
+        return Update(request, [], -1, "abort", first=not request.output_ids)
 
     def request_ids(self) -> list[str]:
         """Ids of all requests that have not ended."""
@@ -142,7 +140,7 @@ class Scheduler:
     @property
     def only_decodes(self) -> bool:
         """Whether no prompt is waiting, in whole or in part."""
-        return not (self._waiting or self._prefilling)
+        return not (self._waiting or self._running.prefilling)
 
     def flush_cache(self) -> bool:
         """Forget all cached prefixes. False, and nothing is done, while there is work."""
@@ -155,7 +153,7 @@ class Scheduler:
         """Counters and gauges; pages are summed over the cache groups."""
         memory = self.memory
         return {
-            "num_running": len(self._prefilling) + len(self._decoding),
+            "num_running": len(self._running),
             "num_waiting": len(self._waiting),
             "pages_total": sum(a.capacity for a in memory.allocators),
             "pages_free": sum(a.num_free for a in memory.allocators),
@@ -177,9 +175,8 @@ class Scheduler:
         depth = 1 if self.config.overlap else 0
         assert len(self._in_flight) <= depth, f"{len(self._in_flight)} steps are in flight; commit before scheduling"
         memory, step = self.memory, self._step
-        if memory.windows and (self._prefilling or self._decoding):
-            running = [r.row for r in self._prefilling] + [r.row for r in self._decoding]
-            memory.forget_unseen(np.array(running, dtype=np.int32), step)
+        if memory.windows and self._running:
+            memory.forget_unseen(self._running.rows(), step)
         decodes = self._make_room_for_decodes()
         if decodes is None:
             return None
@@ -191,7 +188,7 @@ class Scheduler:
         if self._in_flight or self._drawing or memory.undrawn.any() or not self._requests:
             return None
         # Several half-done prefills can hold all pages between them: the youngest makes way.
-        assert len(self._prefilling) > 1, "nothing runs, nothing is in flight, and nothing can be admitted"
+        assert len(self._running.prefilling) > 1, "nothing runs, nothing is in flight, and nothing can be admitted"
         self._retract_youngest()
         return self.schedule()
 
@@ -200,24 +197,20 @@ class Scheduler:
 
         Retracts requests if need be; None if that has to wait for the step in flight.
         """
-        memory, ahead = self.memory, 0
+        memory, running, ahead = self.memory, self._running, 0
         while True:
-            decodes = self._decoding
-            if self._decode_facts is None:
-                self._decode_facts = decode_facts(decodes)
-            rows, needs, drafts, masked = self._decode_facts
+            decodes, rows = running.decoding()
             starts = memory.kv[rows]
             active = starts < memory.final[rows]
-            if masked:
+            if self._masked:
                 active &= ~memory.undrawn[rows]
             if not active.all():
                 decodes, rows, starts = list(compress(decodes, active.tolist())), rows[active], starts[active]
-                needs = sampler_needs(decodes)
-                drafts = None if drafts is None else drafts[active]
-            running = len(self._prefilling) + len(self._decoding)
-            spare = ahead if running > 1 else 0
-            if drafts is not None and len(starts):
-                counts = 1 + np.minimum(drafts, memory.final[rows] - starts - 1)
+            needs = int(np.bitwise_or.reduce(running.needs[rows]))
+            masked = bool(self._masked) and bool(running.masked[rows].any())
+            spare = ahead if len(running) > 1 else 0
+            if self.config.drafts and len(starts):
+                counts = 1 + np.minimum(running.drafts[rows], memory.final[rows] - starts - 1)
                 if memory.reserve_runs(starts, counts, spare):
                     return Decodes(decodes, rows, starts, needs, _NO_INDICES, counts, masked)
             fresh = np.flatnonzero(starts % memory.page_size == 0)
@@ -225,10 +218,10 @@ class Scheduler:
                 return Decodes(decodes, rows, starts, needs, fresh, None, masked)
             if self._in_flight or self._drawing:
                 return None
-            assert running > 1, "one request alone must fit: add() refuses those that do not"
+            assert len(running) > 1, "one request alone must fit: add() refuses those that do not"
             self._retract_youngest()
             # Once something had to go, make room for a while: a retraction a step would starve everybody.
-            ahead = len(self._decoding) * NewTokenRatio.AHEAD
+            ahead = running.num_decoding * NewTokenRatio.AHEAD
 
     def _extended(self, decodes: Decodes) -> list[PageChanges]:
         if decodes.counts is not None:
@@ -240,7 +233,7 @@ class Scheduler:
         chunks: list[Chunk] = []
         stalled = False
         self._scorable = SCORED_POSITIONS
-        for request in self._prefilling:
+        for request in self._running.prefilling.values():
             start = int(self.memory.kv[request.row])
             want = self._wanted(request, start, budget)
             count = self.memory.fit(start, want)
@@ -251,7 +244,7 @@ class Scheduler:
                 budget -= count
         if stalled or budget <= 0 or not self._waiting or not self.memory.row_allocator.num_free:
             return chunks, []
-        if self._step < self._admit_from and (self._prefilling or self._decoding):
+        if self._step < self._admit_from and self._running:
             return chunks, []
         return chunks, self._admit(budget, chunks, changes)
 
@@ -266,11 +259,10 @@ class Scheduler:
     def _admit(self, budget: int, chunks: list[Chunk], changes: list[PageChanges]) -> list[Request]:
         """Admit waiting requests while tokens, rows and pages last."""
         memory, cache = self.memory, self.memory.cache
-        running = self._prefilling + self._decoding
-        needed = pages_still_needed(memory, running, self._ratio.value, self.max_step_tokens)
+        needed = pages_still_needed(memory, self._running, self._ratio.value, self.max_step_tokens)
         shared = SharedPrefixes(memory.unit)
         if self.config.radix_cache:
-            for request in self._prefilling:
+            for request in self._running.prefilling.values():
                 shared.add(request, *memory.shared_prefix(request))
         admitted: list[Request] = []
         deferred = 0
@@ -285,7 +277,7 @@ class Scheduler:
                 continue
             lock = cache.lock(match.node)
             need = pages_for_new(memory, request, match.length, self._ratio.value, self.max_step_tokens)
-            alone = not (self._prefilling or self._decoding or admitted)
+            alone = not self._running
             want = self._wanted(request, match.length, budget)
             if not want:  # its positions cannot be scored in this step
                 cache.unlock(lock, after_step=-1)
@@ -310,13 +302,13 @@ class Scheduler:
                 self._cached_tokens += match.length
                 self._prompt_tokens += len(request.prompt)
             request.status = Status.PREFILLING
+            self._running.enter(request)
             self._order.admitted()
             admitted.append(request)
             if count < want:
                 break
         for request in admitted:
             self._waiting.remove(request)
-        self._prefilling.extend(admitted)
         return admitted
 
     def _launch(
@@ -335,11 +327,7 @@ class Scheduler:
             self.memory.share(chunk.request, batch.step)
             if chunk.last:
                 chunk.request.scored = True
-                chunk.request.status = Status.DECODING
-                self._decoding.append(chunk.request)
-                self._decode_facts = None
-        if chunks:
-            self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
+                self._running.decode(chunk.request)
         return batch
 
     # -- results -------------------------------------------------------------------------------------------
@@ -349,8 +337,8 @@ class Scheduler:
         batch: Batch,
         sampled: Sequence[int] | npt.NDArray[np.integer[Any]],
         faulty: Iterable[Request] = (),
-        counts: Sequence[int] | None = None,
-    ) -> list[Update]:
+        counts: Sequence[int] | npt.NDArray[np.integer[Any]] | None = None,
+    ) -> Committed:
         """Step ``batch`` has completed; ``sampled[i]`` is the token drawn for ``batch.sampling[i]``.
 
         With ``counts``, which a batch of drafts needs, there are ``counts[i]`` tokens for it, one after the other.
@@ -360,90 +348,69 @@ class Scheduler:
         """
         assert self._in_flight, "no step is in flight"
         assert self._in_flight[0] is batch, "steps are committed in the order they were made"
-        tokens: list[int] = sampled.tolist() if isinstance(sampled, np.ndarray) else list(sampled)
         assert (counts is None) == (batch.drafts == 0), "drafts were verified if there were any"
-        runs = [[token] for token in tokens] if counts is None else split_runs(tokens, counts)
-        assert len(runs) == len(batch.sampling), f"{len(runs)} runs of tokens for {len(batch.sampling)} entries"
         self._in_flight.popleft()
         self.memory.retire(batch.step)
-        running = [request for request in faulty if request.finish_reason is None]
-        if running:
-            self._finish(running, "error")
-        updates = [Update(request, [], -1, "error") for request in running]
-        ended: dict[FinishReason, list[Request]] = {}
-        if counts is not None:
-            self._settle(batch, counts)
-        self._take(zip(batch.sampling, runs, strict=True), updates, ended)
+        updates = [Update(request, [], -1, "error") for request in faulty if request.finish_reason is None]
+        if updates:
+            self._finish([update.request for update in updates], "error")
+        runs = None if counts is None else np.asarray(counts, np.int32)
+        rows = batch.rows if batch.decode_only and batch.waits is None else batch.rows[batch.sampled]
+        if runs is not None:
+            self._settle(batch, runs)
+        committed = take(self._running, batch.sampling, rows, np.asarray(sampled, np.int32), runs)
+        committed.updates[:0] = updates
         for request in batch.requests[batch.num_decodes :]:
             if not request.samples and request.status is Status.DECODING:
-                updates.append(Update(request, [], -1, "length"))
-                ended.setdefault("length", []).append(request)
-        for why, requests in ended.items():
-            self._finish(requests, why)
-        if not self._prefilling and not self._decoding:
+                committed.updates.append(Update(request, [], -1, "length", first=True))
+        self._end(committed)
+        if not self._running:
             self._ratio.reset()
-        return updates
+        return committed
 
-    def _settle(self, batch: Batch, counts: Sequence[int]) -> None:
+    def _settle(self, batch: Batch, counts: IntArray) -> None:
         """Give back what drafts that were not accepted had reserved."""
-        for request, entry, count in zip(batch.sampling, batch.sampled, counts, strict=True):
-            if entry < batch.num_decodes and request.finish_reason is None:
-                drafts = int(batch.counts[entry]) - 1
-                self.memory.settle(request.row, drafts, drafts + 1 - count)
+        entries = batch.sampled
+        settled = (entries < batch.num_decodes) & self._running.alive[batch.rows[entries]]
+        entries, kept = entries[settled], counts[settled]
+        self.memory.settle(batch.rows[entries], batch.counts[entries] - 1, batch.counts[entries] - kept)
 
     def undrawn(self) -> list[Request]:
         """Requests whose next token waits for a mask, the step that it belongs to being launched."""
-        return [r for r in self._decoding if self.memory.undrawn[r.row]] if self._masked else []
+        if not self._masked:
+            return []
+        requests, rows = self._running.decoding()
+        return list(compress(requests, self.memory.undrawn[rows].tolist()))
 
     def draw(self, requests: Sequence[Request]) -> None:
         """The next tokens of ``requests``, which are undrawn, are being drawn: they take part in steps again."""
         self.memory.undrawn[[request.row for request in requests]] = False
         self._drawing += 1
 
-    def commit_drawn(self, requests: Sequence[Request], tokens: Sequence[int]) -> list[Update]:
+    def commit_drawn(self, requests: Sequence[Request], tokens: Sequence[int]) -> Committed:
         """What :meth:`draw` began has completed, and the step that it belongs to before: a token for each request."""
         self._drawing -= 1
-        updates: list[Update] = []
-        ended: dict[FinishReason, list[Request]] = {}
-        self._take(zip(requests, ([token] for token in tokens), strict=True), updates, ended)
-        for reason, over in ended.items():
-            self._finish(over, reason)
-        return updates
+        rows = np.array([request.row for request in requests], np.int32)
+        committed = take(self._running, requests, rows, np.asarray(tokens, np.int32), None)
+        self._end(committed)
+        return committed
 
-    def _take(
-        self,
-        runs: Iterable[tuple[Request, list[int]]],
-        updates: list[Update],
-        ended: dict[FinishReason, list[Request]],
-    ) -> None:
-        """Give requests the tokens that were drawn for them; adds to ``updates``, and to ``ended`` by reasons."""
-        count = 0
-        for index, (request, run) in enumerate(runs):
-            if request.finish_reason is not None:
-                continue
-            if run[-1] < 0:
-                updates.append(Update(request, [], -1, "error"))
-                ended.setdefault("error", []).append(request)
-                continue
-            rule, output = request.rule, request.output_ids
-            reason, stop = None, None
-            if len(run) > 1 or rule.may_end(len(output), run[0]):
-                kept, reason, stop = rule.cut(len(output), run)
-                del run[kept:]
-            output += run
-            count += len(run)
-            updates.append(Update(request, run, index, reason, stop))
-            if reason is not None:
-                ended.setdefault(reason, []).append(request)
-        self._generation_tokens += count
+    def _end(self, committed: Committed) -> None:
+        """End the requests that a step has ended."""
+        self._generation_tokens += len(committed.tokens) + sum(len(update.tokens) for update in committed.updates)
+        ended: dict[FinishReason, list[Request]] = {}
+        for update in committed.updates:
+            if update.finish_reason is not None and update.request.finish_reason is None:
+                ended.setdefault(update.finish_reason, []).append(update.request)
+        for reason, requests in ended.items():
+            self._finish(requests, reason)
 
     def _finish(self, requests: Sequence[Request], reason: FinishReason) -> None:
-        running = False
         for request in requests:
             if request.status is Status.WAITING:
                 self._waiting.remove(request)
             else:
-                running = True
+                self._running.leave(request)
                 self.memory.release(request, keep=reason != "error")
             request.status = Status.FINISHED
             request.finish_reason = reason
@@ -455,25 +422,17 @@ class Scheduler:
             for waiting in self._waiting:
                 waiting.extra_key, waiting.matched = self._distrusted.key(waiting), (-1, 0)
         self._admit_from = 0
-        if running:
-            self._sweep()
 
     def _retract_youngest(self) -> None:
         """Send the request that arrived last back to the queue; what it has computed may stay in the cache."""
         assert not self._in_flight and not self._drawing, "a request is retracted only when its tokens are all known"
-        victim = max(self._prefilling + self._decoding, key=lambda r: r.order)
+        victim = self._running.youngest()
+        self._running.leave(victim)
         self.memory.release(victim)
         victim.tokens = victim.known_tokens()
         victim.status = Status.WAITING
         victim.retractions += 1
         self._retractions += 1
         self._waiting.add(victim)
-        self._sweep()
-        self._ratio.retracted(self._decoding)
-
-    def _sweep(self) -> None:
-        """Drop from the lists of what runs whatever does not run any more."""
-        self._prefilling = [r for r in self._prefilling if r.status is Status.PREFILLING]
-        self._decoding = [r for r in self._decoding if r.status is Status.DECODING]
-        self._decode_facts = None
         self._admit_from = 0
+        self._ratio.retracted(self._running.decoding()[0])
