@@ -138,7 +138,7 @@ class OneStep:
     def patience(self) -> float:
         return 0.0 if "add" in self.log else 5.0
 
-    def step(self) -> list[Any]:
+    def advance(self) -> list[Any]:
         self.log.append("step")
         return []
 
@@ -254,7 +254,7 @@ def test_a_flood_of_commands_does_not_halt_what_runs() -> None:
             time.sleep(0.001)
             return []
 
-        def step(self) -> list[Any]:
+        def advance(self) -> list[Any]:
             self.steps += 1
             return []
 

@@ -8,9 +8,12 @@ from collections import deque
 from zif.contract.errors import ZifError
 from zif.messages import EngineOutput
 
+LATE = 8
+"""Outputs that wait for a reader which is late."""
+
 
 class Inbox:
-    """A queue of outputs for one reader. Plain tokens that the reader is late for are joined: they come as one output.
+    """A queue of outputs for one reader. What comes while the reader is late by several is joined to one output.
 
     So a reader that cannot keep up with the engine has less to do for each token, and does not fall further behind.
     """
@@ -32,7 +35,7 @@ class Inbox:
 
     def put_tokens(self, tokens: list[int]) -> None:
         """More tokens have come, of which there is no more to say."""
-        if self._outputs and _is_plain(self._outputs[-1]):
+        if len(self._outputs) >= LATE and _is_plain(self._outputs[-1]):
             self._outputs[-1].token_ids += tokens
         else:
             self._outputs.append(EngineOutput(self.request_id, tokens))
