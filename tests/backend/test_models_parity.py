@@ -10,7 +10,7 @@ import pytest
 
 from backend.checkpoints import CHECKPOINTS, SERVED, VOCAB, Saved, save
 from backend.driver import Driver, HostArray
-from backend.oracle import OracleBackend
+from zif.conformance.oracle import Oracle
 from zif.weights import Checkpoint
 
 FAMILIES = ("llama", "mistral", "qwen2-windows", "qwen3", "gemma2", "gemma3", "phi3")
@@ -112,7 +112,7 @@ def test_every_page_and_chunk_size(name: str, page_size: int, chunk: int, load: 
 @pytest.mark.parametrize("name", ["llama", "gemma3"])
 def test_models_need_no_tensor_library(name: str, load: Load, expected: Any) -> None:
     """The same model on the ops' own specifications: numpy in float64."""
-    driver = Driver(Checkpoint(load(name).path), backend=OracleBackend())
+    driver = Driver(Checkpoint(load(name).path), backend=Oracle())
     check(serve(driver, chunk=20), expected(name))
 
 

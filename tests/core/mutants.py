@@ -1,4 +1,4 @@
-"""Backends with a bug: the torch reference, one of its kernels replaced."""
+"""Backends with a bug: the torch reference, and before it a kernel that has it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def report_on(backend: Any, only: str) -> Report:
 
 
 class Mutated(TorchBackend):
-    """The torch reference, one of its kernels replaced."""
+    """The torch reference, and before it a kernel with a bug."""
 
     capabilities = CAPABILITIES
 
@@ -38,7 +38,7 @@ class Mutated(TorchBackend):
         self._mutant = None if op is None else as_kernels(op, mutant)
 
     def kernels(self) -> Any:
-        return (self._mutant or REFERENCE,)
+        return (REFERENCE,) if self._mutant is None else (self._mutant, REFERENCE)
 
 
 def as_kernels(op: str, mutant: Any) -> KernelSet:
@@ -46,7 +46,8 @@ def as_kernels(op: str, mutant: Any) -> KernelSet:
     scope: dict[str, Any] = {"mutant": mutant}
     exec(f"def method(self, {parameters}): return mutant({parameters})", scope)
     method = kernel(op)(scope["method"])
-    return type("Mutant", (TorchReference,), {"provider": "mutant", "level": 1, op: method})()
+    made: KernelSet = type("Mutant", (KernelSet,), {"provider": "mutant", "level": 1, op: method})()
+    return made
 
 
 def expect(op: str, **changes: Callable[[Any], Any]) -> Callable[..., Any]:

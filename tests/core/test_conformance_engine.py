@@ -10,15 +10,18 @@ import torch
 
 from core.mutants import ORIGINAL, Mutated, report_on
 from core.op_mutants import reads_beyond_the_length
-from zif.conformance.metamorphic import Answer, compare
+from zif.conformance.answers import Answer, compare
+from zif.conformance.metamorphic import TRUE
+from zif.conformance.tiny import TINY, Tiny
 from zif.messages import TokenLogprob
+from zif.reference.torch import TorchPacker
 from zif.reference.torch.executables import EagerExecutables
 
 
-def caught(backend: Any, law: str) -> bool:
+def suspects(backend: Any, law: str) -> set[str]:
     report = report_on(backend, f"engine/{law}")
     assert report.results, "there is no such law"
-    return bool(report.failures())
+    return {failure.suspect for failure in report.failures()}
 
 
 class KeepsFirstPages(EagerExecutables):
@@ -86,20 +89,20 @@ def contiguous(k: Any, v: Any, cache: Any, layer: Any, step: Any, spec: Any) -> 
     ],
 )
 def test_a_planted_bug_breaks_a_law(op: str, mutant: Any, law: str) -> None:
-    assert caught(Mutated(op, mutant), law)
+    assert suspects(Mutated(op, mutant), law) == {f"mutant.{op}"}
 
 
 def test_a_graph_that_does_not_see_its_inputs_breaks_a_law() -> None:
     backend = Mutated()
     backend.executables = KeepsFirstPages(backend.runtime.device)
-    assert caught(backend, "compiled = eager")
+    assert suspects(backend, "compiled = eager") == {"executables"}
 
 
 def test_a_bug_of_programs_that_draw_breaks_a_law() -> None:
     backend = Mutated()
     backend.executables = KeepsFirstPages(backend.runtime.device)
     backend.executables.of = "decode-"
-    assert caught(backend, "drawn in the step = after it")
+    assert suspects(backend, "drawn in the step = after it") == {"executables"}
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,51 @@ def test_a_bug_of_programs_that_draw_breaks_a_law() -> None:
     ["chunked prefill = whole", "other pages", "seeded draws, together = alone", "drawn in the step = after it"],
 )
 def test_without_a_bug_no_law_is_broken(law: str) -> None:
-    assert not caught(Mutated(), law)
+    assert not suspects(Mutated(), law)
+
+
+def one_base(positions: Any, rope: Any) -> Any:
+    """Frequencies of its own, whatever the specification says."""
+    own = tuple(1e4 ** (-2 * i / rope.rotary_dim) for i in range(rope.rotary_dim // 2))
+    return ORIGINAL["rope_angles"](positions, replace(rope, inv_freq=own))
+
+
+class TwoAndThree(TorchPacker):
+    """Swaps the second and the third of three parts: k and v."""
+
+    def linear(self, spec: Any, weights: Any, biases: Any, dtype: str) -> Any:
+        if len(weights) == 3 and weights[1].shape == weights[2].shape:
+            weights = [weights[0], weights[2], weights[1]]
+        return super().linear(spec, weights, biases, dtype)
+
+
+def no_correction(logits: Any, spec: Any, bias: Any = None) -> Any:
+    return ORIGINAL["route"](logits, spec, None if bias is None else 0 * bias)
+
+
+@pytest.mark.parametrize(
+    ("op", "mutant", "model"),
+    [
+        ("rope_angles", one_base, "norms of q and k"),
+        ("rope_angles", one_base, "scaled rope, biases"),
+        ("rope_angles", one_base, "two rope bases"),
+        ("route", no_correction, "experts"),
+        ("head_linear", lambda x, w: ORIGINAL["head_linear"](x, w).flip(1), "latents"),
+    ],
+)
+def test_what_a_backend_does_alike_everywhere_is_seen_by_the_specifications(op: str, mutant: Any, model: str) -> None:
+    assert suspects(Mutated(op, mutant), f"{TRUE}/{model}") == {f"mutant.{op}"}
+
+
+def test_a_packer_that_swaps_parts_of_three_is_named() -> None:
+    backend = Mutated()
+    backend.packer = TwoAndThree(backend.runtime)
+    assert suspects(backend, f"{TRUE}/full attention") == {"packer"}
+
+
+@pytest.mark.parametrize("tiny", TINY, ids=lambda tiny: tiny.name)
+def test_the_reference_does_what_the_specifications_say(tiny: Tiny) -> None:
+    assert not suspects(Mutated(), f"{TRUE}/{tiny.name}")
 
 
 def answer(tokens: list[int], gap: float = 1.0, at: float = -1.0, prompt: tuple[float, ...] = ()) -> Answer:

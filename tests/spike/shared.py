@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spike.deepseek2_shaped import DeepSeek2Shaped
 from spike.frameworks import BOTH, ORACLE, Framework
 from spike.gemma3_shaped import Gemma3Shaped
 from spike.loop import GREEDY, Loop, Sequences
+from zif.conformance.latent_model import DeepSeek2Shaped
 from zif.sampling.params import SamplingParams
 
 Shaped = Gemma3Shaped | DeepSeek2Shaped

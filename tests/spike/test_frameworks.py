@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spike.deepseek2_shaped import DeepSeek2Shaped
 from spike.formats import Int8, Int8Packer, Lora, LoraPacker
 from spike.frameworks import BOTH, ORACLE, TORCH, Framework
 from spike.loop import Loop, Sequences
 from spike.shared import COUNT, DEEPSEEK, DRAWN, FRAMEWORKS, GEMMA, MODELS, PROMPTS, WORK, Shaped, expected, loop
+from zif.conformance.latent_model import DeepSeek2Shaped
 from zif.contract.arrays import tree_leaves
 from zif.contract.model import InputSpec
 

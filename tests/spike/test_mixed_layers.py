@@ -13,11 +13,11 @@ import pytest
 import zif_models
 from backend.ranks import on_ranks
 from backend.test_engine import run
-from spike import mixed_layers
 from spike.frameworks import BOTH, ORACLE, TORCH, Framework
 from spike.loop import Loop
-from spike.mixed_layers import ARCHITECTURE
 from spike.shared import COUNT, FRAMEWORKS, PROMPTS, WORK
+from zif.conformance import mixed_model
+from zif.conformance.mixed_model import ARCHITECTURE
 from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
 from zif.settings import Settings
@@ -39,7 +39,7 @@ def config(layers: str) -> dict[str, Any]:
 
 @cache
 def model(layers: str) -> Any:
-    return mixed_layers.build(config(layers))
+    return mixed_model.build(config(layers))
 
 
 @cache
@@ -78,7 +78,7 @@ def test_ranks_give_the_tokens_of_one(layers: str) -> None:
 
 
 def test_the_engine_serves_it_on_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(zif_models.ARCHITECTURES, ARCHITECTURE, "spike.mixed_layers")  # type: ignore[arg-type]
+    monkeypatch.setitem(zif_models.ARCHITECTURES, ARCHITECTURE, "zif.conformance.mixed_model")  # type: ignore[arg-type]
     (tmp_path / "config.json").write_text(json.dumps(config("DdSDdS")))
     settings = Settings(
         model=str(tmp_path), load_format="dummy", max_total_tokens=512, page_size=4, dtype="float32",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from zif.contract.opspec import OpCase, OpRequest, OpSpec, Tolerance
 from zif.contract.optable import Ops
 from zif.contract.weights import LoopStack, PackedWeight
 
+logger = logging.getLogger(__name__)
 SECTION = "ops"
 WRITERS = {"kv_write": "paged_attention", "rope_and_cache": "attention"}
 """Ops that have no cases of their own, and the op whose cases they are tested on."""
@@ -109,6 +111,7 @@ class Subject:
     stored: CacheFormat | None
     host: Mapping[str, Any]
     rows: int | None
+    form: str
 
     @classmethod
     def make(
@@ -145,12 +148,27 @@ class Subject:
             stored=stored,
             host=host,
             rows=rows,
+            form=form,
         )
+
+    def plain(self) -> Subject:
+        """The same with weights as a checkpoint has them."""
+        arguments = {
+            name: put_dense(self.backend, value, self.dtype)
+            if isinstance(value, PackedWeight)
+            else self.arguments[name]
+            for name, value in self.host.items()
+        }
+        return replace(self, arguments=arguments, request=actual_request(self.request, arguments), form="dense")
 
     @cached_property
     def ops(self) -> Ops:
-        """Raises KernelNotFound if what the case is filled or read through has no kernel."""
-        return bind(requests_around(self.request, self.arguments), self.offer.providers).ops
+        """What the case is filled and read back through: the framework reference's kernels, where they serve it.
+
+        So a kernel is not blamed for what another wrote. Raises KernelNotFound if there is none.
+        """
+        requests = requests_around(self.request, self.arguments)
+        return bind(requests, self.offer.providers, _trusted(requests, self.offer.providers)).ops
 
     @cached_property
     def expected(self) -> Any:
@@ -219,14 +237,20 @@ def _check_case(spec: OpSpec, make: Callable[..., Subject], label: str, recorder
             recorder.add(SECTION, spec.name, label, "skip", str(error))
             return
         for kernel in subject.kernels:
-            case = f"{label}/{kernel}/{way}"
-            trial = Trial(subject, kernel, run)
-            if recorder.check(SECTION, subject.spec.name, case, trial.compare):
-                if not kernel.deterministic:
-                    said = f"{kernel} says it is not deterministic"
-                    recorder.add(SECTION, subject.spec.name, f"{case}, same bits", "skip", said)
-                else:
-                    recorder.check(SECTION, subject.spec.name, f"{case}, same bits", trial.repeat)
+            _check_kernel(subject, kernel, f"{label}/{kernel}/{way}", run, recorder)
+
+
+def _check_kernel(subject: Subject, kernel: Kernel, case: str, run: Run, recorder: Recorder) -> None:
+    op, bits = subject.spec.name, f"{case}, same bits"
+    if not (recorder.asks(SECTION, op, case) or recorder.asks(SECTION, op, bits)):
+        return
+    trial = Trial(subject, kernel, run)
+    if not recorder.check(SECTION, op, case, trial.compare, blame=trial.suspect):
+        return
+    if not kernel.deterministic:
+        recorder.add(SECTION, op, bits, "skip", f"{kernel} says it is not deterministic")
+    else:
+        recorder.check(SECTION, op, bits, trial.repeat, blame=trial.suspect)
 
 
 Run = Callable[[Call], tuple[list[np.ndarray[Any, Any]], Any]]
@@ -260,8 +284,25 @@ class Trial:
                 return f"result {index}: {fault}"
         return _read_back(subject, cache) if _writes(subject.spec) else None
 
+    def suspect(self) -> str:
+        """The kernel; or the packer, if the kernel is right about the same weights as a checkpoint has them."""
+        packed = any(isinstance(value, PackedWeight) for value in self._subject.arguments.values())
+        if packed and self._subject.form == "packed":
+            try:
+                plain = self._subject.plain()
+                if (
+                    self._kernel.supports(plain.request) is None
+                    and Trial(plain, self._kernel, self._run).compare() is None
+                ):
+                    return "packer"
+            except Exception as error:
+                logger.debug("on plain weights: %r", error)
+        return str(self._kernel)
+
     def repeat(self) -> str | None:
         """Against what it gave first."""
+        if self._call is None:
+            self.compare()
         assert self._call is not None
         second, _ = self._run(self._call)
         for one, other in zip(self._first, second, strict=True):
@@ -277,13 +318,8 @@ def _read_back(subject: Subject, cache: Any) -> str | None:
     written = _cache_of(subject.spec, subject.expected)
     rng = np.random.default_rng(len(paged.tables))
     reader = op_specs()["paged_attention" if "v" in paged.history else "absorbed_attention"]
+    lengths = paged.lengths
     for layer in range(paging.LAYERS):
-        if layer == subject.arguments["layer"]:
-            lengths = _grown(paged)
-        elif paged.spec.window is None:
-            lengths = paged.lengths
-        else:
-            continue  # a query before the step's own would look further back than there are pages
         rows = [row for row, length in enumerate(lengths) if length]
         last = [lengths[row] for row in rows]
         probe = paging.ragged_step(paged.spec.group, paged.tables[rows], [length - 1 for length in last], last)
@@ -295,13 +331,6 @@ def _read_back(subject: Subject, cache: Any) -> str | None:
         if fault := difference(host, expected, subject.tolerance(reader)):
             return f"layer {layer} of the cache, read back (row {len(rows) - 1} was not in the step): {fault}"
     return None
-
-
-def _grown(paged: Paged) -> list[int]:
-    """Cached tokens of each sequence after the step, the bystander last."""
-    lengths = paged.lengths
-    real = [int(n) for n in np.asarray(paged.step.kv_lens)[: len(lengths) - 1]]
-    return [*real, lengths[-1]]
 
 
 def _stored(offer: Offer, case: OpCase) -> tuple[CacheFormat, int]:
@@ -381,6 +410,18 @@ def _without_cache(spec: OpSpec, result: Any) -> Any:
 
 def _cache_of(spec: OpSpec, result: Any) -> Any:
     return result[1] if isinstance(result, tuple) else result
+
+
+def _trusted(requests: Sequence[OpRequest], providers: Sequence[KernelSet]) -> dict[str, str]:
+    """Pins of the framework reference, for ops of which it serves all ``requests``."""
+    wanted: dict[str, list[OpRequest]] = {}
+    for request in requests:
+        wanted.setdefault(request.op, []).append(request)
+    return {
+        kernel.op: str(kernel)
+        for kernel in providers[-1].kernels()
+        if kernel.op in wanted and all(kernel.supports(request) is None for request in wanted[kernel.op])
+    }
 
 
 def _real(subject: Subject, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -31,9 +31,9 @@ BYSTANDER_LENGTH = 7
 class Paged:
     """A case laid out anew. Arrays are numpy, float64 where they float.
 
-    ``history``: name -> a list, a sequence each, of [layers, length, heads, dim]. ``first``: the
-    first position of each sequence that still has a page (later than 0 behind a window). ``tables``
-    [sequences + bystander, width].
+    ``history``: name -> a list, a sequence each, of [layers, length, heads, dim]. ``before``: how much of it is in the
+    cache in ``layer``, the one that the op is called for; other layers have all. ``first``: the first position of each
+    sequence that still has a page (later than 0 behind a window). ``tables`` [sequences + bystander, width].
     """
 
     spec: AttentionSpec
@@ -42,11 +42,17 @@ class Paged:
     tables: A
     history: Mapping[str, Sequence[A]]
     first: Sequence[int]
+    before: Sequence[int]
+    layer: int
     step: Step
+
+    def cached(self, layer: int) -> Sequence[int]:
+        """Cached tokens of each sequence before the call, the bystander last."""
+        return self.before if layer == self.layer else self.lengths
 
     @property
     def lengths(self) -> list[int]:
-        """Cached tokens of each sequence, the bystander last."""
+        """Tokens of each sequence, those of the step included, the bystander last."""
         return [array.shape[1] for array in self.history["k"]]
 
     def plain(self) -> dict[str, dict[str, A]]:
@@ -56,8 +62,9 @@ class Paged:
             shape = (LAYERS, self.num_pages, self.page_size, *sequences[0].shape[2:])
             array = np.full(shape, np.nan)
             for row, values in enumerate(sequences):
-                at = np.arange(self.first[row], values.shape[1])
-                array[:, self.tables[row, at // self.page_size], at % self.page_size] = values[:, at]
+                for layer in range(LAYERS):
+                    at = np.arange(self.first[row], self.cached(layer)[row])
+                    array[layer, self.tables[row, at // self.page_size], at % self.page_size] = values[layer, at]
             group[name] = array
         return {self.spec.group: group}
 
@@ -73,9 +80,9 @@ class Paged:
                 group[name][where] = stored.restored(group[name][where], self.page_size)
         return {self.spec.group: group}
 
-    def everything(self) -> Step:
-        """The step that writes every cached token that has a page."""
-        return ragged_step(self.spec.group, self.tables, self.first, self.lengths)
+    def everything(self, layer: int) -> Step:
+        """The step that writes every cached token of a layer that has a page."""
+        return ragged_step(self.spec.group, self.tables, self.first, self.cached(layer))
 
 
 def page_size_for(backend: Backend, wanted: int) -> int:
@@ -90,7 +97,8 @@ def lay_out(
     """Lay a case's sequences out on pages of ``page_size``.
 
     ``writes``: the op under test writes the step's tokens itself, so that only those before are
-    cached. ``padded``: with two sequences and as many tokens of padding, in the engine's manner.
+    cached in the layer that it is called for; in others there are other tokens in their place. ``padded``: with
+    two sequences and as many tokens of padding, in the engine's manner.
     """
     spec, step = arguments["spec"], arguments["step"]
     plain = arguments["cache"][spec.group]
@@ -104,7 +112,9 @@ def lay_out(
         rows = []
         for row, length in enumerate(cached):
             at = np.arange(length)
-            rows.append(array[:, np.asarray(step.pages[spec.group])[row, at // old_size], at % old_size])
+            past = array[:, np.asarray(step.pages[spec.group])[row, at // old_size], at % old_size]
+            rest = normal(rng, (LAYERS, int(total[row]) - int(length), *array.shape[3:]), "bfloat16")
+            rows.append(np.concatenate([past, rest], 1))
         rows.append(normal(rng, (LAYERS, BYSTANDER_LENGTH, *array.shape[3:]), "bfloat16"))
         history[name] = rows
     lengths = [*(int(length) for length in total), BYSTANDER_LENGTH]
@@ -116,7 +126,10 @@ def lay_out(
             tables[row, :dead] = 0  # behind the window: the engine has given these pages back
             first[row] = dead * page_size
     new_step = replace(step, pages={spec.group: tables[:-1]}, shape=replace(step.shape, pages=tables.shape[1]))
-    return Paged(spec, page_size, num_pages, tables, history, first, pad(new_step, spec.group) if padded else new_step)
+    return Paged(
+        spec, page_size, num_pages, tables, history, first, [*map(int, cached), BYSTANDER_LENGTH],
+        int(arguments["layer"]), pad(new_step, spec.group) if padded else new_step,
+    )  # fmt: skip
 
 
 def _tables(lengths: Sequence[int], page_size: int, rng: np.random.Generator) -> tuple[A, int]:
@@ -196,13 +209,14 @@ def empty_cache(backend: Backend, paged: Paged, stored: CacheFormat) -> Any:
 
 def fill(backend: Backend, ops: Ops, paged: Paged, cache: Any, dtype: str) -> Any:
     """Write the history into ``cache`` with the backend's own kernel, both layers."""
-    step = to_device(backend, paged.everything())
     for layer in range(LAYERS):
+        step = to_device(backend, paged.everything(layer))
+        spans = [slice(start, stop) for start, stop in zip(paged.first, paged.cached(layer), strict=True)]
         rows = {
             name: backend.runtime.put(
-                np.concatenate(
-                    [values[layer, start:] for values, start in zip(sequences, paged.first, strict=True)]
-                ).astype(numpy_dtype(dtype))
+                np.concatenate([values[layer, span] for values, span in zip(sequences, spans, strict=True)]).astype(
+                    numpy_dtype(dtype)
+                )
             )
             for name, sequences in paged.history.items()
         }

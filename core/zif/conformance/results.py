@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -22,7 +24,8 @@ class Result:
     """One check. ``name`` is a path: section, subject, and what tells it from its like.
 
     ``detail`` says why for anything but a pass. ``subject`` groups results in the table. ``seconds`` it took; None
-    for what was found out together with others.
+    for what was found out together with others. ``suspect`` is the part of the backend that a failure points to: a
+    kernel as ``provider.kernel``, ``packer`` or ``executables``. ``measured``: how near what was compared came.
     """
 
     section: str
@@ -31,6 +34,8 @@ class Result:
     status: Status
     detail: str = ""
     seconds: float | None = field(default=None, compare=False)
+    suspect: str = ""
+    measured: str = field(default="", compare=False)
 
     @property
     def name(self) -> str:
@@ -82,7 +87,9 @@ class Report:
             "distribution": self.distribution,
             "counts": self.counts,
             "conforms": self.passed,
-            "results": [{"name": result.name, **asdict(result)} for result in self.results],
+            "results": [
+                {"name": result.name, **asdict(result), "command": self.command(result)} for result in self.results
+            ],
         }
 
     def rows(self) -> list[dict[str, Any]]:
@@ -97,7 +104,7 @@ class Report:
 
     def summary(self) -> str:
         """A line for each thing that did not pass (skips alike share one), and the verdict."""
-        lines = [f"FAIL {result.name}: {result.detail}" for result in self.failures()]
+        lines = [line for result in self.failures() for line in self._failure(result)]
         lines += [f"waived {result.name}: {result.detail}" for result in self.results if result.status == "waived"]
         skips = Counter(
             (result.section, result.subject, result.detail) for result in self.results if result.status == "skip"
@@ -108,6 +115,17 @@ class Report:
         )
         verdict = "conforms" if self.passed else "DOES NOT CONFORM"
         return "\n".join([*lines, f"{self.device} ({self.distribution}) {verdict}: {counts}"])
+
+    def command(self, result: Result) -> str:
+        """What runs this check alone."""
+        return f"zif check --device {self.device.partition(':')[0]} --only {shlex.quote(result.name)}"
+
+    def _failure(self, result: Result) -> Iterator[str]:
+        yield f"FAIL {result.name}: {result.detail}"
+        if result.suspect:
+            yield f"  suspect: {result.suspect}"
+        if result.section != "waivers":
+            yield f"  again: {self.command(result)}"
 
 
 class Recorder:
@@ -131,18 +149,43 @@ class Recorder:
             logger.info("checking %s", section)
         return wanted
 
+    def asks(self, section: str, subject: str, case: str) -> bool:
+        """Whether ``--only`` leaves this very check."""
+        name = Result(section, subject, case, "pass").name
+        return not self.only or any(_matches(pattern, name) for pattern in self.only)
+
     def add(
-        self, section: str, subject: str, case: str, status: Status, detail: str = "", seconds: float | None = None
+        self,
+        section: str,
+        subject: str,
+        case: str,
+        status: Status,
+        detail: str = "",
+        seconds: float | None = None,
+        suspect: str = "",
+        measured: str = "",
     ) -> None:
         """Record a result, if it was asked for."""
-        result = Result(section, subject, case, status, detail, seconds)
-        if not self.only or any(_matches(pattern, result.name) for pattern in self.only):
-            self.results.append(result)
+        if self.asks(section, subject, case):
+            self.results.append(Result(section, subject, case, status, detail, seconds, suspect, measured))
 
     def check(
-        self, section: str, subject: str, case: str, test: Callable[[], str | None], level: int = logging.DEBUG
+        self,
+        section: str,
+        subject: str,
+        case: str,
+        test: Callable[[], str | None],
+        level: int = logging.DEBUG,
+        *,
+        blame: Callable[[], str] = lambda: "",
+        measured: Callable[[], str] = lambda: "",
     ) -> bool:
-        """Run ``test``, which returns None or what is wrong. Returns whether it passed, and logs it at ``level``."""
+        """Run ``test``, which returns None or what is wrong, if it is asked for. Returns whether it did not fail.
+
+        ``blame`` is asked for the suspect where it fails, ``measured`` for how near it came where it passes.
+        """
+        if not self.asks(section, subject, case):
+            return True
         status: Status
         begin = time.monotonic()
         try:
@@ -151,10 +194,12 @@ class Recorder:
         except Skip as skip:
             status, fault = "skip", str(skip)
         except Exception as error:
-            status, fault = "fail", f"{type(error).__name__}: {' '.join(str(error).split())}"
+            status, fault = "fail", f"{type(error).__name__}: {' '.join(str(error).split())}{_raised_at(error)}"
+        suspect = blame() if status == "fail" else ""
         seconds = round(time.monotonic() - begin, 3)
         logger.log(level, "%s/%s/%s: %s, %.1f s", section, subject, case, status, seconds)
-        self.add(section, subject, case, status, fault or "", seconds)
+        near = measured() if status == "pass" else ""
+        self.add(section, subject, case, status, fault or "", seconds, suspect, near)
         return status != "fail"
 
 
@@ -175,6 +220,19 @@ def apply_waivers(results: Sequence[Result], waivers: Sequence[Waiver]) -> Itera
     for waiver in waivers:
         if waiver not in used:
             yield Result("waivers", waiver.pattern, "", "fail", "covers no failure: remove it")
+
+
+_OTHERS = ("torch", "jax", "jaxlib", "numpy", "triton")
+"""Libraries in which an exception may be raised that a kernel is to blame for."""
+
+
+def _raised_at(error: BaseException) -> str:
+    """The file and line that raised, or that called the library which did."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if not any(f"/{name}/" in frame.filename for name in _OTHERS)]
+    return f" ({own[-1].filename}:{own[-1].lineno}, in {own[-1].name})" if own else ""
 
 
 def _matches(pattern: str, name: str) -> bool:

@@ -80,4 +80,4 @@ def check_backend(
     if recorder.begins("engine"):
         from zif.conformance.metamorphic import check_engine
 
-        check_engine(backend, profiles, recorder, formats)
+        check_engine(backend, profiles, recorder, formats, providers)

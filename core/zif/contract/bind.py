@@ -126,7 +126,7 @@ def bind(
         if name in by_op:
             choices += _choose_all(spec, by_op[name], kernels, pins.get(name), failed)
         elif not spec.facts:
-            unasked += _unasked(name, kernels)
+            unasked += _unasked(name, kernels, pins.get(name))
     for request in _needed(asked, choices):
         if request in failed:
             raise failed[request]
@@ -267,10 +267,11 @@ def _one(spec: OpSpec, choices: Sequence[Choice], made: Sequence[Callable[..., A
     return dispatched
 
 
-def _unasked(name: str, kernels: Sequence[Kernel]) -> Iterator[Choice]:
+def _unasked(name: str, kernels: Sequence[Kernel], pin: str | None) -> Iterator[Choice]:
     request = OpRequest.of(name, "float32")
     for kernel in kernels:
-        if kernel.op == name and kernel.supports(request) is None:
+        allowed = pin is None or pin in (str(kernel), kernel.provider)
+        if kernel.op == name and allowed and kernel.supports(request) is None:
             yield Choice(request, kernel, ())
             return
 

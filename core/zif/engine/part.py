@@ -6,7 +6,7 @@ It is all of the model, or a rank's part of it where several share its layers.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -83,16 +83,18 @@ def load_part(
     *,
     load_format: LoadFormat,
     progress: bool = True,
+    models: Mapping[str, str] | None = None,
 ) -> Part:
     """Plan, load and bind ``settings.model`` on ``backend``, one rank's part of it or the whole.
 
+    ``models``: further architectures, beside those that plugins add.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
     """
     comm = backend.communicator
     if comm.size != settings.tp_size:
         raise InvalidSettings(f"--tp-size {settings.tp_size}: {backend.name} was made for {comm.size}")
     checkpoint = open_checkpoint(model_path(settings), settings.revision)
-    family = zif_models.resolve(checkpoint.config, further_models(selection))
+    family = zif_models.resolve(checkpoint.config, {**further_models(selection), **(models or {})})
     longest = family.build(checkpoint.config).context_length
     config = family_config(settings, checkpoint)
     whole = with_its_head(config, family.build, checkpoint.tensors) if load_format == "auto" else family.build(config)

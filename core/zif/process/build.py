@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from zif.contract.comm import Group
@@ -40,12 +40,14 @@ def build_engine(
     load_format: LoadFormat | None = None,
     warm_up: bool = True,
     drafter: Drafter | None = None,
+    models: Mapping[str, str] | None = None,
 ) -> Engine:
     """Load ``settings.model`` on ``settings.device``.
 
     ``backend`` is used as it is where given (tests bring their own); otherwise ``--device`` decides.
     ``load_format`` is the settings' if not given. ``warm_up`` False leaves out what a backend wants
-    compiled before the first request. ``drafter`` proposes tokens to be verified.
+    compiled before the first request. ``drafter`` proposes tokens to be verified. ``models`` are further
+    architectures, each with the module that defines it, as plugins add them.
     ``abandon`` is told, from another thread, why an engine cannot go on that waits for ranks which are gone.
     With several ranks it starts their processes: :meth:`~zif.engine.engine.Engine.close` the engine.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
@@ -66,7 +68,7 @@ def build_engine(
             backend = selection.create_backend(group)
         assert backend is not None
         load_format = load_format or settings.load_format
-        part = load_part(settings, backend, selection, load_format=load_format, progress=progress)
+        part = load_part(settings, backend, selection, load_format=load_format, progress=progress, models=models)
         return _engine(settings, part, followers, warm_up, drafter)
     except BaseException as error:
         if followers is None:

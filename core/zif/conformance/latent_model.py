@@ -6,7 +6,7 @@ experts. The residual goes from layer to layer unadded, so that each sum is one 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from zif.contract.optable import Ops
 from zif.contract.step import Step
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, RepeatedSpec, VectorSpec
 
+ARCHITECTURE = "DeepSeek2Shaped"
 HIDDEN, HEADS, NOPE, ROPE, V_DIM, RANK, Q_RANK, EPS = 32, 4, 8, 4, 6, 12, 20, 1e-6
 DENSE, EXPERTS, SIZE, TOP_K, SHARED = 40, 6, 16, 2, 24
 ROUTE = RouteSpec(EXPERTS, TOP_K, groups=3, top_groups=2, scale=1.5)
@@ -118,7 +119,13 @@ class DeepSeek2Shaped:
         return ops.logits(ops.rms_norm(rows, w["norm"], EPS), w["lm_head"], step)
 
 
+def build(_: Mapping[str, Any]) -> DeepSeek2Shaped:
+    """The model; a config has nothing to say of it."""
+    return DeepSeek2Shaped()
+
+
 def mlp(ops: Ops, w: Tree, x: Array, step: Step) -> Array:
+    """A gated MLP, [T, hidden] to the same."""
     return ops.linear(ops.gated_activation(ops.linear(x, w["gate_up"], step), "silu"), w["down"], step)
 
 

@@ -48,7 +48,9 @@ def build(values: Mapping[str, Any]) -> Mixed:
     for letter in config.get("layers"):
         spec = windowed(attention, config.window()) if letter.islower() else attention
         kinds.append(MixedKind(spec, config.integer("moe_intermediate_size") if letter in "sS" else None))
-    return replace(model, kinds=tuple(kinds))
+    mixed = replace(model, kinds=tuple(kinds))
+    assert isinstance(mixed, Mixed)
+    return mixed
 
 
 class Mixed(Llama):
