@@ -252,6 +252,21 @@ def test_memory_is_counted_while_something_refers_to_it() -> None:
     backend.runtime.zeros(ArraySpec((600, 1024), "int8"))
 
 
+def test_programs_share_the_memory_of_their_outputs() -> None:
+    backend = NullBackend(NullOptions(memory_mb=1, ring=2))
+
+    def compiled(name: str, rows: int) -> Any:
+        return backend.executables.compile(name, never, {"ids": IDS}, {"logits": ArraySpec((rows, 256), "float32")}, {})
+
+    before = backend.runtime.memory().free
+    programs = [compiled(f"forward-{rows}", rows) for rows in range(1, 101)]
+    assert before - backend.runtime.memory().free == 2 * 100 * 256 * 4
+    with pytest.raises(OutOfMemory, match=r"the outputs of large asks for 3\.7 MiB, 0\.8 of 1 are free"):
+        compiled("large", 2000)
+    for program in programs:
+        program.run(program.stage(ids()), {})
+
+
 def test_a_program_that_computes_is_found_out(backend: NullBackend) -> None:
     (kernels,) = backend.kernels()
     rms_norm = next(kernel for kernel in kernels.kernels() if kernel.op == "rms_norm")

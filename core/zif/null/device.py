@@ -112,6 +112,7 @@ class NullDevice:
         self.total = options.memory_mb << 20
         self.runs = 0
         self.failure: str | None = None
+        self._output_bytes = 0
         self._free_at = 0.0
         self._storages: weakref.WeakSet[Storage] = weakref.WeakSet()
         self._retiring: deque[tuple[float, Callable[[], None]]] = deque()
@@ -120,20 +121,39 @@ class NullDevice:
 
     @property
     def used(self) -> int:
-        """Bytes of every storage that is still referred to."""
-        return sum(storage.nbytes for storage in self._storages)
+        """Bytes of every storage that is still referred to, and of the outputs of the runs in flight."""
+        return sum(storage.nbytes for storage in self._storages) + self._output_bytes
 
     def allocate(self, owner: str, spec: ArraySpec) -> NullArray:
         """A new array. Raises OutOfMemory where a device of this size would."""
         # Counting is slow, and small arrays come by the hundred: they are counted when a large one is asked for.
-        if spec.nbytes >= 1 << 16 and self.used + spec.nbytes > self.total:
-            raise OutOfMemory(
-                f"null device: {owner} asks for {spec.nbytes >> 20} MiB, {max(0, self.total - self.used) >> 20} of "
-                f"{self.options.memory_mb} are free; raise --device-opt null.memory_mb"
-            )
-        storage = Storage(self, owner, spec.nbytes)
+        if spec.nbytes >= 1 << 16:
+            self._check_room(owner, spec.nbytes)
+        return self._array(owner, spec, spec.nbytes)
+
+    def allocate_outputs(self, owner: str, outputs: Mapping[str, ArraySpec]) -> dict[str, NullArray]:
+        """New arrays for what runs of ``owner``, an executable, give. Raises OutOfMemory, as :meth:`allocate` does.
+
+        All executables share one pool for their outputs. It has room for the largest, once for each run in flight.
+        """
+        pool = max(self._output_bytes, self.options.ring * sum(spec.nbytes for spec in outputs.values()))
+        if pool > self._output_bytes:
+            self._check_room(f"the outputs of {owner}", pool - self._output_bytes)
+            self._output_bytes = pool
+        return {key: self._array(f"output {key!r} of {owner}", spec, 0) for key, spec in outputs.items()}
+
+    def _array(self, owner: str, spec: ArraySpec, nbytes: int) -> NullArray:
+        storage = Storage(self, owner, nbytes)
         self._storages.add(storage)
         return NullArray(storage, 0, spec)
+
+    def _check_room(self, owner: str, nbytes: int) -> None:
+        free = max(0, self.total - self.used)
+        if nbytes > free:
+            raise OutOfMemory(
+                f"null device: {owner} asks for {nbytes / 2**20:.1f} MiB, {free / 2**20:.1f} of "
+                f"{self.options.memory_mb} are free; raise --device-opt null.memory_mb"
+            )
 
     def check(self, root: Tree, where: str) -> None:
         """Assert that every leaf is an array of this device whose contents are still what they were."""

@@ -72,7 +72,7 @@ class NullExecutable:
         self._ring = [NullSlot(name, inputs) for _ in range(device.options.ring)]
         self._next = 0
         self._runs = 0
-        self._outputs = {key: device.allocate(f"output {key!r} of {name}", spec) for key, spec in outputs.items()}
+        self._outputs = device.allocate_outputs(name, outputs)
 
     @property
     def memory_bytes(self) -> int:
