@@ -108,8 +108,17 @@ async def test_a_web_page_cannot_drive_a_server_without_a_key(make_client: Clien
         assert (await client.post(path, headers=EVIL)).status_code == 403
         assert (await client.get(path)).status_code == 405
     assert engine.submitted == engine.aborted == []
-    same = {"origin": "http://localhost"}
-    assert (await client.post("/v1/completions", json=PROMPT, headers=same)).status_code == 200
+    for same in ("http://localhost", "https://LOCALHOST"):
+        assert (await client.post("/v1/completions", json=PROMPT, headers={"origin": same})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://[", "http://", "", "localhost", "\xff", "ftp://localhost", "http://localhost/"]
+)
+async def test_an_origin_that_no_browser_writes_is_refused(make_client: ClientMaker, origin: str) -> None:
+    headers = {"origin": origin.encode("latin-1")}
+    response = await make_client().post("/v1/completions", json=PROMPT, headers=headers)  # type: ignore[arg-type]
+    assert (response.status_code, response.json()["error"]["code"]) == (403, "wrong_origin")
 
 
 async def test_no_origin_is_allowed_where_none_is_listed(client: httpx.AsyncClient) -> None:

@@ -107,6 +107,7 @@ MAKERS: dict[str, Callable[[], Any]] = {
     "a page of another origin": lambda: post(COMPLETIONS, {"prompt": "x"}).replace(
         HOST, HOST + b"origin: https://evil.example\r\n"
     ),
+    "an origin that is none": lambda: post(COMPLETIONS, {"prompt": "x"}).replace(HOST, HOST + b"origin: http://[\r\n"),
     "another host": lambda: post(COMPLETIONS, {"prompt": "x"}).replace(b"host: localhost", b"host: evil.example"),
 }
 

@@ -13,7 +13,6 @@ from collections.abc import Collection
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
@@ -89,7 +88,8 @@ class Access:
         origin = given.decode("latin-1")
         if origin in self._origins or "*" in self._origins:
             return
-        if urlsplit(origin).netloc.lower() == headers.get(b"host", b"").decode("latin-1").lower() != "":
+        host = headers.get(b"host", b"").decode("latin-1").lower()
+        if origin.lower() in (f"http://{host}", f"https://{host}"):  # a page that came from here
             return
         raise ApiError(
             403, f"a web page of {origin[:80]!r} may not use this server: --cors-origins lists those that may",
