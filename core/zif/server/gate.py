@@ -19,7 +19,7 @@ from zif.server.access import CALLER, Access, is_json
 from zif.server.body import check_shape, paths_of
 from zif.server.errors import ApiError, error_response
 from zif.server.memory import Trimmer
-from zif.server.service import Service
+from zif.server.service import Service, shutting_down
 from zif.tokenizer.panic import is_panic
 
 logger = logging.getLogger(__name__)
@@ -119,7 +119,7 @@ class Gate:
             yield
             return
         if service.draining:
-            raise ApiError(503, "the server is shutting down", code="shutting_down")
+            raise shutting_down()
         limit = self._options.max_concurrent_requests
         if service.in_flight >= limit:
             raise ApiError(429, f"{limit} requests are in progress: try again", code="rate_limit_exceeded")

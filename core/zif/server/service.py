@@ -36,13 +36,16 @@ class Service:
         """What a request gets that leaves a sampling parameter open."""
         return self.frontend.model.sampling_defaults if self.options.sampling_defaults == "model" else {}
 
-    @property
-    def trouble(self) -> str | None:
-        """Why no request can be served now; None when all is well."""
+    def check(self) -> None:
+        """Raise the 503 that says why no request can be served now, if none can."""
+        self._check_engine()
+        if self.draining:
+            raise shutting_down()
+
+    def _check_engine(self) -> None:
         failure = self.frontend.engine.failure
         if failure is not None:
-            return f"the engine is dead: {failure}"
-        return "the server is shutting down" if self.draining else None
+            raise EngineDead(f"the engine is dead: {failure}")
 
     def model_name(self, asked: str | None) -> str:
         """Return the name to answer under; a 404 if ``asked`` is not one that is served."""
@@ -78,9 +81,7 @@ class Service:
 
         The prompts come from :meth:`Frontend.encode_all`; whoever has several has checked their number.
         """
-        failure = self.frontend.engine.failure
-        if failure is not None:
-            raise EngineDead(f"the engine is dead: {failure}")
+        self._check_engine()
         key = self._cache_key(cache_salt)
         deltas = self.frontend.generate(prompts, params, request_id=request_id, cache_key=key, encoded=True)
         return self._placed(deltas, _count(len(prompts), params))
@@ -92,13 +93,18 @@ class Service:
                 async with aclosing(self.metrics.measured(deltas)) as measured:
                     async for delta in measured:
                         if self.stopping and delta.finish_reason == "abort":
-                            raise ApiError(503, "the server is shutting down", code="shutting_down")
+                            raise shutting_down()
                         yield delta
 
     def _cache_key(self, salt: str | None) -> tuple[str, ...]:
         """Return what only requests that may share cached prefixes have in common."""
         key = CALLER.get().key if self.options.cache_isolation == "api-key" else None
         return () if key is None and salt is None else (key or "", salt or "")
+
+
+def shutting_down() -> ApiError:
+    """Return the refusal of a server that ends."""
+    return ApiError(503, "the server is shutting down", code="shutting_down")
 
 
 def _count(prompts: int, params: SamplingParams | Sequence[SamplingParams]) -> int:

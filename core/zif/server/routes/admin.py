@@ -66,11 +66,6 @@ def health_router(service: Service) -> JsonRouter:
     """Return the probes, and ``/metrics``."""
     router = JsonRouter(tags=["operation"])
 
-    def check() -> None:
-        trouble = service.trouble
-        if trouble is not None:
-            raise ApiError(503, trouble, code="shutting_down" if service.draining else "engine_dead")
-
     @router.open("/")
     async def root() -> Response:
         """Say what this is, to somebody who opens it in a browser."""
@@ -79,13 +74,13 @@ def health_router(service: Service) -> JsonRouter:
     @router.probe("/health")
     async def health() -> Response:
         """200 while requests can be served, else 503 with the reason."""
-        check()
+        service.check()
         return json_response({"status": "ok"})
 
     @router.get("/health_generate")
     async def health_generate() -> Response:
         """200 if a token can be generated, by a model whose logits are sound."""
-        check()
+        service.check()
         limit = service.options.health_generate_timeout
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
         try:

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from zif.contract.errors import InvalidRequest
 from zif.server.body import JsonRouter
-from zif.server.errors import ApiError
 from zif.server.routes.chat import answer_chat
 from zif.server.routes.completions import answer_completions
 from zif.server.schemas.chat import ChatRequest
@@ -25,8 +24,7 @@ def sagemaker_router(service: Service) -> JsonRouter:
     @router.probe("/ping")
     async def ping() -> Response:
         """200 while requests can be served, else 503 with the reason."""
-        if service.trouble is not None:
-            raise ApiError(503, service.trouble, code="shutting_down" if service.draining else "engine_dead")
+        service.check()
         return Response()
 
     @router.generates("/invocations")
