@@ -71,7 +71,7 @@ def refused(path: Path, **settings: Any) -> str:
     before, begin = psutil.Process().memory_info().rss, time.monotonic()
     with pytest.raises(ZifError) as caught:
         start(path, **settings)
-    assert time.monotonic() - begin < 2
+    assert time.monotonic() - begin < 10  # 0.1 s; gigabytes of weights or tables take minutes
     assert psutil.Process().memory_info().rss - before < 100 * 2**20
     assert isinstance(caught.value, WeightsError | UnsupportedModel | InvalidSettings | OutOfMemory)
     said = str(caught.value)

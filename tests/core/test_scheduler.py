@@ -289,20 +289,22 @@ def test_queued_requests_are_dropped_in_constant_time() -> None:
         s.scheduler.add(Request(f"r{number}", [1, 2], SamplingParams(max_tokens=4)))
     began = time.perf_counter()
     ended = [s.scheduler.abort(f"r{number}") for number in range(1, 40_000)]
-    assert time.perf_counter() - began < 2  # 0.05 s; a pass over the queue for each took half a minute
+    assert time.perf_counter() - began < 5  # 0.05 s; a pass over the queue for each took half a minute
     assert all(update is not None and update.finish_reason == "abort" for update in ended)
     assert s.scheduler.request_ids() == ["r0"]
     assert s.scheduler.stats()["num_waiting"] == 1
 
 
-def test_a_step_does_not_look_at_all_of_a_long_queue() -> None:
-    s = session(max_running_requests=8, chunked_prefill_size=64, pages=2000)
+def test_a_step_does_not_look_at_all_of_a_long_queue(monkeypatch: pytest.MonkeyPatch) -> None:
+    s = session(max_running_requests=8, chunked_prefill_size=512, pages=2000)
     shared = prompt(1, 200)
     for number in range(20_000):  # each could share what the first one is computing
         s.scheduler.add(Request(f"r{number}", shared, SamplingParams(max_tokens=1)))
-    began = time.perf_counter()
+    cache, looked_up = s.scheduler.memory.cache, []
+    match = cache.match
+    monkeypatch.setattr(cache, "match", lambda *key: looked_up.append(key) or match(*key))
     assert s.scheduler.schedule() is not None
-    assert time.perf_counter() - began < 0.1
+    assert 100 < len(looked_up) < 1000
 
 
 def test_retracted_requests_go_first_and_new_ones_by_arrival() -> None:

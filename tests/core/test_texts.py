@@ -91,7 +91,7 @@ async def test_other_work_goes_on_while_a_megabyte_is_tokenized() -> None:
     took = time.perf_counter() - began
     beating.cancel()
     assert len(ids[0]) > 10**5
-    assert max(gaps) < max(0.1, took / 4)
+    assert max(gaps) < max(0.1, took / 2)  # `encode` would hold the lock for all of it
 
 
 @pytest.mark.parametrize("method", ["encode", "encode_batch", "count", "token_bytes"])

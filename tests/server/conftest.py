@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,13 @@ from zif.server import ServerOptions, create_app
 from zif.tokenizer import Tokenizer, load_tokenizer
 
 CONTEXT = 512
+
+
+async def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    """Wait until ``condition`` is true, while others run."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.001)
 
 
 @pytest.fixture(scope="session")

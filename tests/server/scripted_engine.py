@@ -37,7 +37,7 @@ class ScriptedEngine:
         self.failure: str | None = None
         self.started = self.stopped = False
         self.fail_requests = ""
-        self._tokens = 0
+        self.tokens = 0
 
     async def submit(self, request: EngineRequest) -> AsyncIterator[EngineOutput]:
         if self.failure is not None:
@@ -75,7 +75,7 @@ class ScriptedEngine:
                     output.stop_reason = tokens[end]
                 if self.fail_requests:
                     raise NumericalFault(self.fail_requests)
-            self._tokens += len(part)
+            self.tokens += len(part)
             yield output
 
     async def _interrupted(self, interrupt: asyncio.Event) -> bool:
@@ -113,7 +113,7 @@ class ScriptedEngine:
             "num_waiting": 0,
             "pages_total": 64,
             "pages_free": 60,
-            "generation_tokens_total": self._tokens,
+            "generation_tokens_total": self.tokens,
             "requests_total": len(self.submitted),
             "device": "scripted",
         }

@@ -47,7 +47,7 @@ FIELDS = sorted(
         (model.__name__, parameter.names[model.api], DECLARED[type(parameter.kind)])
         for model in (ChatRequest, CompletionRequest, NativeSampling)
         for parameter in PARAMETERS.values()
-        if type(parameter.kind) in DECLARED and model.api in parameter.names
+        if model.api in parameter.names and type(parameter.kind) in DECLARED
     }
     | {
         (model.__name__, name, kind.__name__)
@@ -71,7 +71,7 @@ def test_a_field_reports_its_first_error_alone(model: str, name: str, kind: str)
         except ValidationError as error:
             found = error.error_count()
         assert found <= 3
-        assert time.perf_counter() - began < 0.2
+        assert time.perf_counter() - began < 2  # 0.01 s; one error an item took seconds
 
 
 def test_lists_and_dicts_are_all_looked_at() -> None:
@@ -102,7 +102,7 @@ async def test_a_megabyte_of_wrong_values_is_refused_at_once(
     content = orjson.dumps(body)
     began = time.perf_counter()
     response = await client.post(path, content=content)
-    assert time.perf_counter() - began < 0.5  # 0.05 s; one error an item took 8 s a megabyte
+    assert time.perf_counter() - began < 4  # 0.05 s; one error an item took 8 s a megabyte
     assert response.status_code == 400
     assert len(response.content) < 500
 

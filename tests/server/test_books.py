@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.conftest import ClientMaker
+from server.conftest import ClientMaker, until
 from server.scripted_engine import ScriptedEngine
 from server.sse import events
 from zif.contract.errors import Overloaded
@@ -95,7 +95,7 @@ async def test_every_choice_ends_once(frontend: Frontend, make_client: ClientMak
     await frontend.abort("mine")
     rest = [delta async for delta in aborted]
     cancelled = asyncio.create_task(frontend.complete([5], SamplingParams()))
-    await asyncio.sleep(0.01)
+    await until(lambda: frontend.books.totals()["prompt_tokens_total"] == 5)
     cancelled.cancel()
     with pytest.raises(asyncio.CancelledError):
         await cancelled

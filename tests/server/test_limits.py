@@ -70,10 +70,9 @@ async def test_headers_are_bounded_in_bytes_and_number(frontend: Frontend) -> No
 async def test_headers_that_never_end_hold_a_connection_for_as_long_as_a_head_may_take(frontend: Frontend) -> None:
     async with running(frontend, head_timeout=0.2) as server:
         for parts in ((), (b"\r\n",), (GET,), [GET, *[b"a: 1\r\n"] * 15]):
-            began = asyncio.get_running_loop().time()
-            status, error = await say(server, *parts, pause=0.02)
+            async with asyncio.timeout(10):
+                status, error = await say(server, *parts, pause=0.02)
             assert (status, error.get("code")) in ((408, "request_timeout"), (0, None))
-            assert asyncio.get_running_loop().time() - began < 2
 
 
 async def test_a_kept_connection_waits_for_its_next_request(frontend: Frontend) -> None:
@@ -112,13 +111,12 @@ async def test_what_is_no_http_is_answered_as_everything_else(frontend: Frontend
 async def test_connections_are_bounded(frontend: Frontend) -> None:
     async with running(frontend, max_connections=3, head_timeout=5) as server:
         kept = [await connect(server) for _ in range(3)]
-        await asyncio.sleep(0.05)
         status, error = await say(server, b"")
         assert (status, error["code"]) == (503, "too_many_connections")
         kept.pop()[1].close()
-        await asyncio.sleep(0.05)
-        async with httpx.AsyncClient(base_url=server.url) as client:
-            assert (await client.get("/health")).status_code == 200
+        async with httpx.AsyncClient(base_url=server.url) as client, asyncio.timeout(20):
+            while (await client.get("/health")).status_code != 200:
+                await asyncio.sleep(0.01)
         for _, writer in kept:
             writer.close()
 
@@ -171,7 +169,9 @@ async def test_a_place_is_held_from_the_headers_on(make_client: ClientMaker) -> 
         yield b'"max_tokens": 1}'
 
     held = [asyncio.create_task(client.post("/v1/completions", content=slow())) for _ in range(2)]
-    await asyncio.sleep(0.02)
+    async with asyncio.timeout(20):
+        while (await client.get("/server_info")).json()["open_requests"] < 2:
+            await asyncio.sleep(0.001)
     assert (await client.post("/v1/completions", json={"prompt": "x"})).status_code == 429
     assert (await client.get("/health")).status_code == 200
     go.set()
@@ -180,15 +180,16 @@ async def test_a_place_is_held_from_the_headers_on(make_client: ClientMaker) -> 
 
 async def test_bodies_are_bounded_together(make_client: ClientMaker) -> None:
     client = make_client(max_body_bytes=1000, max_total_body_bytes=1500)
-    go = asyncio.Event()
+    read, go = asyncio.Event(), asyncio.Event()
 
     async def slow() -> Any:
         yield b'{"prompt": "' + b"x" * 900
+        read.set()
         await go.wait()
         yield b'", "max_tokens": 1}'
 
     held = asyncio.create_task(client.post("/v1/completions", content=slow()))
-    await asyncio.sleep(0.02)
+    await read.wait()
     response = await client.post("/tokenize", json={"prompt": "x" * 900})
     assert (response.status_code, response.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert (await client.post("/tokenize", json={"prompt": "x" * 100})).status_code == 200

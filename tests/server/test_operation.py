@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from server.conftest import CONTEXT, ClientMaker
+from server.conftest import CONTEXT, ClientMaker, until
 from server.scripted_engine import ScriptedEngine
 from server.sse import events
 from zif.contract.errors import EngineDead
@@ -112,9 +112,12 @@ async def test_an_engine_that_dies_ends_streams_with_an_error_event(
     client: httpx.AsyncClient, engine: ScriptedEngine
 ) -> None:
     engine.delay = 0.005
-    streamed = asyncio.create_task(client.post("/v1/completions", json={**PROMPT, "stream": True}))
-    whole = asyncio.create_task(client.post("/v1/completions", json=PROMPT))
-    await asyncio.sleep(0.03)
+    body = {**PROMPT, "max_tokens": 400}
+    streamed = asyncio.create_task(client.post("/v1/completions", json={**body, "stream": True}))
+    await until(lambda: engine.tokens)
+    engine.delay = 60
+    whole = asyncio.create_task(client.post("/v1/completions", json=body))
+    await until(lambda: len(engine.running) == 2)
     engine.die("killed by signal 9")
     *_, last = events(await streamed)
     assert last["error"]["code"] == "engine_dead"
@@ -140,11 +143,11 @@ async def test_flush_cache(client: httpx.AsyncClient, engine: ScriptedEngine) ->
 
 
 async def test_requests_are_aborted_by_id_or_all(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
-    engine.delay = 0.005
+    engine.delay = 60
     named = {"text": "x", "rid": "mine"}
     for body, order in [({**named}, {"rid": "mine"}), ({**named, "text": ["x", "y"]}, {"abort_all": True})]:
         request = asyncio.create_task(client.post("/generate", json=body))
-        await asyncio.sleep(0.02)
+        await until(lambda: engine.running)
         assert (await client.post("/abort_request", json=order)).json()["aborted"] >= 1
         answer = (await request).json()
         meta = answer["meta_info"] if isinstance(answer, dict) else answer[0]["meta_info"]
@@ -233,9 +236,9 @@ async def test_health_generate_looks_at_what_it_is_given(client: httpx.AsyncClie
     engine.fail_requests = "logits are NaN"
     response = await client.get("/health_generate")
     assert (response.status_code, response.json()["error"]["code"]) == (503, "numerical_fault")
-    engine.fail_requests, engine.delay = "", 0.05
+    engine.fail_requests, engine.delay = "", 15
     probe = asyncio.create_task(client.get("/health_generate"))
-    await asyncio.sleep(0.02)
+    await until(lambda: engine.running)
     await client.post("/abort_request", json={"abort_all": True})
     assert ((await probe).status_code, (await probe).json()["error"]["code"]) == (503, "no_token")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.conftest import ClientMaker
+from server.conftest import ClientMaker, until
 from server.scripted_engine import ScriptedEngine
 from zif.contract.errors import InvalidRequest, Overloaded
 from zif.server.places import Places
@@ -47,20 +47,18 @@ async def test_one_client_cannot_fill_the_queue(make_client: ClientMaker, engine
         )
 
     first = ask("one", many)
-    await asyncio.sleep(0.02)
+    await until(lambda: len(engine.running) == 4)
     refused = await ask("one", many)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert "4 of 8 sequences are running or waiting, 4 of them yours" in refused.json()["error"]["message"]
     second = ask("two", {**many, "n": 2})
-    await asyncio.sleep(0.02)
-    assert len(engine.running) == 6
+    await until(lambda: len(engine.running) == 6)
     too_many = await ask("two", {**many, "n": 5})
     assert (too_many.status_code, too_many.json()["error"]["param"]) == (400, "n")
     for task in (first, second):
         task.cancel()
     await asyncio.gather(first, second, return_exceptions=True)
-    await asyncio.sleep(0.02)
-    engine.running.clear()
+    await until(lambda: not engine.running)
     engine.delay = 0
     assert (await ask("one", many)).status_code == 200
 

@@ -14,12 +14,10 @@ import pytest
 
 from system.conftest import Served, serve
 from system.hostile import MAKERS, garbage, hostile
-from system.storm import exchange, resident, watched
+from system.storm import Watch, exchange, resident, watched
 from zif.server.memory import DELAY_SECONDS
 
 HEALTH_MS = 250
-ROOM = ("--device-opt", "null.memory_mb=8192", "--max-total-tokens", "65536")
-"""For the buffers of every shape of step that a storm brings about."""
 
 
 async def storm(url: str, count: int, seed: int, *, at_once: int = 8) -> Counter[tuple[str, int]]:
@@ -41,7 +39,7 @@ async def storm(url: str, count: int, seed: int, *, at_once: int = 8) -> Counter
 
 def settled(served: Served) -> dict[str, int]:
     """Wait until nothing runs, and empty the cache; the engine's stats."""
-    time.sleep(2 * DELAY_SECONDS)
+    time.sleep(DELAY_SECONDS + 1)
     deadline = time.monotonic() + 60
     while httpx.post(f"{served.url}/flush_cache", timeout=30).status_code != 200:
         assert time.monotonic() < deadline, served.stats()
@@ -49,12 +47,11 @@ def settled(served: Served) -> dict[str, int]:
     return served.stats()
 
 
-def weather(served: Served, count: int, warming: int) -> None:
-    """Let a storm pass over a server that has seen ``warming`` requests, and look at what is left.
+def weather(served: Served, count: int, warming: int, *, growth: float) -> Watch:
+    """Let a storm pass over a server that has seen ``warming`` requests; return what was noticed meanwhile.
 
-    After 2,000 requests or so the heap has its size; what is measured before says little.
+    No answer is a 5xx, all pages are free afterwards, and resident memory is at most ``growth`` times what it was.
     """
-    slowness = max(1.0, os.getloadavg()[0] / 2)  # of two cores that others use as well
     asyncio.run(storm(served.url, warming, seed=1))
     settled(served)
     before = resident(served.process.pid)
@@ -63,26 +60,28 @@ def weather(served: Served, count: int, warming: int) -> None:
     assert not {(name, status): n for (name, status), n in seen.items() if status >= 500}
     assert len({name for name, _ in seen}) == len(MAKERS) + 1
     assert sum(n for (_, status), n in seen.items() if status == 200) > count // 100
-    assert max(watch.health) < HEALTH_MS * slowness, sorted(watch.health)[-10:]
     stats = settled(served)
     assert stats["pages_free"] == stats["pages_total"]
     assert served.stats()["open_requests"] == 0
     after = resident(served.process.pid)
-    assert after < (1.1 if warming >= 2000 else 1.5) * before, (before, after)
+    assert after < growth * before, (before, after)
     assert "Traceback" not in served.log.read_text()
+    return watch
 
 
 def test_a_short_storm(tmp_path: Path) -> None:
-    with serve(tmp_path / "log", "--device", "null", *ROOM) as served:
-        weather(served, 120, warming=80)
+    with serve(tmp_path / "log", "--device", "null") as served:
+        weather(served, 60, warming=45, growth=2.0)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("device", ["null", "cpu"])
 def test_ten_thousand_hostile_requests(tmp_path: Path, device: str) -> None:
-    with serve(tmp_path / "log", "--device", device, *(ROOM if device == "null" else ())) as served:
-        weather(served, 10_000, warming=2000)
+    slowness = max(1.0, os.getloadavg()[0] / 2)  # of two cores that others use as well
+    with serve(tmp_path / "log", "--device", device) as served:
+        watch = weather(served, 10_000, warming=2000, growth=1.1)  # by then the heap has its size
+    assert max(watch.health) < HEALTH_MS * slowness, sorted(watch.health)[-10:]
 
 
 def test_a_salted_request_finds_nothing_of_others(tmp_path: Path) -> None:

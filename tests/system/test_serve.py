@@ -251,7 +251,7 @@ def test_an_engine_ends_with_its_server_at_any_phase(tmp_path: Path, seconds: fl
         server.wait()
     killed = time.monotonic()
     wait_gone([engine])
-    assert time.monotonic() - killed < 3
+    assert time.monotonic() - killed < 6  # 1 s; an engine that loads would go on for 9
 
 
 def test_a_stopped_engine_is_noticed_on_cpu(tmp_path: Path) -> None:
@@ -288,7 +288,7 @@ def test_a_killed_engine_is_reported_and_the_server_stops_well(tmp_path: Path) -
         os.kill(served.engine_pid, signal.SIGKILL)
         killed = time.monotonic()
         while (health := served.get("/health")).status_code == 200:
-            assert time.monotonic() - killed < 2
+            assert time.monotonic() - killed < 10  # 2 s; by itself it would never be
         assert health.status_code == 503
         assert "signal 9" in health.json()["error"]["message"]
         assert httpx.post(f"{served.url}/v1/completions", json=body, timeout=30).status_code == 503
@@ -384,7 +384,7 @@ def test_a_rank_that_is_killed_is_reported_and_the_server_stops_well(tmp_path: P
         os.kill(rank, signal.SIGKILL)
         killed = time.monotonic()
         while both.get("/health").status_code == 200:  # nothing runs, so nothing else would notice
-            assert time.monotonic() - killed < 2
+            assert time.monotonic() - killed < 10  # 2 s; by itself it would never be
         with client_of(both) as client, pytest.raises(openai.APIStatusError):
             client.chat.completions.create(model=MODEL, messages=TURN, max_tokens=500)
         health = both.get("/health")
