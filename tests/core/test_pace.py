@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing import Pipe
 from typing import Any
 
@@ -165,6 +166,18 @@ def engine_of(**settings: Any) -> Engine:
 def ask(engine: Engine, name: str, prompt: list[int]) -> None:
     params = SamplingParams(max_tokens=100, ignore_eos=True)
     assert engine.add(EngineRequest(name, prompt, params, ())) is None
+
+
+def test_a_step_that_has_ended_sooner_than_others_is_not_waited_for() -> None:
+    engine = engine_of()
+    ask(engine, "one", PROMPT)
+    for _ in range(7):
+        engine.step()
+    assert engine.patience > 0.0
+    device: Any = engine.runner.backend
+    device.device.options = replace(device.device.options, step_ms=0.0)
+    engine.step()
+    assert engine.patience == 0.0
 
 
 def test_an_engine_is_patient_while_all_that_it_has_decodes() -> None:

@@ -81,7 +81,7 @@ class Engine:
     @property
     def patience(self) -> float:
         """Seconds for which :meth:`step` can wait for more requests, and the device is still not kept waiting."""
-        if self._in_flight is None or not self.scheduler.only_decodes:
+        if self._in_flight is None or not self.scheduler.only_decodes or self._in_flight.fetch.ready():
             return 0.0
         return self._pace.room(time.perf_counter())
 
@@ -93,11 +93,11 @@ class Engine:
     def advance(self) -> News:
         """Launch the next step and return what became known: of the step before, where steps overlap."""
         begin = time.perf_counter()
-        drawing = self._draw(self._pace.room(begin))
+        drawing = self._draw(wait=False)
         before, self._in_flight = self._in_flight, None
         batch = self.scheduler.schedule()
         if batch is None and before is None and drawing is None:
-            drawing = self._draw(None)
+            drawing = self._draw(wait=True)
         if batch is not None:
             self._in_flight = self.runner.launch(batch)
             now = time.perf_counter()
@@ -143,21 +143,22 @@ class Engine:
         others = [self._output(update, result) for update in done.updates]
         return News(done.numbers, done.tokens, done.counts, others)
 
-    def _draw(self, patience: float | None) -> Drawing | None:
+    def _draw(self, *, wait: bool) -> Drawing | None:
         """Launch the draw of undrawn requests whose masks are there.
 
-        The others are waited for as many seconds as ``patience`` says, all together; None: until there is one.
+        The others are waited for as long as keeps the device busy; with ``wait`` until there is one.
         """
         undrawn = self.scheduler.undrawn()
         if not undrawn:
             return None
-        end = time.perf_counter() + (patience or 0.0)
+        now = time.perf_counter()
+        end = now + self._pace.room(now)
         requests: list[Request] = []
         masks: list[Mask] = []
         for request in undrawn:
             assert request.masks is not None
             left = max(end - time.perf_counter(), 0.0)
-            mask = request.masks.mask(None if patience is None and not masks else left)
+            mask = request.masks.mask(None if wait and not masks else left)
             if mask is not None:
                 requests.append(request)
                 masks.append(mask)

@@ -55,15 +55,12 @@ class StopRule:
         ends = named if params.ignore_eos else named.union(eos_token_ids)
         return cls(ends, named, params.min_tokens, params.max_tokens)
 
-    def may_end(self, made: int, token: int) -> bool:
-        """Return whether :meth:`cut` has to be asked about one ``token``; cheap, and nearly always False."""
-        return token in self.ends or made + 1 >= self.max_tokens
-
     def cut(self, made: int, tokens: Sequence[int]) -> tuple[int, EndReason | None, int | None]:
         """Return how many of ``tokens``, which follow ``made`` others, are kept, and what ends the sequence with them.
 
         That is (count, finish reason, stop token id); the reasons are None while it goes on, and the id is
-        None for an end-of-sequence token.
+        None for an end-of-sequence token. One token need not be asked about unless it is among ``ends``, or number
+        ``max_tokens``.
         """
         room = self.max_tokens - made
         for index, token in enumerate(tokens[:room]):

@@ -102,6 +102,8 @@ class Memory:
     def reserve_decodes(self, starts: IntArray, fresh: IndexArray, ahead: int) -> bool:
         """:meth:`reserve` for one more position at each of ``starts``, of which those at ``fresh`` begin a page, and
         for ``ahead`` more tokens as far as that takes no more than an eighth of a group."""
+        if not (len(fresh) or ahead):
+            return True
         sizes = zip(self.geometry.sizes, self.geometry.factors, strict=True)
         begun = [len(fresh) if f == 1 else int(np.count_nonzero(starts[fresh] % size == 0)) for size, f in sizes]
         return self._reserve(begun, ahead)
