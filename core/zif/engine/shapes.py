@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Shapes:
         pages = bucket("pages", -(-longest // limits.page_size), limits.pages)
         if batch.one_each:
             seqs = bucket("decode_seqs", size, limits.rows)
-            return StepShape(seqs, seqs, pages, seqs, decode=True, exact=exact)
+            return _decode(seqs, pages, exact)
         tokens = bucket("tokens", batch.num_tokens, limits.tokens)
         seqs = bucket("seqs", size, limits.rows)
         even = StepShape(tokens, seqs, pages, seqs, decode=False, exact=exact)
@@ -92,4 +93,10 @@ class Shapes:
 
     def _decodes(self, widths: Sequence[int]) -> list[StepShape]:
         sizes = itertools.product(self.extents("decode_seqs", self.limits.rows), widths)
-        return [StepShape(size, size, width, size, decode=True) for size, width in sizes]
+        return [_decode(size, width, True) for size, width in sizes]
+
+
+@functools.lru_cache(maxsize=1024)
+def _decode(size: int, pages: int, exact: bool) -> StepShape:
+    """Steps that follow one another have one shape, mostly: it is not made anew for each."""
+    return StepShape(size, size, pages, size, decode=True, exact=exact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -195,12 +196,17 @@ def sampler_shape(batch: Batch, plan: LogitsPlan, rows: int) -> SamplerShape:
 
 
 def _sampler(rows: int, needs: int, top: Sequence[int], *, targets: bool = False, masked: bool = False) -> SamplerShape:
+    return _sampler_of(rows, needs, _top_bucket(max(top)) if top else None, targets, masked)
+
+
+@functools.lru_cache(maxsize=1024)
+def _sampler_of(rows: int, needs: int, top: int | None, targets: bool, masked: bool) -> SamplerShape:
     return SamplerShape(
         rows=rows,
         random=bool(needs & RANDOM),
         filtered=bool(needs & FILTERED),
         adjusted=bool(needs & ADJUSTED),
-        top=_top_bucket(max(top)) if top else None,
+        top=top,
         targets=targets,
         masked=masked,
     )
