@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import httpx
@@ -192,3 +193,23 @@ async def test_what_is_wrong_is_explained(
     assert (error["type"], error["param"]) == ("invalid_request_error", param)
     assert words in error["message"]
     assert "\n" not in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "in_thread"),
+    [
+        ({"messages": [{"role": "user", "content": "hello"}] * 3}, False),
+        ({"messages": [{"role": "user", "content": "hello"}] * 40}, True),
+        ({"messages": [{"role": "user", "content": "hello " * 1000}]}, True),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "hello"}]}]}, True),
+        ({"messages": [{"role": "user", "content": "hello"}], "tools": [{"type": "function"}]}, True),
+        ({"messages": [{"role": "user", "content": "hello"}], "chat_template_kwargs": {"a": "b"}}, True),
+    ],
+)
+async def test_what_takes_long_to_render_is_rendered_in_a_thread(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch, fields: dict[str, Any], in_thread: bool
+) -> None:
+    threads: list[threading.Thread] = []
+    monkeypatch.setattr(Tokenizer, "render", lambda *_, **__: threads.append(threading.current_thread()) or "x")
+    assert (await client.post("/tokenize", json=fields)).status_code == 200
+    assert [thread is not threading.main_thread() for thread in threads] == [in_thread]

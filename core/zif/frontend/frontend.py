@@ -16,7 +16,7 @@ from zif.frontend.books import Books
 from zif.frontend.choice import ChoiceStream
 from zif.frontend.client import EngineClient
 from zif.frontend.output import Completion, Delta, collect
-from zif.frontend.texts import PIECE, Texts
+from zif.frontend.texts import PIECE, SHORT, Texts
 from zif.messages import EngineOutput, EngineRequest
 from zif.sampling.params import OF_TOKEN_IDS, SamplingParams
 from zif.sampling.stop import granted
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Conversations of more messages are rendered in a thread, so that other requests' tokens keep flowing meanwhile.
-_MANY_MESSAGES = 64
+# Conversations of more messages are rendered in a thread, and so are those with anything long in them.
+_FEW_MESSAGES = 16
 
 # Pieces of news that one stream hands on before others get their turn.
 _DELTAS_AT_ONCE = 8
@@ -138,7 +138,8 @@ class Frontend:
             continue_final_message=continue_final_message,
             variables=variables,
         )
-        text = render() if len(messages) <= _MANY_MESSAGES else await self.texts.work(render)
+        short = not (tools or documents or variables) and _is_short(messages)
+        text = render() if short else await self.texts.work(render)
         # The template writes BOS and its like itself.
         return await self.encode(text, add_special_tokens=False)
 
@@ -366,6 +367,14 @@ class Frontend:
 
 def _is_chat(prompt: str | Sequence[int] | Sequence[Mapping[str, Any]]) -> TypeIs[Sequence[Mapping[str, Any]]]:
     return not isinstance(prompt, str) and len(prompt) > 0 and isinstance(prompt[0], Mapping)
+
+
+def _is_short(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a template writes ``messages`` in about a millisecond: they are few, and all they hold is short text."""
+    if len(messages) > _FEW_MESSAGES:
+        return False
+    values = [value for message in messages for value in message.values() if value is not None]
+    return all(isinstance(value, str) for value in values) and sum(map(len, values)) <= SHORT
 
 
 async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

@@ -17,7 +17,7 @@ class ServerOptions:
     are in memory at once, ``max_queued`` in sequences: a request has prompts times ``n`` of them.
     ``sampling_defaults``: what a request leaves open comes from the checkpoint's generation config
     (``model``), or is temperature 1 and no truncation (``openai``). With ``api_keys`` everything but
-    ``/health`` and ``/metrics`` wants one of them as a bearer token. On SIGTERM running requests have
+    ``/``, ``/health``, ``/ping`` and ``/metrics`` wants one of them as a bearer token. On SIGTERM running requests have
     ``drain_seconds`` to end. ``model_path`` is only reported.
     """
 
