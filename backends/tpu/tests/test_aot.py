@@ -128,7 +128,7 @@ def test_a_kernel_counts_as_it_declares() -> None:
 
     def attend(q: Any, k: Any, v: Any) -> Any:
         whole = (jnp.zeros((4, 8), jnp.int32), jnp.arange(5), jnp.ones(4, jnp.int32), jnp.full(1, 4))
-        return ragged_attention(q, (k, v), 0, *whole, scale=1.0, decode=True, interpret=True)
+        return ragged_attention(q, (k, v), 0, *whole, kv_heads=2, scale=1.0, decode=True, interpret=True)
 
     q, pool = jnp.zeros((4, 8, 128), jnp.bfloat16), jnp.zeros((1, 9, 16, 2, 128), jnp.bfloat16)
     cost = cost_of(jax.jit(attend).trace(q, pool, pool).jaxpr)
