@@ -33,7 +33,7 @@ def kernels() -> None:
     """Attention of 32 query and 8 kv heads of 128, pages of 16, in bf16; keys and values in bf16 and in eight bits"""
     from zif.contract.arrays import dtype_bytes
     from zif.contract.attention import AttentionSpec
-    from zif.contract.bind import candidates
+    from zif.contract.binding import candidates
     from zif.contract.ops.attention import attention_request
     from zif.contract.optable import Ops
     from zif.contract.step import Step, StepShape

@@ -10,10 +10,10 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zif.contract.errors import UnsupportedModel
+from zif.contract import UnsupportedModel
 
 if TYPE_CHECKING:
-    from zif.contract.model import ModelFamily
+    from zif.contract import ModelFamily
 
 ARCHITECTURES: Mapping[str, str] = {
     "Gemma2ForCausalLM": "zif_models.gemma2",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from zif.contract.errors import UnsupportedModel
+from zif.contract import UnsupportedModel
 
 Values = Mapping[str, Any]
 _SHOWN = 80

@@ -10,12 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from zif.contract.arrays import Array, Tree
-from zif.contract.attention import AttentionSpec
-from zif.contract.model import Model
-from zif.contract.optable import Ops
-from zif.contract.step import Step
-from zif.contract.weights import VectorSpec
+from zif.contract import Array, AttentionSpec, Model, Ops, Step, Tree, VectorSpec
 from zif_models.config import Config, Values
 from zif_models.layers import Carry, Decoder, LayerKind, fused, reducing, split_heads, windowed
 from zif_models.rope import rope_spec

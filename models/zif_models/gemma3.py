@@ -6,7 +6,7 @@ Of a checkpoint that also sees images (``Gemma3ForConditionalGeneration``), the 
 
 from __future__ import annotations
 
-from zif.contract.model import Model
+from zif.contract import Model
 from zif_models.config import Config, Values
 from zif_models.gemma2 import Gemma, attention_spec, common
 from zif_models.layers import LayerKind

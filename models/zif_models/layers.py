@@ -11,14 +11,23 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Self
 
-from zif.contract.arrays import Array, Tree
-from zif.contract.attention import AttentionSpec, RopeSpec
-from zif.contract.cache import CacheGroup
-from zif.contract.model import InputSpec, divided, local_attention
-from zif.contract.opspec import OpRequest
-from zif.contract.optable import Ops
-from zif.contract.step import Step
-from zif.contract.weights import EmbeddingSpec, LinearSpec, RepeatedSpec, VectorSpec
+from zif.contract import (
+    Array,
+    AttentionSpec,
+    CacheGroup,
+    EmbeddingSpec,
+    InputSpec,
+    LinearSpec,
+    OpRequest,
+    Ops,
+    RepeatedSpec,
+    RopeSpec,
+    Step,
+    Tree,
+    VectorSpec,
+    divided,
+    local_attention,
+)
 
 Carry = tuple[Array, Array, Tree]
 """What goes from layer to layer: x [T, hidden] still to be added, residual [T, hidden], cache."""

@@ -9,11 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from zif.contract.arrays import Array, Tree
-from zif.contract.attention import AttentionSpec
-from zif.contract.optable import Ops
-from zif.contract.step import Step
-from zif.contract.weights import VectorSpec
+from zif.contract import Array, AttentionSpec, Ops, Step, Tree, VectorSpec
 from zif_models.config import Config, Values
 from zif_models.layers import Carry, Decoder, LayerKind, fused, reducing, split_heads
 from zif_models.rope import rope_spec

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zif.contract.model import Model
+from zif.contract import Model
 from zif_models import llama
 from zif_models.config import Config, Values
 from zif_models.layers import windowed

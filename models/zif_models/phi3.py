@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zif.contract.arrays import Tree
-from zif.contract.model import Model
+from zif.contract import Model, Tree
 from zif_models import llama
 from zif_models.config import Config, Values
 from zif_models.layers import LayerKind, windowed

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zif.contract.attention import AttentionSpec
-from zif.contract.model import Model
+from zif.contract import AttentionSpec, Model
 from zif_models import llama
 from zif_models.config import Config, Values
 from zif_models.layers import windowed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from zif.contract.model import Model
+from zif.contract import Model
 from zif_models import llama, qwen2
 from zif_models.config import Config, Values
 

@@ -10,8 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zif.contract.attention import RopeSpec
-from zif.contract.errors import UnsupportedModel
+from zif.contract import RopeSpec, UnsupportedModel
 from zif_models.config import LARGEST, LAYER_KINDS, Config, is_number, shortened
 
 Parameters = dict[str, Any]

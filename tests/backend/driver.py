@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from zif.contract.arrays import tree_map
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.model import Model
 from zif.contract.step import Step, StepShape
 from zif.engine.requests import model_requests

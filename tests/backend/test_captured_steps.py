@@ -15,7 +15,7 @@ import pytest
 
 from backend.checkpoints import VOCAB, Saved, save
 from zif.contract.attention import AttentionSpec
-from zif.contract.kernel import kernel
+from zif.contract.kernels import kernel
 from zif.contract.step import Step, StepShape
 from zif.engine.engine import Engine
 from zif.engine.warmup import warm_up

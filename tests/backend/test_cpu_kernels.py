@@ -20,7 +20,7 @@ from zif.contract.arrays import tree_map
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.errors import InvalidSettings
 from zif.contract.info import Device
-from zif.contract.kernel import Kernel
+from zif.contract.kernels import Kernel
 from zif.contract.ops import op_specs
 from zif.contract.ops.attention import attention_request, draw_step, rope_angles
 from zif.contract.ops.draw import normal, numpy_dtype

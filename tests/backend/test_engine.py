@@ -13,7 +13,7 @@ import torch
 from backend.checkpoints import VOCAB, Saved, save
 from zif.contract.attention import AttentionSpec
 from zif.contract.errors import InvalidSettings
-from zif.contract.kernel import kernel
+from zif.contract.kernels import kernel
 from zif.contract.step import Step
 from zif.engine.engine import Engine
 from zif.engine.warmup import warm_up

@@ -13,10 +13,10 @@ from backend.ranks import on_ranks
 from spike.frameworks import TORCH
 from spike.loop import Loop
 from spike.shared import COUNT, DEEPSEEK, WORK, expected
-from zif.contract.bind import Bound, bind
+from zif.contract.binding import Bound, bind
 from zif.contract.comm import PARTIAL, Communicator, Partial
 from zif.contract.form import Form, Handed
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
 from zif.contract.weights import PackedWeight

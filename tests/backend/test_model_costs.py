@@ -12,7 +12,7 @@ from zif.cli.costs import model_costs
 from zif.cli.main import main
 from zif.contract.backend import Capabilities
 from zif.contract.cost import Cost, OpCall, traffic
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
 from zif.reference.torch import TorchBackend, TorchReference, TorchRuntime

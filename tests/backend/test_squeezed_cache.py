@@ -17,7 +17,7 @@ from zif.contract.attention import AttentionSpec
 from zif.contract.cache import CacheGroup
 from zif.contract.errors import InvalidSettings
 from zif.contract.formats import reference_formats
-from zif.contract.kernel import kernel
+from zif.contract.kernels import kernel
 from zif.contract.step import Step
 from zif.engine.engine import Engine
 from zif.engine.store import stored_groups

@@ -19,7 +19,7 @@ from backend.driver import model_of
 from backend.test_engine import run
 from zif.contract.arrays import tree_leaves
 from zif.contract.errors import UnsupportedModel, WeightsError
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.weights import ALONE, Encoded, LinearSpec, PackedWeight, Shard
 from zif.process.build import build_engine
 from zif.reference.jax import JaxBackend, JaxPacker, JaxRuntime

@@ -10,12 +10,17 @@ from typing import Any
 
 import torch
 
-from zif.contract.attention import AttentionSpec
-from zif.contract.backend import Capabilities
-from zif.contract.hookspecs import hookimpl
-from zif.contract.info import Available, BackendInfo, Device
-from zif.contract.kernel import KernelSet, kernel
-from zif.contract.opspec import OpRequest
+from zif.contract import (
+    AttentionSpec,
+    Available,
+    BackendInfo,
+    Capabilities,
+    Device,
+    KernelSet,
+    OpRequest,
+    hookimpl,
+    kernel,
+)
 from zif.reference.torch import TorchBackend, TorchReference, TorchRuntime
 
 

@@ -9,8 +9,8 @@ from typing import Any
 from zif.conformance.results import Recorder, Report
 from zif.conformance.runner import check_backend
 from zif.contract.backend import Capabilities
-from zif.contract.bind import bind
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.binding import bind
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
 from zif.reference.torch import TorchBackend, TorchReference, TorchRuntime

@@ -8,7 +8,7 @@ import pytest
 
 from core.mutants import REFERENCE, Mutated, report_on
 from core.op_mutants import MUTANTS, OPS, draws
-from zif.contract.kernel import kernel
+from zif.contract.kernels import kernel
 from zif.contract.ops import op_specs
 from zif.reference.torch import TorchPacker, TorchReference
 

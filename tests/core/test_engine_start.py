@@ -12,7 +12,7 @@ import pytest
 from zif.conformance.variants import eager
 from zif.contract.backend import Capabilities
 from zif.contract.errors import OutOfMemory
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.weights import EmbeddingSpec, ExpertsSpec, HeadsSpec, LinearSpec, RepeatedSpec, VectorSpec
 from zif.null.backend import NullBackend, NullOptions
@@ -125,9 +125,13 @@ def test_kernels_passed_over_are_reported_and_a_reference_is_a_warning(
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG | {"head_dim": 80}))
     settings = Settings(model=str(tmp_path), load_format="dummy", max_total_tokens=64)
-    with caplog.at_level(logging.INFO, "zif.engine.choices"):
+    with caplog.at_level(logging.INFO, "zif.engine.kernel_report"):
         build_engine(settings, progress=False, backend=Backend(TorchRuntime()))
-    said = [(record.levelname, record.getMessage()) for record in caplog.records if record.name == "zif.engine.choices"]
+    said = [
+        (record.levelname, record.getMessage())
+        for record in caplog.records
+        if record.name == "zif.engine.kernel_report"
+    ]
     library = "faster.gated_activation: a library is not installed (pip install library)"
     table = "faster.embedding: a library is not installed (pip install library)"
     heads = "faster.paged_attention: takes heads of 64, not 80"

@@ -17,11 +17,11 @@ from zif.conformance.profiles import required
 from zif.contract import version
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.backend import Backend, Runtime
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.cache import CacheGroup
 from zif.contract.errors import KernelNotFound, PluginError
 from zif.contract.executable import Executables
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.level import added
 from zif.contract.ops import layers, op_specs
 from zif.contract.ops.attention import attention_request

@@ -265,7 +265,7 @@ EXTENSION = """
 from zif.contract.formats import PlainFormat
 from zif.contract.hookspecs import hookimpl
 from zif.contract.info import ExtensionInfo
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 
 class Fast(KernelSet):
     provider = "fast"

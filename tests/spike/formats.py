@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.packer import HostTensors

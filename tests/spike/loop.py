@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 
 from spike.frameworks import Framework
-from zif.contract.bind import Bound
+from zif.contract.binding import Bound
 from zif.contract.executable import Executable
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.contract.model import Model
 from zif.contract.step import StepShape
 from zif.engine import programs

@@ -11,7 +11,7 @@ from backend.driver import to_host
 from spike.frameworks import BOTH, JAX, Framework
 from zif.contract.arrays import tree_map
 from zif.contract.attention import AttentionSpec
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.cache import CacheGroup
 from zif.contract.formats import ScaledFormat
 from zif.contract.ops import op_specs

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from zif.contract.arrays import ArraySpec
-from zif.contract.cache import CacheFormat, CacheGroup
+from zif.contract import ArraySpec, CacheFormat, CacheGroup
 
 OUTLIER = 3.0
 """A head whose largest number is so many times its mean one makes its token a wide one."""

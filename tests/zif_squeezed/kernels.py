@@ -7,10 +7,7 @@ from typing import Any
 
 import torch
 
-from zif.contract.attention import AttentionSpec
-from zif.contract.kernel import KernelSet, kernel
-from zif.contract.opspec import OpRequest
-from zif.contract.step import Step
+from zif.contract import AttentionSpec, KernelSet, OpRequest, Step, kernel
 from zif.reference.torch.attention import attend
 from zif_squeezed.format import NARROW, OUTLIER, SCALE, WIDE, Record, Squeezed
 

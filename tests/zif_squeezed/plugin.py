@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from zif.contract.cache import CacheFormat
-from zif.contract.hookspecs import hookimpl
-from zif.contract.info import ExtensionInfo
-from zif.contract.kernel import KernelSet
+from zif.contract import CacheFormat, ExtensionInfo, KernelSet, hookimpl
 
 
 @hookimpl

@@ -8,12 +8,18 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from zif.contract.arrays import ArraySpec
-from zif.contract.backend import Capabilities, MemoryInfo
-from zif.contract.comm import ONE_DEVICE, Communicator, Group
-from zif.contract.errors import InvalidSettings, OutOfMemory
-from zif.contract.info import Device
-from zif.contract.kernel import KernelSet
+from zif.contract import (
+    ONE_DEVICE,
+    ArraySpec,
+    Capabilities,
+    Communicator,
+    Device,
+    Group,
+    InvalidSettings,
+    KernelSet,
+    MemoryInfo,
+    OutOfMemory,
+)
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.runtime import TorchRuntime, torch_dtype
 from zif_cpu.build import BuildFailed

@@ -8,13 +8,18 @@ from typing import Any
 
 import torch
 
-from zif.contract.attention import AttentionSpec, RopeSpec
-from zif.contract.formats import unless_plain
-from zif.contract.kernel import KernelSet, When, kernel
-from zif.contract.opspec import OpRequest
-from zif.contract.optable import Ops
-from zif.contract.step import Step
-from zif.contract.weights import PackedWeight
+from zif.contract import (
+    AttentionSpec,
+    KernelSet,
+    OpRequest,
+    Ops,
+    PackedWeight,
+    RopeSpec,
+    Step,
+    When,
+    kernel,
+    unless_plain,
+)
 from zif.reference.torch.runtime import torch_dtype
 from zif_cpu.native import DTYPES, LONG_ROWS, Native
 from zif_cpu.packing import FORMAT

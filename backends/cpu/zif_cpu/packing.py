@@ -13,8 +13,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from zif.contract.packer import HostTensors
-from zif.contract.weights import EmbeddingSpec, LinearSpec, PackedWeight
+from zif.contract import EmbeddingSpec, HostTensors, LinearSpec, PackedWeight
 from zif.reference.torch.packing import TorchPacker
 from zif.reference.torch.runtime import TorchRuntime, torch_dtype
 from zif_cpu.native import DTYPES, PANEL, Native

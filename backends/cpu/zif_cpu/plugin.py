@@ -9,12 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zif.contract.hookspecs import hookimpl
-from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ProbeResult, Unavailable
+from zif.contract import Available, BackendInfo, Device, DeviceOption, ProbeResult, Unavailable, hookimpl
 
 if TYPE_CHECKING:
-    from zif.contract.backend import Backend
-    from zif.contract.comm import Group
+    from zif.contract import Backend, Group
 
 
 @hookimpl

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from zif.contract.errors import InvalidSettings
+from zif.contract import InvalidSettings
 
 
 def thread_count(asked: str = "0") -> int:

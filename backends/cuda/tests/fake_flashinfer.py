@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import flashinfer_signatures
 from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
-from zif.contract.bind import bind
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.binding import bind
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops.attention import attention_request
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.comm import Communicator, Partial
 from zif.contract.opspec import OpRequest
 from zif.contract.weights import PackedWeight

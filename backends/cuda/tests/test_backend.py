@@ -9,9 +9,9 @@ import pytest
 
 from fakes import FakeDevice
 from zif.contract.attention import AttentionSpec
-from zif.contract.bind import choose
+from zif.contract.binding import choose
 from zif.contract.cache import CacheGroup
-from zif.contract.kernel import Kernel
+from zif.contract.kernels import Kernel
 from zif.contract.ops.attention import attention_request
 from zif_cuda.backend import CudaBackend
 from zif_cuda.device import Facts

@@ -15,7 +15,7 @@ from zif.conformance.metamorphic import check_engine
 from zif.conformance.results import Recorder
 from zif.contract.arrays import tree_leaves
 from zif.contract.attention import AttentionSpec
-from zif.contract.kernel import kernel
+from zif.contract.kernels import kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import HostStep, Step, StepShape

@@ -8,12 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from zif.contract.backend import Capabilities
-from zif.contract.cache import CacheFormat, CacheGroup
-from zif.contract.comm import ONE_DEVICE, Communicator, Group
-from zif.contract.formats import EIGHT_BITS, PlainFormat, plain_formats
-from zif.contract.info import Device
-from zif.contract.kernel import KernelSet
+from zif.contract import (
+    EIGHT_BITS,
+    ONE_DEVICE,
+    CacheFormat,
+    CacheGroup,
+    Capabilities,
+    Communicator,
+    Device,
+    Group,
+    KernelSet,
+    PlainFormat,
+    plain_formats,
+)
 from zif.reference.host import user_cache
 from zif.reference.torch.backend import TorchBackend
 from zif.reference.torch.reference import TorchReference

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch.distributed
 
-from zif.contract.comm import Group
+from zif.contract import Group
 from zif.reference.torch.communicator import PATIENCE, TorchCommunicator
 from zif_cuda.device import CudaDevice
 

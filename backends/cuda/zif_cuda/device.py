@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import torch
 
-from zif.contract.backend import MemoryInfo
+from zif.contract import MemoryInfo
 
 T = TypeVar("T")
 

@@ -21,10 +21,18 @@ from typing import Any
 
 import torch
 
-from zif.contract.arrays import ArraySpec, Tree, tree_leaves
-from zif.contract.errors import OutOfMemory
-from zif.contract.executable import NO_FACTS, Executables, Program, ProgramFacts, Staged
-from zif.contract.step import StepShape
+from zif.contract import (
+    NO_FACTS,
+    ArraySpec,
+    Executables,
+    OutOfMemory,
+    Program,
+    ProgramFacts,
+    Staged,
+    StepShape,
+    Tree,
+    tree_leaves,
+)
 from zif.reference.host import uncollected
 from zif_cuda.device import CudaDevice, copy
 from zif_cuda.staging import Chunk, Layout, Rings

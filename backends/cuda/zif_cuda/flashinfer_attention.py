@@ -16,12 +16,19 @@ from typing import Any, Protocol, cast
 import numpy as np
 import torch
 
-from zif.contract.attention import AttentionSpec
-from zif.contract.formats import EIGHT_BITS, unless_plain
-from zif.contract.kernel import Kernel, KernelSet, kernel
-from zif.contract.opspec import OpRequest
-from zif.contract.optable import Ops
-from zif.contract.step import HostStep, Step, StepShape
+from zif.contract import (
+    EIGHT_BITS,
+    AttentionSpec,
+    HostStep,
+    Kernel,
+    KernelSet,
+    OpRequest,
+    Ops,
+    Step,
+    StepShape,
+    kernel,
+    unless_plain,
+)
 from zif_cuda.device import CudaDevice
 from zif_cuda.executables import CAPTURED_TOKENS
 from zif_cuda.flashinfer_modules import build, unbuilt

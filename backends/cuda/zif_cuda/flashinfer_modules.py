@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from zif.contract.opspec import OpRequest
+from zif.contract import OpRequest
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.probe import FLASHINFER as TESTED
 

@@ -13,9 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zif.contract.attention import AttentionSpec
-from zif.contract.opspec import OpRequest
-from zif.contract.step import HostStep, StepShape
+from zif.contract import AttentionSpec, HostStep, OpRequest, StepShape
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.device import CudaDevice
 

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from zif.contract.form import Form
-from zif.contract.kernel import KernelSet, kernel
-from zif.contract.opspec import OpRequest
-from zif.contract.optable import Ops
-from zif.contract.step import Step
-from zif.contract.weights import PackedWeight
+from zif.contract import Form, KernelSet, OpRequest, Ops, PackedWeight, Step, kernel
 from zif.portable.triton.layers import (
     MAX_ROW,
     SPLIT_SUM,

@@ -7,9 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from zif.contract.arrays import ArraySpec
-from zif.contract.packer import HostTensors
-from zif.contract.weights import HostArray, LinearSpec, PackedWeight
+from zif.contract import ArraySpec, HostArray, HostTensors, LinearSpec, PackedWeight
 from zif.reference.torch.packing import TorchPacker
 from zif_cuda.runtime import CudaRuntime
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from zif.contract.hookspecs import hookimpl
-from zif.contract.info import BackendInfo, Device, DeviceOption, ProbeResult
+from zif.contract import BackendInfo, Device, DeviceOption, ProbeResult, hookimpl
 
 if TYPE_CHECKING:
-    from zif.contract.backend import Backend
-    from zif.contract.comm import Group
+    from zif.contract import Backend, Group
 
 
 @hookimpl

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from zif.contract.info import Available, Device, ProbeResult, Unavailable
+from zif.contract import Available, Device, ProbeResult, Unavailable
 from zif_cuda import nvml
 
 OLDEST_CAPABILITY = (8, 0)

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from zif.contract.arrays import ArraySpec
-from zif.contract.backend import MemoryInfo
-from zif.contract.errors import OutOfMemory
+from zif.contract import ArraySpec, MemoryInfo, OutOfMemory
 from zif.reference.torch.runtime import TorchRuntime
 from zif_cuda.device import CudaDevice
 from zif_cuda.fetching import CudaFetch, Fetches

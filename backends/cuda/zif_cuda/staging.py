@@ -14,7 +14,7 @@ import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy)
 import numpy as np
 import torch
 
-from zif.contract.arrays import ArraySpec
+from zif.contract import ArraySpec
 from zif.reference.torch.runtime import torch_dtype
 from zif_cuda.device import Pinned
 

@@ -14,12 +14,19 @@ import jax
 import numpy as np
 from jax.experimental import topologies
 
-from zif.contract.ahead import AheadReport
-from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.backend import MemoryInfo
-from zif.contract.errors import InvalidSettings, NoUsableDevice
-from zif.contract.packer import Packer
-from zif.contract.weights import ExpertsSpec, ExpertTensors, HostArray, PackedWeight
+from zif.contract import (
+    AheadReport,
+    ArraySpec,
+    ExpertsSpec,
+    ExpertTensors,
+    HostArray,
+    InvalidSettings,
+    MemoryInfo,
+    NoUsableDevice,
+    PackedWeight,
+    Packer,
+    Tree,
+)
 from zif.reference.jax import JaxExecutable, JaxPacker, JaxRuntime
 from zif.reference.jax.mesh import MeshCommunicator
 from zif.reference.jax.runtime import jax_dtype

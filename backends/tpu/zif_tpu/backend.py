@@ -12,12 +12,7 @@ from typing import Any
 
 import jax
 
-from zif.contract.backend import Capabilities, ConfigChange
-from zif.contract.cache import CacheFormat
-from zif.contract.comm import Group
-from zif.contract.errors import NoUsableDevice
-from zif.contract.info import Device
-from zif.contract.kernel import KernelSet
+from zif.contract import CacheFormat, Capabilities, ConfigChange, Device, Group, KernelSet, NoUsableDevice
 from zif.reference.host import user_cache
 from zif.reference.jax import JaxBackend, JaxRuntime
 from zif_tpu import buckets

@@ -9,8 +9,7 @@ from typing import Any
 
 import jax
 
-from zif.contract.arrays import ArraySpec, Tree
-from zif.contract.executable import NO_FACTS, Program, ProgramFacts
+from zif.contract import NO_FACTS, ArraySpec, Program, ProgramFacts, Tree
 from zif.reference.jax import JaxExecutable, JaxExecutables, JaxRuntime
 from zif.reference.jax.executables import JaxSlot
 from zif_tpu import buckets

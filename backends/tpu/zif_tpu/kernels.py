@@ -7,11 +7,7 @@ from typing import Any
 import jax
 from jax.experimental.pallas import tpu as pltpu
 
-from zif.contract.attention import AttentionSpec
-from zif.contract.formats import unless_plain
-from zif.contract.kernel import KernelSet, kernel
-from zif.contract.opspec import OpRequest
-from zif.contract.step import Step
+from zif.contract import AttentionSpec, KernelSet, OpRequest, Step, kernel, unless_plain
 from zif.reference.jax.attention import write_slots
 from zif_tpu.layout import LANES, JoinedFormat, joined, page_size, pools_of
 from zif_tpu.pallas.kv_write import kv_write
@@ -54,7 +50,7 @@ def _turns(kernels: PallasKernels, request: OpRequest) -> str | None:
     spec: AttentionSpec = request["key"]
     if spec.rope is not None and spec.rope.interleaved:
         return "turns pairs of (i, i + half), not neighbours"
-    if request["head_dim"] % LANES:
+    if request["head_dim"] % LANES and not kernels.interpreted:
         return f"turns heads of a multiple of {LANES}, not {request['head_dim']}"
     return _fits(kernels, request)
 

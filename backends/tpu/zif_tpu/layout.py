@@ -9,13 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zif.contract.arrays import ArraySpec
-from zif.contract.attention import AttentionSpec
-from zif.contract.cache import CacheGroup
-from zif.contract.formats import PlainFormat, unless_known
-from zif.contract.kernel import kernel
-from zif.contract.opspec import OpRequest
-from zif.contract.step import Step
+from zif.contract import ArraySpec, AttentionSpec, CacheGroup, OpRequest, PlainFormat, Step, kernel, unless_known
 from zif.reference.jax import JaxReference
 from zif.reference.jax.attention import Kept, attend_pages, write_slots
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import jax
 
-from zif.contract.errors import OutOfMemory
+from zif.contract import OutOfMemory
 
 
 @contextmanager

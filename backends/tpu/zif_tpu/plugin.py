@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zif.contract.hookspecs import hookimpl
-from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ProbeResult, Unavailable
+from zif.contract import Available, BackendInfo, Device, DeviceOption, ProbeResult, Unavailable, hookimpl
 from zif_tpu.chips import CHIPS, GOOGLE, Chip
 
 if TYPE_CHECKING:
-    from zif.contract.ahead import AheadBackend
-    from zif.contract.backend import Backend
-    from zif.contract.comm import Group
+    from zif.contract import AheadBackend, Backend, Group
 
 TRY_ON_CPU = "try it without one on JAX's CPU platform: --device tpu --device-opt tpu.platform=cpu"
 CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from zif.contract.arrays import ArraySpec
+from zif.contract import ArraySpec
 from zif.reference.jax import JaxRuntime
 from zif.reference.jax.runtime import HostArray, JaxFetch
 from zif_tpu.memory import room_for

@@ -15,9 +15,9 @@ from typing import Any
 from zif.cli.output import print_json, print_table
 from zif.cli.rates import Rates, measured_rates
 from zif.conformance.variants import eager
-from zif.contract.bind import Bound, Choice
+from zif.contract.binding import Bound, KernelChoice
 from zif.contract.cost import Cost, OpCall
-from zif.contract.kernel import COMPOSITE
+from zif.contract.kernels import COMPOSITE
 from zif.contract.ops import op_specs
 from zif.engine.engine import Engine
 from zif.messages import EngineRequest
@@ -97,12 +97,12 @@ class Notes:
 
         return noting
 
-    def _choice(self, op: str, dispatched: Any) -> Choice | None:
+    def _choice(self, op: str, dispatched: Any) -> KernelChoice | None:
         if dispatched is not None:
             return self._by_key.get((op, dispatched.dispatch_key))
         return self._by_op.get(op)
 
-    def _note(self, op: str, choice: Choice | None, cost: Cost) -> None:
+    def _note(self, op: str, choice: KernelChoice | None, cost: Cost) -> None:
         kernel = "-" if choice is None else str(choice.kernel)
         refused = choice.rejected[:1] if choice is not None else ()
         better = "".join(f"{entry.kernel}: {entry.reason}" for entry in refused)

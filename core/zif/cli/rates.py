@@ -11,7 +11,7 @@ import numpy as np
 
 from zif.contract.arrays import ArraySpec, Tree
 from zif.contract.backend import Backend
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.weights import LinearSpec
 

@@ -12,7 +12,7 @@ from zif.conformance import variants
 from zif.conformance.bench import Bench
 from zif.contract.arrays import Tree
 from zif.contract.backend import Backend
-from zif.contract.kernel import COMPOSITE, KernelSet
+from zif.contract.kernels import COMPOSITE, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.weights import HostArray

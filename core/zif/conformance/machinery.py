@@ -11,9 +11,9 @@ from zif.conformance.compare import same_bits
 from zif.conformance.results import Recorder
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.executable import Executable
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops

@@ -25,7 +25,7 @@ from zif.conformance.results import Recorder
 from zif.conformance.tiny import FULL, NORMED, TINY, VOCAB, WINDOWS, Tiny
 from zif.contract.backend import Backend
 from zif.contract.cache import CacheFormat
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.engine.launch import Launch, Observer
 from zif.engine.programs import Forward, Mixed
 from zif.sampling.params import SamplingParams

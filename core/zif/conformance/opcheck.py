@@ -21,10 +21,10 @@ from zif.conformance.results import Recorder
 from zif.conformance.weights import pack, put_dense
 from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.backend import Backend
-from zif.contract.bind import bind, candidates, choose
+from zif.contract.binding import bind, candidates, choose
 from zif.contract.cache import CacheFormat, format_of
 from zif.contract.errors import KernelNotFound
-from zif.contract.kernel import Kernel, KernelSet
+from zif.contract.kernels import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.ops.draw import normal, numpy_dtype
 from zif.contract.opspec import OpCase, OpRequest, OpSpec, Tolerance

@@ -17,7 +17,7 @@ from zif.contract.backend import Backend, Capabilities, MemoryInfo
 from zif.contract.cache import CacheFormat
 from zif.contract.executable import NO_FACTS, Executables, Program, ProgramFacts, Staged
 from zif.contract.formats import plain_formats
-from zif.contract.kernel import Kernel, KernelSet
+from zif.contract.kernels import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.weights import HostArray, LoopStack
 from zif.reference.packing import DensePacker

@@ -8,7 +8,7 @@ from zif.conformance.results import Recorder, Report, Waiver, apply_waivers
 from zif.contract import version
 from zif.contract.backend import Backend
 from zif.contract.cache import CacheFormat
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 
 
 def run(

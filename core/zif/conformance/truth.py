@@ -14,9 +14,9 @@ import numpy as np
 
 from zif.conformance.oracle import Float64Packer, Oracle, Specifications
 from zif.conformance.paging import ragged_step
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.formats import plain_formats
-from zif.contract.kernel import Kernel
+from zif.contract.kernels import Kernel
 from zif.contract.model import Model
 from zif.contract.ops import op_specs
 from zif.engine.requests import model_requests

@@ -17,7 +17,7 @@ from zif.contract.arrays import Array, ArraySpec
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.contract.packer import Packer
 
 

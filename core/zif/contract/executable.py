@@ -108,7 +108,7 @@ class Executables(Protocol):
         """Whether a mixed step of this shape is recorded once and replayed from then on; pure after ``expect``.
 
         Core asks it of extents that ``bucket`` gave. Where it holds, and every kernel may run inside a captured
-        graph of that step (:meth:`zif.contract.bind.Bound.capturable_in`), one program does the whole step, as of a
+        graph of that step (:meth:`zif.contract.binding.Bound.capturable_in`), one program does the whole step, as of a
         decode step: its page assignments, and its sampler where that is plain. ``warm_up`` runs it beforehand, so few
         shapes are to hold. A shape with as many rows of logits as sequences is preferred to a lesser one.
         """

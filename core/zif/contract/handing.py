@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from zif.contract.form import Form, Handed
-from zif.contract.kernel import COMPOSITE, Kernel
+from zif.contract.kernels import COMPOSITE, Kernel
 from zif.contract.ops import op_specs
 
 Serving = Mapping[str, Sequence[Kernel]]

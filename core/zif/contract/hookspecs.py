@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zif.contract.backend import Backend
     from zif.contract.cache import CacheFormat
     from zif.contract.comm import Group
-    from zif.contract.kernel import KernelSet
+    from zif.contract.kernels import KernelSet
 
 hookspec = pluggy.HookspecMarker("zif")
 hookimpl = pluggy.HookimplMarker("zif")

@@ -16,7 +16,7 @@ Carry = TypeVar("Carry")
 
 
 class Ops:
-    """Bound ops: each attribute is the callable that :func:`zif.contract.bind.bind` chose.
+    """Bound ops: each attribute is the callable that :func:`zif.contract.binding.bind` chose.
 
     What each does, with shapes, is in ``zif/contract/ops/``, a file an op family. The declarations here
     give them types; calling one that was not bound raises an AttributeError that names it.

@@ -14,10 +14,10 @@ from dataclasses import replace
 from typing import Any
 
 from zif.contract.arrays import Array
-from zif.contract.bind import Bound, bind
+from zif.contract.binding import Bound, bind
 from zif.contract.comm import PARTIAL, Communicator, Partial
 from zif.contract.experts import ClampedGate
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step
@@ -31,7 +31,7 @@ def bind_ranks(
     vocab: int,
     pins: Mapping[str, str] | None = None,
 ) -> Bound:
-    """Bind ops as a model calls them on each rank of ``comm``; of one rank alone, as :func:`zif.contract.bind.bind`.
+    """Bind ops as a model calls them on each rank of ``comm``; of one rank alone, as :func:`zif.contract.binding.bind`.
 
     ``vocab`` is the whole vocabulary's size.
     """

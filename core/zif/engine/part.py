@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import zif_models
 from zif.contract.arrays import Tree
-from zif.contract.bind import Bound
+from zif.contract.binding import Bound
 from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.contract.model import unsafe_dtypes
 from zif.engine.collectives import bind_ranks

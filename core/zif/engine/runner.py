@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from zif.contract.arrays import Tree
 from zif.contract.backend import Backend
-from zif.contract.bind import Bound
+from zif.contract.binding import Bound
 from zif.contract.executable import Executable, Fetch
 from zif.contract.model import Model
 from zif.contract.step import StepShape

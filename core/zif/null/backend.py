@@ -13,7 +13,7 @@ from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.executable import Executables, Fetch
 from zif.contract.formats import reference_formats
-from zif.contract.kernel import Kernel, KernelSet
+from zif.contract.kernels import Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.packer import HostTensors, Packer
 from zif.contract.weights import (

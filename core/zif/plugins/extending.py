@@ -20,7 +20,7 @@ from zif.plugins.loading import Plugin
 if TYPE_CHECKING:
     from zif.contract.backend import Backend
     from zif.contract.cache import CacheFormat
-    from zif.contract.kernel import KernelSet
+    from zif.contract.kernels import KernelSet
 
 T = TypeVar("T")
 EVERY_BACKEND = "*"

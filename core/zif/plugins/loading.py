@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from zif.contract.backend import Backend
     from zif.contract.cache import CacheFormat
     from zif.contract.comm import Group
-    from zif.contract.kernel import KernelSet
+    from zif.contract.kernels import KernelSet
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class Plugin:
 
     def kernels(self, backend: Backend) -> Sequence[KernelSet]:
         """Kernel sets that the plugin adds to ``backend``."""
-        from zif.contract.kernel import KernelSet
+        from zif.contract.kernels import KernelSet
 
         return self._list("zif_kernels", KernelSet, backend=backend)
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from zif.contract.comm import Group
 from zif.contract.errors import ZifError
-from zif.engine.choices import report_choices
 from zif.engine.engine import Engine
+from zif.engine.kernel_report import report_choices
 from zif.engine.memory import cache_tokens, gibibytes, plan_pages, report_cache
 from zif.engine.part import Part, check_ranks, load_part
 from zif.engine.plan import cache_report, watchdog_timeout

@@ -15,7 +15,7 @@ from zif.conformance.compare import difference
 from zif.conformance.requests import FLOAT32_ARGUMENTS, actual_request
 from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.formats import EIGHT_BITS, plain_dtype
-from zif.contract.kernel import Kernel
+from zif.contract.kernels import Kernel
 from zif.contract.ops import op_specs
 from zif.contract.ops.draw import numpy_dtype
 from zif.contract.opspec import OpCase, OpRequest

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from zif.contract.attention import AttentionSpec, RopeSpec
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops
 from zif.contract.step import Step

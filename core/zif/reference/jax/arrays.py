@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from zif.contract.arrays import Tree
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.reference.jax.runtime import jax_dtype
 from zif.reference.jax.trees import Runs, register_trees
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.formats import LEVELS, unless_known
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.step import Step
 from zif.reference.jax.layers import contract
 

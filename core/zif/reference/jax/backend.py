@@ -9,7 +9,7 @@ from zif.contract.backend import Backend, Capabilities, ConfigChange
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.formats import ScaledFormat, plain_formats
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.reference.jax.executables import JaxExecutables
 from zif.reference.jax.mesh import MeshCommunicator
 from zif.reference.jax.packing import JaxPacker

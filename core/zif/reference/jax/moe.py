@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from zif.contract.experts import ClampedGate, RouteSpec
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops.moe import TINY
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
 
 Array = jax.Array

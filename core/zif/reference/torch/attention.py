@@ -9,7 +9,7 @@ import torch
 
 from zif.contract.attention import AttentionSpec, RopeSpec
 from zif.contract.formats import LEVELS, unless_known
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.step import Step
 
 Tensor = torch.Tensor

@@ -9,7 +9,7 @@ from zif.contract.backend import Backend, Capabilities, ConfigChange
 from zif.contract.cache import CacheFormat
 from zif.contract.comm import ONE_DEVICE, Communicator
 from zif.contract.formats import reference_formats
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 from zif.reference.torch.executables import EagerExecutables
 from zif.reference.torch.packing import TorchPacker
 from zif.reference.torch.reference import TorchReference

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.opspec import OpRequest
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight

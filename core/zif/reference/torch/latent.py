@@ -8,7 +8,7 @@ import torch
 
 from zif.contract.attention import AttentionSpec
 from zif.contract.formats import unless_known
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.step import Step
 from zif.contract.weights import PackedWeight
 from zif.reference.torch.attention import attend_pages, kept, store, write_slots

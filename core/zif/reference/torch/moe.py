@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from zif.contract.experts import ClampedGate, RouteSpec
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops.moe import TINY
 from zif.contract.opspec import OpRequest
 from zif.contract.optable import Ops

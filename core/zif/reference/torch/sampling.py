@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from zif.contract.kernel import KernelSet, kernel
+from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops.threefry import BLOCK, FIRST_BLOCK, HALF, PARITY, ROTATIONS
 
 Tensor = torch.Tensor

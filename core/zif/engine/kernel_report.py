@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from zif.contract.bind import Bound, Choice
+from zif.contract.binding import Bound, KernelChoice
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ def report_choices(bound: Bound, reference: str) -> None:
     slow, and cannot be captured. (Many of its kernels are the framework's own, and fast.) Requests that were decided
     alike are one line. One line more says which ops run on the reference's kernels although the backend has its own.
     """
-    said: dict[tuple[str, str, str], Choice] = {}
+    said: dict[tuple[str, str, str], KernelChoice] = {}
     for choice in bound.choices:
         if choice.rejected:
             reasons = "; ".join(f"{entry.kernel}: {entry.reason}" for entry in choice.rejected)

@@ -14,7 +14,7 @@ from zif.contract import version
 from zif.contract.errors import InvalidSettings, KernelNotFound
 from zif.contract.form import Form, Handed, Resolvers, resolving
 from zif.contract.handing import handed, takes
-from zif.contract.kernel import COMPOSITE, Kernel, KernelSet
+from zif.contract.kernels import COMPOSITE, Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest, OpSpec
 from zif.contract.optable import Ops
@@ -30,7 +30,7 @@ class Rejected:
 
 
 @dataclass(frozen=True)
-class Choice:
+class KernelChoice:
     """Which kernel serves a request, and which were refused before it."""
 
     request: OpRequest
@@ -47,7 +47,7 @@ class Bound:
     """
 
     ops: Ops
-    choices: tuple[Choice, ...]
+    choices: tuple[KernelChoice, ...]
     handed: tuple[Handed, ...] = ()
     plans: tuple[Callable[[HostStep], None], ...] = ()
     captures: tuple[Callable[[StepShape], bool], ...] = ()
@@ -62,7 +62,7 @@ class Bound:
         return self.capturable and all(captures(shape) for captures in self.captures)
 
 
-def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None) -> Choice:
+def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None) -> KernelChoice:
     """The first kernel of ``kernels`` that serves ``request``; ``pin`` names the only one allowed.
 
     A name is ``provider.kernel`` or a provider alone. Raises :class:`KernelNotFound` with every
@@ -79,7 +79,7 @@ def choose(request: OpRequest, kernels: Sequence[Kernel], pin: str | None = None
     for kernel in candidates:
         reason = kernel.supports(request)
         if reason is None:
-            return Choice(request, kernel, tuple(rejected))
+            return KernelChoice(request, kernel, tuple(rejected))
         rejected.append(Rejected(str(kernel), reason))
     refusals = "".join(f"\n  {entry.kernel}: {entry.reason}" for entry in rejected) or "\n  no provider has one"
     raise KernelNotFound(f"no kernel serves {request}:{refusals}")
@@ -119,8 +119,8 @@ def bind(
         op_specs()[request.op].check(request)
         by_op.setdefault(request.op, []).append(request)
     kernels = candidates(providers)
-    choices: list[Choice] = []
-    unasked: list[Choice] = []
+    choices: list[KernelChoice] = []
+    unasked: list[KernelChoice] = []
     failed: dict[OpRequest, KernelNotFound] = {}
     for name, spec in op_specs().items():
         if name in by_op:
@@ -133,9 +133,9 @@ def bind(
     return _made(choices, unasked, resolvers or {})
 
 
-def _made(choices: Sequence[Choice], unasked: Sequence[Choice], resolvers: Resolvers) -> Bound:
+def _made(choices: Sequence[KernelChoice], unasked: Sequence[KernelChoice], resolvers: Resolvers) -> Bound:
     """The ops of what was chosen."""
-    by_op: dict[str, list[Choice]] = {}
+    by_op: dict[str, list[KernelChoice]] = {}
     for choice in (*choices, *unasked):
         by_op.setdefault(choice.request.op, []).append(choice)
     serving = {op: list(dict.fromkeys(choice.kernel for choice in chosen)) for op, chosen in by_op.items()}
@@ -181,7 +181,7 @@ def _with_parts(requests: Iterable[OpRequest]) -> list[OpRequest]:
     return list(found)
 
 
-def _needed(asked: Iterable[OpRequest], choices: Sequence[Choice]) -> Iterator[OpRequest]:
+def _needed(asked: Iterable[OpRequest], choices: Sequence[KernelChoice]) -> Iterator[OpRequest]:
     """``asked``, and the parts of composites that were chosen."""
     composed = {choice.request for choice in choices if choice.kernel.provider == COMPOSITE}
     for request in asked:
@@ -193,7 +193,7 @@ def _needed(asked: Iterable[OpRequest], choices: Sequence[Choice]) -> Iterator[O
 def _choose_all(
     spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None,
     failed: dict[OpRequest, KernelNotFound],
-) -> list[Choice]:  # fmt: skip
+) -> list[KernelChoice]:  # fmt: skip
     """A choice a request; one kernel for all of them unless the op dispatches. What none serves goes to ``failed``."""
     served = []
     for request in wanted:
@@ -206,7 +206,9 @@ def _choose_all(
     return _one_for_all(spec, [choice.request for choice in served], kernels, pin)
 
 
-def _one_for_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None) -> list[Choice]:
+def _one_for_all(
+    spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Kernel], pin: str | None
+) -> list[KernelChoice]:
     serving_all = [
         kernel
         for kernel in kernels
@@ -223,7 +225,7 @@ def _one_for_all(spec: OpSpec, wanted: Sequence[OpRequest], kernels: Sequence[Ke
         before = [kernel for kernel in kernels[: kernels.index(choice.kernel)] if kernel.op == spec.name]
         refused = [kernel for kernel in before if kernel not in serving_all]
         reasons = tuple(Rejected(str(kernel), _refusal(kernel, (request,))) for kernel in refused)
-        choices.append(Choice(request, choice.kernel, reasons))
+        choices.append(KernelChoice(request, choice.kernel, reasons))
     return choices
 
 
@@ -234,7 +236,7 @@ def _refusal(kernel: Kernel, requests: Iterable[OpRequest]) -> str:
 
 
 def _callables(
-    choices: Sequence[Choice], ops: Ops, forms: Mapping[Kernel, Form | None], planners: list[Any]
+    choices: Sequence[KernelChoice], ops: Ops, forms: Mapping[Kernel, Form | None], planners: list[Any]
 ) -> list[Callable[..., Any]]:
     """The callable of each choice of an op; those of planned kernels are added to ``planners``."""
     shared: dict[Kernel, Callable[..., Any]] = {}
@@ -252,7 +254,7 @@ def _callables(
     return made
 
 
-def _one(spec: OpSpec, choices: Sequence[Choice], made: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+def _one(spec: OpSpec, choices: Sequence[KernelChoice], made: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
     """The op's callable: the only one that was made, or what looks up the one of a call's weight or spec."""
     if spec.dispatch is None or all(fn is made[0] for fn in made):
         return made[0]
@@ -267,12 +269,12 @@ def _one(spec: OpSpec, choices: Sequence[Choice], made: Sequence[Callable[..., A
     return dispatched
 
 
-def _unasked(name: str, kernels: Sequence[Kernel], pin: str | None) -> Iterator[Choice]:
+def _unasked(name: str, kernels: Sequence[Kernel], pin: str | None) -> Iterator[KernelChoice]:
     request = OpRequest.of(name, "float32")
     for kernel in kernels:
         allowed = pin is None or pin in (str(kernel), kernel.provider)
         if kernel.op == name and allowed and kernel.supports(request) is None:
-            yield Choice(request, kernel, ())
+            yield KernelChoice(request, kernel, ())
             return
 
 
