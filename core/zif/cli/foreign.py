@@ -19,12 +19,11 @@ _LAYERS = "a model is on one --device as a whole, or on several with --tp-size: 
 _GRAPHS = "a device that captures graphs has an option for it (--device-opt; `zif devices --json` lists them)"
 _THREADS = "--device-opt cpu.threads=N"
 _TLS = "zif speaks plain HTTP: put a proxy that speaks TLS before it"
-_QUANTIZED = "zif serves unquantized checkpoints: leave it out"
 _PARSERS = "zif does not parse tool calls or reasoning yet: leave it out"
 _ONE_ENGINE = "zif runs one engine: start one server for each replica"
 ADVICE: dict[str, str] = {
     "--trust-remote-code": "zif runs no code of checkpoints: leave it out",
-    "--quantization": _QUANTIZED,
+    "--quantization": "how a checkpoint is quantized is read from its own files: leave it out",
     "--hf-overrides": "edit config.json",
     "--enforce-eager": _GRAPHS,
     "--no-enable-prefix-caching": "--disable-radix-cache",
