@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 import tiny_tokenizer
+from zif import bundled
 from zif.contract.errors import InvalidSettings, WeightsError
-from zif.opening import sampling_defaults
+from zif.opening import open_frontend, sampling_defaults
+from zif.process.client import ThreadClient
+from zif.settings import Settings
 from zif.tokenizer import load_tokenizer
 
 
@@ -215,3 +219,12 @@ def test_a_recommendation_that_no_request_could_be_served_with_is_refused(
     ours = name.replace("max_new_tokens", "max_tokens")
     with pytest.raises(WeightsError, match=rf"m: generation_config\.json: {ours} must .*--sampling-defaults openai"):
         sampling_defaults(load_tokenizer(checkpoint), "m")
+
+
+def test_recommendations_are_left_out_where_the_settings_say_so(tmp_path: Path) -> None:
+    for file in Path(bundled.path()).glob("*.json"):
+        shutil.copy(file, tmp_path)
+    write(tmp_path, "generation_config.json", {"temperature": 0.5})
+    for said, defaults in (("model", {"temperature": 0.5}), ("openai", {})):
+        settings = Settings(model=str(tmp_path), device="null", sampling_defaults=said)
+        assert open_frontend(settings, ThreadClient(pytest.fail)).model.sampling_defaults == defaults

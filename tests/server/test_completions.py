@@ -187,16 +187,17 @@ async def test_an_echo_and_its_completion_meet_within_a_character(
 async def test_what_the_model_recommends_for_the_length_holds_where_a_request_says_nothing(
     make_client: ClientMaker, frontend: Frontend, engine: ScriptedEngine
 ) -> None:
-    frontend.model = replace(frontend.model, sampling_defaults={"max_tokens": 3})
+    client = make_client()
     chat = {"messages": [{"role": "user", "content": "hello"}]}
-    for client, limits in ((make_client(), (3, 3, 3)), (make_client(sampling_defaults="openai"), (16, None, 128))):
+    for recommended, limits in (({}, (16, None, 128)), ({"max_tokens": 3}, (3, 3, 3))):
+        frontend.model = replace(frontend.model, sampling_defaults=recommended)
         engine.submitted.clear()
         for url, body in ((URL, {"prompt": "x"}), ("/v1/chat/completions", chat), ("/generate", {"text": "x"})):
             assert (await client.post(url, json=body)).status_code == 200
         asked = [request.params.max_tokens for request in engine.submitted]
         rooms = [CONTEXT - len(request.prompt_ids) for request in engine.submitted]
         assert asked == [room if limit is None else limit for limit, room in zip(limits, rooms, strict=True)]
-    assert (await make_client().post(URL, json={"prompt": "x", "min_tokens": 5})).status_code == 200
+    assert (await client.post(URL, json={"prompt": "x", "min_tokens": 5})).status_code == 200
     assert engine.submitted[-1].params.max_tokens == 5
     assert (await make_client().post(URL, json={"prompt": "x", "max_tokens": 9})).status_code == 200
     assert engine.submitted[-1].params.max_tokens == 9

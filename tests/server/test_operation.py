@@ -204,7 +204,7 @@ async def test_too_many_choices_are_refused_before_anything_is_tokenized(
 
 def test_settings_of_the_server_reach_it() -> None:
     asked = {
-        "host": "::1", "port": 81, "max_concurrent_requests": 5, "max_body_bytes": 7, "sampling_defaults": "openai",
+        "host": "::1", "port": 81, "max_concurrent_requests": 5, "max_body_bytes": 7,
         "log_level": "error",
     }  # fmt: skip
     options = server_options(Settings(**asked, api_key="k", drain_timeout=3))

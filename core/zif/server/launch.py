@@ -51,7 +51,6 @@ def server_options(settings: Settings) -> ServerOptions:
         max_body_bytes=settings.max_body_bytes,
         max_total_body_bytes=max(settings.max_body_bytes, settings.max_total_body_bytes),
         incremental_streaming_output=settings.incremental_streaming_output,
-        sampling_defaults=settings.sampling_defaults,
         drain_seconds=settings.drain_timeout,
         log_level=settings.log_level,
         access_log=settings.access_log,

@@ -15,10 +15,8 @@ class ServerOptions:
 
     ``max_concurrent_requests`` is counted from a request's headers on, ``max_total_body_bytes`` over all bodies that
     are in memory at once, ``max_queued`` in sequences: a request has prompts times ``n`` of them.
-    ``sampling_defaults``: what a request leaves open comes from the checkpoint's generation config
-    (``model``), or is temperature 1 and no truncation (``openai``). With ``api_keys`` everything but
-    ``/``, ``/health``, ``/ping`` and ``/metrics`` wants one of them as a bearer token. On SIGTERM running requests have
-    ``drain_seconds`` to end. ``model_path`` is only reported.
+    With ``api_keys`` everything but ``/``, ``/health``, ``/ping`` and ``/metrics`` wants one of them as a bearer token.
+    On SIGTERM running requests have ``drain_seconds`` to end. ``model_path`` is only reported.
     """
 
     host: str = "127.0.0.1"
@@ -40,7 +38,6 @@ class ServerOptions:
     write_timeout: float = 30.0
     max_choices: int = 2048
     incremental_streaming_output: bool = False
-    sampling_defaults: Literal["model", "openai"] = "model"
     drain_seconds: float = 30.0
     health_generate_timeout: float = 20.0
     log_level: str = "info"

@@ -34,7 +34,7 @@ class Service:
     @property
     def sampling_defaults(self) -> Mapping[str, float]:
         """What a request gets that leaves a sampling parameter open."""
-        return self.frontend.model.sampling_defaults if self.options.sampling_defaults == "model" else {}
+        return self.frontend.model.sampling_defaults
 
     def check(self) -> None:
         """Raise the 503 that says why no request can be served now, if none can."""
