@@ -21,6 +21,7 @@ class Node:
     ``start``    position of the first token.
     ``children`` by the bytes of a child's first unit of tokens.
     ``locks``    how many holds run through the node; every ancestor has at least as many.
+    ``ends``     how many of those holds end with the node.
     ``held``     a group each: how many of those holds need the node's pages in that group. For a group
                  without a window that is ``locks``.
     ``live``     a group each: how many pages are not 0.
@@ -32,6 +33,7 @@ class Node:
         "access",
         "busy",
         "children",
+        "ends",
         "held",
         "id",
         "live",
@@ -51,6 +53,7 @@ class Node:
         self.pages = pages
         self.children: dict[bytes, Node] = {}
         self.locks = 0
+        self.ends = 0
         self.held = [0] * len(pages)
         self.live = [int(np.count_nonzero(ids)) for ids in pages]
         self.access = 0

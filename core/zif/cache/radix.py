@@ -86,9 +86,11 @@ class RadixCache:
             for g, top in enumerate(tops):
                 if held.start >= top:
                     self._holdings.hold(held, g)
+        node.ends += 1
         return Lock(node, tops)
 
     def unlock(self, lock: Lock, after_step: int) -> None:
+        lock.node.ends -= 1
         for node in lock.node.path():
             assert node.locks > 0, "unlocked a node that is not locked"
             node.locks -= 1
@@ -97,6 +99,7 @@ class RadixCache:
                 if node.start >= top:
                     self._holdings.release(node, g)
             self._holdings.offer(node)
+        self._join_path(lock.node)
 
     def advance(self, lock: Lock, group: int, position: int, after_step: int) -> None:
         assert self._geometry.all_windows[group] is not None
@@ -237,6 +240,48 @@ class RadixCache:
                     self._split(part, position)
                 return
 
+    def _join_path(self, node: Node) -> None:
+        """Make one node of those above ``node``, and its child, that belong together.
+
+        A prompt computed in chunks comes as a chain of nodes. Those no longer than twice the one behind them are joined
+        to it, so that n chunks make a chain of about log n nodes, and each token is copied as often.
+        """
+        if len(node.children) == 1:
+            (node,) = node.children.values()
+        while node.parent is not None:
+            if self._belongs_to_parent(node):
+                self._join_parent(node)
+            else:
+                node = node.parent
+
+    def _belongs_to_parent(self, node: Node) -> bool:
+        """Whether ``node`` and its parent are found, held and evicted together."""
+        parent = node.parent
+        assert parent is not None
+        return (
+            len(parent.children) == 1
+            and parent.attached
+            and parent.ends == 0
+            and parent.locks == node.locks
+            and parent.held == node.held
+            and parent.access == node.access
+            and len(parent.tokens) <= 2 * len(node.tokens)
+        )
+
+    def _join_parent(self, node: Node) -> None:
+        """The opposite of ``_split``: ``node`` becomes both."""
+        upper = node.parent
+        assert upper is not None
+        assert upper.parent is not None
+        node.parent, node.start = upper.parent, upper.start
+        upper.parent.children[upper.edge(self.unit)] = node
+        node.tokens = np.concatenate([upper.tokens, node.tokens])
+        node.pages = [np.concatenate(pages) for pages in zip(upper.pages, node.pages, strict=True)]
+        node.live = [a + b for a, b in zip(upper.live, node.live, strict=True)]
+        node.busy = max(upper.busy, node.busy)
+        upper.parent = None
+        self._holdings.offer(node)
+
     def _nodes(self) -> Iterator[Node]:
         stack = [child for root in self._roots.values() for child in root.children.values()]
         while stack:
@@ -251,7 +296,7 @@ class RadixCache:
             assert parent.children[node.edge(self.unit)] is node
             assert node.start == parent.end
             assert len(node.tokens) == node.units * self.unit > 0
-            assert node.locks >= sum(child.locks for child in node.children.values())
+            assert node.locks == node.ends + sum(child.locks for child in node.children.values())
         self._holdings.check(self._nodes())
 
 

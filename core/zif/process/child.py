@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from zif.settings import Settings
 
 logger = logging.getLogger(__name__)
+YOUNG = (700, 10, 1 << 30)
+"""Thresholds of the collector: objects made, and young collections, before the next; old ones are left."""
 ORPHAN_SECONDS = 0.5
 """How long an engine that serves gets to close by itself once its parent has gone."""
 
@@ -69,7 +71,8 @@ def settled(settings: Settings, built: threading.Event, abandon: Callable[[str],
     """The engine; what has been made until now stays, and no collection of garbage walks it again.
 
     It is some hundred thousand objects, most of them a framework's modules: walking them halts every request's
-    stream for a tenth of a second.
+    stream for a tenth of a second. What comes is walked while it is young, some thousand objects at a time, and in whole
+    when the engine is idle (:meth:`zif.process.loop.PipePort.receive`): thousands of requests are a million objects.
     """
     from zif.process.build import build_engine
 
@@ -77,4 +80,5 @@ def settled(settings: Settings, built: threading.Event, abandon: Callable[[str],
     built.set()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*YOUNG)
     return engine

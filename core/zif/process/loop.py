@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import queue
@@ -27,6 +28,10 @@ COMMANDS_SECONDS = 0.005
 """Time that commands may take before a step that could begin does: a flood of them must not halt what runs."""
 BEAT_SECONDS = 1.0
 """How long steps may go on without news before their client is told that they do."""
+
+
+IDLE_SECONDS = 0.5
+"""After so long without work or a command garbage is collected."""
 
 
 class Port(Protocol):
@@ -84,6 +89,8 @@ class PipePort:
         try:
             if seconds is not None and not self._ready(seconds):
                 return None
+            if seconds is None and not self._ready(IDLE_SECONDS):
+                gc.collect()
             command: Command = self._pipe.recv()
         except (EOFError, ConnectionResetError):
             return Stop()

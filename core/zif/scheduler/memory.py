@@ -30,6 +30,10 @@ entry at ``index // factors[g]``, and may have it several times, with the same i
 """
 
 
+FIRST_LENGTH = 4096
+"""Tokens of a sequence that the page tables have room for from the start; they grow with the longest one."""
+
+
 class Memory:
     """The host's view of the request table and the KV cache.
 
@@ -38,7 +42,7 @@ class Memory:
     ``undrawn`` [R+1] its last token waits for a mask: it takes part in no step until that is drawn.
     ``final``   [R+1] the same when the request ends by count.
     ``last``    [R+1] the last step that the row was part of.
-    ``pages``   the page tables, a group each: [R+1, pages of the longest sequence].
+    ``pages``   the page tables, a group each: [R+1, at least the pages of the longest sequence that there was].
     """
 
     def __init__(
@@ -70,7 +74,8 @@ class Memory:
         self.last = np.full(rows, -1, dtype=np.int64)
         self.owned = np.zeros(rows, dtype=np.int32)
         self.dead = np.zeros((len(self.groups), rows), dtype=np.int32)
-        self.pages = [np.zeros((rows, -(-self.max_length // size)), dtype=np.int32) for size in self.geometry.sizes]
+        first = min(self.max_length, FIRST_LENGTH)
+        self.pages = [np.zeros((rows, -(-first // size)), dtype=np.int32) for size in self.geometry.sizes]
         self._nothing = (np.empty(0, np.int32), np.empty(0, np.int32), np.empty((len(self.groups), 0), np.int32))
         self._locks: dict[int, Lock] = {}
         self._replaced: dict[int, IntArray] = {}
@@ -143,10 +148,20 @@ class Memory:
         self.dead[:, row] = 0
         for g, window in self.windows:
             self.dead[g, row] = first_live(match.length, window, self.unit)
+        self._reach(match.length)
         for table, ids, dead in zip(self.pages, match.pages, self.dead[:, row], strict=True):
             table[row, : ids.size] = ids.ravel()
             table[row, : dead * ids.shape[1]] = 0
         return self._entries(row, np.arange(match.length // self.page_size, dtype=np.int32))
+
+    def _reach(self, length: int) -> None:
+        """Make the page tables wide enough for sequences of ``length`` tokens: twice as wide, each time."""
+        for g, size in enumerate(self.geometry.sizes):
+            table, needed = self.pages[g], -(-length // size)
+            rows, width = table.shape
+            if needed > width:
+                self.pages[g] = np.zeros((rows, max(needed, 2 * width)), dtype=np.int32)
+                self.pages[g][:, :width] = table
 
     def _entries(self, rows: IntArray | int, indices: IntArray) -> PageChanges:
         """The page table entries of ``rows`` at ``indices``, as they are now."""
@@ -167,6 +182,7 @@ class Memory:
     def extend(self, row: int, count: int) -> PageChanges:
         """Pages for the next ``count`` positions of ``row``, which ``fit`` has found room for; counts them in."""
         kv = int(self.kv[row])
+        self._reach(kv + count)
         for g, (size, new) in enumerate(zip(self.geometry.sizes, self.begun(kv, count), strict=True)):
             have = -(-kv // size)
             self.pages[g][row, have : have + new] = self._take(g, new)
@@ -180,6 +196,7 @@ class Memory:
         if not len(fresh):
             return self._nothing
         at, begins = rows[fresh], starts[fresh]
+        self._reach(int(begins.max()) + 1)
         ids = np.empty((len(self.pages), len(fresh)), dtype=np.int32)
         for g, (table, size, factor) in enumerate(
             zip(self.pages, self.geometry.sizes, self.geometry.factors, strict=True)
@@ -200,6 +217,7 @@ class Memory:
         """``counts`` more positions for each of ``rows``, of which all but one each are drafts; reserved for."""
         self.kv[rows] = starts + counts
         self.drafts[rows] += counts - 1
+        self._reach(int((starts + counts).max()))
         for g, (table, size) in enumerate(zip(self.pages, self.geometry.sizes, strict=True)):
             which, indices = _begun(starts, counts, size)
             table[rows[which], indices] = self._take(g, len(which))
