@@ -1,6 +1,6 @@
 """Host time of a steady decode step, from schedule to launch and behind it, a JSON line a batch size.
 
-    python benchmarks/host_step.py [--device simulated|null|cuda] [--batch 1 32 256] [--steps 400] [--profile]
+    python benchmarks/host_step.py [--device simulated|null|cuda] [--batch 1 32 256 4096] [--steps 400] [--profile]
 
 The budget from schedule to launch is 200 µs at batch 256. ``simulated`` runs the cuda backend's executables and
 fetches on a device that does nothing and is never waited for: what is left is Python. ``null`` checks every rule
@@ -37,7 +37,7 @@ from zif.settings import Settings
 CONFIG = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 512, "hidden_size": 64,
     "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-    "max_position_embeddings": 4096, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float32",
+    "max_position_embeddings": 16384, "rms_norm_eps": 1e-5, "hidden_act": "silu", "torch_dtype": "float32",
 }  # fmt: skip
 PROMPT = 64
 WARM = 40
@@ -52,13 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     logging.getLogger("zif").setLevel(logging.ERROR)
     for batch in args.batch:
-        engine = opened(args.device, batch)
+        engine = opened(args.device, batch, length(batch, args.steps))
         print(json.dumps({"device": args.device, "batch": batch, **measure(engine, batch, args)}), flush=True)
         engine.close()
 
 
-def opened(device: str, batch: int) -> Engine:
-    """An engine of random weights that runs up to ``batch`` requests."""
+def length(batch: int, steps: int) -> int:
+    """Tokens of a request that lasts for all that is measured, of ``batch`` that begin a hundred a step."""
+    return PROMPT + 2 * WARM + 4 * steps + batch // 64 + 64
+
+
+def opened(device: str, batch: int, length: int) -> Engine:
+    """An engine of random weights that runs ``batch`` requests of so many tokens."""
     common: dict[str, Any] = {"load_format": "dummy", "max_running_requests": batch, "random_seed": 0}
     if device == "cuda":
         from gpu.measuring import open_engine
@@ -67,7 +72,7 @@ def opened(device: str, batch: int) -> Engine:
     backend: Any = NullBackend(NullOptions()) if device == "null" else simulated()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(CONFIG))
-        settings = Settings(model=folder, max_total_tokens=1 << 19, **common)
+        settings = Settings(model=folder, max_total_tokens=batch * (length + 16), **common)
         return build_engine(settings, progress=False, backend=backend)
 
 
@@ -142,18 +147,20 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
     import random
 
     rng = random.Random(0)
-    most = 2 * WARM + 4 * args.steps + batch
+    most = length(batch, args.steps) - PROMPT
     params = SamplingParams(temperature=0.6, max_tokens=most, ignore_eos=True)
     for number in range(batch):
         prompt = [rng.randrange(500) for _ in range(PROMPT)]
         assert engine.add(EngineRequest(str(number), prompt, params)) is None
     while engine.stats()["num_running"] < batch or engine.stats()["num_waiting"]:
-        engine.step()
+        engine.advance()
     for _ in range(WARM):
-        engine.step()
-    launches, steps = [], []
+        engine.advance()
+    launches, steps, wholes = [], [], []
     for _ in range(args.steps):
-        engine.step()
+        begin = time.perf_counter()
+        engine.advance()
+        wholes.append((time.perf_counter() - begin) * 1e6)
         launches.append(engine._last_launch_ms * 1e3)
         steps.append(engine._last_step_ms * 1e3)
     parts = parts_of(engine, args.steps)
@@ -164,13 +171,15 @@ def measure(engine: Engine, batch: int, args: argparse.Namespace) -> dict[str, f
         profile = cProfile.Profile()
         profile.enable()
         for _ in range(args.steps):
-            engine.step()
+            engine.advance()
         profile.disable()
         pstats.Stats(profile, stream=sys.stderr).sort_stats("tottime").print_stats(30)
     engine.abort()
     launches.sort()
+    wholes.sort()
     of = {"schedule_to_launch": 0.5, "p10": 0.1, "p90": 0.9, "p99": 0.99}
     named = {f"{name}_us": launches[int(len(launches) * share)] for name, share in of.items()}
+    named |= {"advance_us": statistics.median(wholes), "advance_p99_us": wholes[int(len(wholes) * 0.99)]}
     return {name: round(value, 1) for name, value in {**named, "step_us": statistics.median(steps), **parts}.items()}
 
 
@@ -187,7 +196,7 @@ def program_of(engine: Engine) -> Any:
     """The program that a step runs last, of the next step."""
     last = Last()
     engine.runner.observers.append(last)
-    engine.step()
+    engine.advance()
     engine.runner.observers.remove(last)
     return engine.runner.executable(last.launch.program)
 
@@ -215,7 +224,7 @@ def parts_of(engine: Engine, steps: int, before: Callable[[], None] = lambda: No
         setattr(owner, name, functools.wraps(fn)(timed))
     for _ in range(steps):
         before()
-        engine.step()
+        engine.advance()
     for owner, name in named:
         delattr(owner, name)
     return {f"{name}_us": statistics.median(values) for name, values in spent.items()}
