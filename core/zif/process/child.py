@@ -72,7 +72,8 @@ def settled(settings: Settings, built: threading.Event, abandon: Callable[[str],
 
     It is some hundred thousand objects, most of them a framework's modules: walking them halts every request's
     stream for a tenth of a second. What comes is walked while it is young, some thousand objects at a time,
-    and in whole when the engine is idle (:meth:`zif.process.loop.PipePort.receive`): thousands of requests are a million objects.
+    and in whole when the engine is idle (:meth:`zif.process.loop.PipePort.receive`): thousands of requests are
+    a million objects.
     """
     from zif.process.build import build_engine
 
