@@ -131,8 +131,7 @@ async def test_health_generate_gives_up_on_an_engine_that_is_stuck(
     engine.delay = 60
     response = await make_client(health_generate_timeout=0.02).get("/health_generate")
     assert (response.status_code, response.json()["error"]["code"]) == (503, "timeout")
-    await asyncio.sleep(0)
-    assert not engine.running
+    await until(lambda: not engine.running)
 
 
 async def test_flush_cache(client: httpx.AsyncClient, engine: ScriptedEngine) -> None:
