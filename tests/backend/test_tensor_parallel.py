@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -220,8 +221,9 @@ def test_devices_of_ranks() -> None:
 def test_an_order_to_followers_says_all_that_a_launch_needs() -> None:
     shape = StepShape(4, 4, 8, 4, decode=True)
     program = Decode(shape, SamplerShape(4))
-    inputs = {"rows": np.arange(4, dtype=np.int32), "scale": np.ones((4, 2), np.float32)}
-    specs = {"rows": ArraySpec((4,), "int32"), "scale": ArraySpec((4, 2), "float32")}
+    hidden = np.arange(8).reshape(4, 2).astype(ml_dtypes.bfloat16)
+    inputs = {"rows": np.arange(4, dtype=np.int32), "scale": np.ones((4, 2), np.float32), "hidden": hidden}
+    specs = {name: ArraySpec(value.shape, value.dtype.name) for name, value in inputs.items()}
     spec = ProgramSpec("decode", lambda inputs, resident: ({}, {}), specs, {}, (), facts=ProgramFacts(shape))
     step = HostStep(shape, np.array([0, 1, 2], np.int32), np.array([5, 9], np.int32))
     planned = Launch(program, inputs, ("logits",), step)

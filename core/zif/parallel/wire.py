@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zif.contract.comm import Group
-from zif.contract.step import HostStep
+from zif.contract.ops.draw import numpy_dtype
+from zif.contract.step import HostStep, StepShape
 from zif.engine.launch import Launch
 from zif.engine.programs import EngineProgram, ProgramSpec
 from zif.engine.shapes import Limits
@@ -59,6 +60,8 @@ class Ready:
 
 
 Report = Pages | Ready | Failed
+Layout = tuple[np.dtype[Any], tuple[int, ...]]
+"""Dtype and shape of an array."""
 
 
 class LaunchWriter:
@@ -76,7 +79,7 @@ class LaunchWriter:
         known = number is not None
         if number is None:
             number = self._numbers[program] = len(self._numbers)
-        arrays = {name: (value.dtype.char, value.tobytes()) for name, value in launch.inputs.items()}
+        arrays = {name: value.tobytes() for name, value in launch.inputs.items()}
         plan = None if step is None else (step.query_starts.tobytes(), step.kv_lens.tobytes())
         told = number, None if known else program, arrays, launch.takes, plan
         return pickle.dumps(told, pickle.HIGHEST_PROTOCOL)
@@ -87,21 +90,22 @@ class LaunchReader:
 
     def __init__(self, spec: Callable[[EngineProgram], ProgramSpec]) -> None:
         self._spec = spec
-        self._known: dict[int, tuple[EngineProgram, ProgramSpec]] = {}
+        self._known: dict[int, tuple[EngineProgram, dict[str, Layout], StepShape | None]] = {}
 
     def launch(
-        self, number: int, program: EngineProgram | None, arrays: dict[str, Any], takes: tuple[str, ...], plan: Any
+        self, number: int, program: EngineProgram | None, arrays: dict[str, bytes], takes: tuple[str, ...], plan: Any
     ) -> Launch:
         """The launch of an unpickled message; its arrays are read-only."""
         if program is not None:
-            self._known[number] = (program, self._spec(program))
-        program, spec = self._known[number]
-        inputs = {
-            name: np.frombuffer(data, dtype).reshape(spec.inputs[name].shape) for name, (dtype, data) in arrays.items()
-        }
+            spec = self._spec(program)
+            layouts = {name: (numpy_dtype(array.dtype), array.shape) for name, array in spec.inputs.items()}
+            self._known[number] = (program, layouts, spec.facts.step)
+        program, layouts, shape = self._known[number]
+        inputs = {}
+        for name, data in arrays.items():
+            dtype, extents = layouts[name]
+            inputs[name] = np.frombuffer(data, dtype).reshape(extents)
         if plan is None:
             return Launch(program, inputs, takes)
-        starts, lens = plan
-        assert spec.facts.step is not None, "kernels plan for the step that is run next"
-        step = HostStep(spec.facts.step, np.frombuffer(starts, np.int32), np.frombuffer(lens, np.int32))
-        return Launch(program, inputs, takes, step)
+        assert shape is not None, "kernels plan for the step that is run next"
+        return Launch(program, inputs, takes, HostStep(shape, *(np.frombuffer(data, np.int32) for data in plan)))
