@@ -147,7 +147,7 @@ def test_without_a_cache_nothing_is_kept() -> None:
 
 def test_the_longest_match_is_served_first_but_nobody_is_overtaken_for_ever() -> None:
     s = session(max_running_requests=1, pages=2000)
-    s.scheduler._order._max_overtaken = 3
+    s.scheduler._waiting._max_overtaken = 3
     s.add(prompt(0, 40), max_tokens=1)
     s.run()
     other = s.add(prompt(1, 40), max_tokens=1)
@@ -308,16 +308,17 @@ def test_a_step_does_not_look_at_all_of_a_long_queue(monkeypatch: pytest.MonkeyP
 
 
 def test_retracted_requests_go_first_and_new_ones_by_arrival() -> None:
-    queue, requests = Waiting(), [Request(str(i), [1], SamplingParams(max_tokens=1)) for i in range(5)]
+    queue = Waiting("lpm", session().scheduler.memory.cache)
+    requests = [Request(str(i), [1], SamplingParams(max_tokens=1)) for i in range(5)]
     for order, request in enumerate(requests):
         request.order = order
     requests[1].retractions = requests[3].retractions = 1
     for i in (0, 3, 2, 1, 4):
         queue.add(requests[i])
-    assert [r.id for r in queue] == ["1", "3", "0", "2", "4"]
+    assert [r.id for r in queue.candidates()] == ["1", "3", "0", "2", "4"]
     queue.remove(requests[3])
     queue.remove(requests[0])
-    assert ([r.id for r in queue], len(queue)) == (["1", "2", "4"], 3)
+    assert ([r.id for r in queue.candidates()], len(queue)) == (["1", "2", "4"], 3)
 
 
 def test_the_cache_is_flushed_only_when_idle() -> None:

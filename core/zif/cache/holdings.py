@@ -9,6 +9,7 @@ import numpy as np
 from zif.cache.allocator import IntArray, PageAllocator
 from zif.cache.groups import Geometry
 from zif.cache.node import LruHeap, Node
+from zif.cache.watch import Grown
 
 
 class Holdings:
@@ -20,7 +21,9 @@ class Holdings:
     ``version`` changes whenever a match may. ``total`` pages, of which no lock needs ``evictable``.
     """
 
-    def __init__(self, geometry: Geometry, allocators: Sequence[PageAllocator]) -> None:
+    def __init__(self, geometry: Geometry, allocators: Sequence[PageAllocator], grown: Grown) -> None:
+        """``grown`` is told of watches whose place goes."""
+        self._grown = grown
         self.version = 0
         self.num_tokens = 0
         self.total = [0] * geometry.num_groups
@@ -129,6 +132,10 @@ class Holdings:
             self._forget(node, g, tail[tail != 0], freed)
         self.num_tokens -= units * self._unit
         self.version += 1
+        end = node.start + keep * self._unit
+        for position in [p for p in node.watches or () if p > end]:
+            assert node.watches is not None
+            self._grown.add_all(node.watches.pop(position))
         if keep:
             node.tokens = node.tokens[: keep * self._unit]
             node.pages = [pages[:keep] for pages in node.pages]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from zif.cache.allocator import IntArray
+from zif.cache.watch import Place
 
 _ids = itertools.count()
 
@@ -26,6 +27,7 @@ class Node:
                  without a window that is ``locks``.
     ``live``     a group each: how many pages are not 0.
     ``access``   when the node was last used, by the tree's clock.
+    ``watches``  by position, behind ``start``: who waits for more of a sequence that is cached up to there.
     ``busy``     the last step that may use the pages though no lock holds them.
     """
 
@@ -43,6 +45,7 @@ class Node:
         "queued",
         "start",
         "tokens",
+        "watches",
     )
 
     def __init__(self, parent: Node | None, start: int, tokens: IntArray, pages: list[IntArray]) -> None:
@@ -59,6 +62,7 @@ class Node:
         self.access = 0
         self.busy = -1
         self.queued: set[LruHeap] = set()
+        self.watches: dict[int, Place] | None = None
 
     @classmethod
     def root(cls, no_pages: list[IntArray]) -> Node:
@@ -83,6 +87,12 @@ class Node:
     def attached(self) -> bool:
         """Whether the node is in a tree, and not its root."""
         return self.parent is not None
+
+    def watched(self, position: int) -> Place:
+        """Who waits at ``position``, which is in the node, or its end."""
+        if self.watches is None:
+            self.watches = {}
+        return self.watches.setdefault(position, {})
 
     def path(self) -> Iterator[Node]:
         """The node and its ancestors, upwards, without the root."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from zif.cache.allocator import IntArray
 from zif.cache.groups import Geometry
 from zif.cache.node import Node
+from zif.cache.watch import Watch
 
 
 @dataclass(slots=True)
@@ -83,6 +84,12 @@ class PrefixCache(Protocol):
     def match(self, tokens: IntArray, extra_key: Hashable = None) -> Match:
         """The longest cached prefix; counts as a use of it."""
 
+    def watch(self, watch: Watch) -> int:
+        """:meth:`match_length` of a sequence, which is among those that ``grown`` gives once it may be more."""
+
+    def grown(self, most: int) -> Iterator[Watch]:
+        """Up to ``most`` watches of which more may be cached; they are watched no more."""
+
     def lock(self, node: Node) -> Lock:
         """Hold what a sequence that continues behind ``node`` needs."""
 
@@ -140,6 +147,12 @@ class NoPrefixCache:
 
     def match(self, tokens: IntArray, extra_key: Hashable = None) -> Match:
         return Match(self._root, 0, self._no_pages)
+
+    def watch(self, watch: Watch) -> int:
+        return 0
+
+    def grown(self, most: int) -> Iterator[Watch]:
+        return iter(())
 
     def lock(self, node: Node) -> Lock:
         return Lock(node, list(self._zeros))

@@ -17,6 +17,7 @@ from zif.cache.groups import Geometry, first_live
 from zif.cache.holdings import Holdings
 from zif.cache.node import Node
 from zif.cache.prefix import InsertResult, Lock, Match
+from zif.cache.watch import Grown, Watch
 
 _PRUNE_FROM = 1024
 """Roots from which on those without children are dropped: clients choose the keys, and may never use one twice."""
@@ -32,7 +33,8 @@ class RadixCache:
         self._roots: dict[Hashable, Node] = {}
         self._prune_at = _PRUNE_FROM
         self._clock = 0
-        self._holdings = Holdings(geometry, allocators)
+        self._grown = Grown()
+        self._holdings = Holdings(geometry, allocators, self._grown)
 
     @property
     def version(self) -> int:
@@ -73,6 +75,17 @@ class RadixCache:
         self._touch(path)
         pages = [np.concatenate([node.pages[g] for node in path]) for g in range(self._geometry.num_groups)]
         return Match(path[-1], length, pages)
+
+    def watch(self, watch: Watch) -> int:
+        path, length = self._walk(watch.tokens, watch.extra_key)
+        following = watch.tokens[length : length + self.unit]
+        if len(following) == self.unit:
+            node = path[-1] if path else self._root(watch.extra_key)
+            watch.stay(node.watched(length), following.tobytes())
+        return self._valid_units(path, length) * self.unit
+
+    def grown(self, most: int) -> Iterator[Watch]:
+        return self._grown.take(most)
 
     # -- holding -------------------------------------------------------------------------------------------
 
@@ -141,8 +154,11 @@ class RadixCache:
 
     def _append(self, parent: Node, start: int, tokens: IntArray, pages: list[IntArray]) -> Node:
         node = Node(parent, start, tokens, pages)
-        parent.children[node.edge(self.unit)] = node
+        edge = node.edge(self.unit)
+        parent.children[edge] = node
         self._holdings.add(node)
+        if parent.watches is not None and start in parent.watches:
+            self._grown.add(parent.watches[start], edge)
         return node
 
     def _merge(self, node: Node, group: int, given: IntArray, duplicates: list[IntArray]) -> None:
@@ -172,7 +188,7 @@ class RadixCache:
         root = self._roots.get(extra_key)
         if root is None:
             if len(self._roots) >= self._prune_at:
-                self._roots = {key: root for key, root in self._roots.items() if root.children}
+                self._roots = {key: root for key, root in self._roots.items() if root.children or root.watched(0)}
                 self._prune_at = max(_PRUNE_FROM, 2 * len(self._roots))
             root = self._roots[extra_key] = Node.root(self._geometry.no_pages())
         return root
@@ -229,6 +245,8 @@ class RadixCache:
         node.live = [whole - part for whole, part in zip(node.live, upper.live, strict=True)]
         upper.locks, upper.held = node.locks, list(node.held)
         upper.access, upper.busy = node.access, node.busy
+        if node.watches is not None:
+            upper.watches = {p: node.watches.pop(p) for p in list(node.watches) if p <= position}
         self._holdings.offer(upper)
         return upper
 
@@ -279,6 +297,8 @@ class RadixCache:
         node.pages = [np.concatenate(pages) for pages in zip(upper.pages, node.pages, strict=True)]
         node.live = [a + b for a, b in zip(upper.live, node.live, strict=True)]
         node.busy = max(upper.busy, node.busy)
+        if upper.watches:
+            node.watches = upper.watches | (node.watches or {})
         upper.parent = None
         self._holdings.offer(node)
 

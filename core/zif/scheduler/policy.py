@@ -1,4 +1,4 @@
-"""The order of the waiting queue, and how much room admission keeps for what already runs."""
+"""Prefixes in the making, and how much room admission keeps for what already runs."""
 
 from __future__ import annotations
 
@@ -6,55 +6,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from zif.cache.node import Node
-from zif.cache.prefix import PrefixCache
 from zif.scheduler.request import Request
-from zif.scheduler.waiting import Waiting
 
 Policy = Literal["lpm", "fcfs"]
-
-
-class QueueOrder:
-    """In which order waiting requests are offered admission.
-
-    Retracted requests come first, oldest first. Then ``fcfs``: by arrival. ``lpm``: longest prefix match
-    first, so that what is in the cache is used before it is evicted; but a request that was overtaken
-    ``max_overtaken`` times goes before all that were not, and a queue longer than ``max_matched`` is served
-    by arrival, because matching every request costs more than it brings.
-    """
-
-    def __init__(self, policy: Policy, cache: PrefixCache, *, max_overtaken: int = 256, max_matched: int = 256) -> None:
-        self._policy = policy
-        self._cache = cache
-        self._max_overtaken = max_overtaken
-        self._max_matched = max_matched
-        self._admitted = 0
-
-    def joined(self, request: Request, waiting: int) -> None:
-        """``request`` has arrived behind ``waiting`` others."""
-        request.turn = self._admitted + waiting
-
-    def admitted(self) -> None:
-        """One request has been admitted."""
-        self._admitted += 1
-
-    def sort(self, waiting: Waiting) -> Iterable[Request]:
-        """``waiting`` in the order of admission."""
-        if self._policy == "fcfs" or len(waiting) > self._max_matched:
-            return waiting
-        return sorted(waiting, key=self._key)
-
-    def _key(self, request: Request) -> tuple[bool, bool, int, int]:
-        # By arrival alone it would have been admitted as number ``turn``: what came since has overtaken it.
-        aged = self._admitted - request.turn >= self._max_overtaken
-        cached = 0 if aged or request.retractions else -self._match_length(request)
-        return request.retractions == 0, not aged, cached, request.order
-
-    def _match_length(self, request: Request) -> int:
-        version, length = request.matched
-        if version != self._cache.version:
-            length = self._cache.match_length(request.matchable(), request.extra_key)
-            request.matched = self._cache.version, length
-        return length
 
 
 class SharedPrefixes:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zif.cache.allocator import IntArray
+from zif.cache.watch import Watch
 from zif.messages import FinishReason
 from zif.sampling.masks import MaskProvider
 from zif.sampling.params import SamplingParams
@@ -67,8 +68,9 @@ class Request:
         "scored",
         "status",
         "tail",
+        "ticket",
         "tokens",
-        "turn",
+        "watch",
     )
 
     def __init__(
@@ -102,10 +104,12 @@ class Request:
         self.retractions = 0
         self.scored = params.prompt_logprobs is None
         """Whether the logits of all prompt positions, where asked for, have been launched."""
-        self.turn = 0
-        """How many requests would be admitted before it if arrival alone counted."""
-        self.matched = (-1, 0)
-        """Version of the prefix cache, and how much of the request it had then."""
+        self.ticket = 0
+        """Which of its places in the queue holds: the last one that it was given."""
+        self.matched = -1
+        """Version of the prefix cache when it was given that place."""
+        self.watch: Watch | None = None
+        """While it waits: how the cache says that it has more of it."""
 
     @property
     def prompt_ids(self) -> list[int]:

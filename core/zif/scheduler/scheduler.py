@@ -27,7 +27,7 @@ from zif.scheduler.committing import take
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.distrust import Distrusted
 from zif.scheduler.memory import Memory, PageChanges
-from zif.scheduler.policy import NewTokenRatio, QueueOrder, SharedPrefixes
+from zif.scheduler.policy import NewTokenRatio, SharedPrefixes
 from zif.scheduler.request import Request, Status
 from zif.scheduler.room import pages_for_new, pages_still_needed
 from zif.scheduler.running import Running
@@ -75,13 +75,12 @@ class Scheduler:
         self.max_step_tokens = config.chunked_prefill_size + config.max_running_requests * (1 + config.drafts)
         """No step has more tokens."""
         self._requests: dict[str, Request] = {}
-        self._waiting = Waiting()
+        self._waiting = Waiting(config.policy, self.memory.cache)
         self._running = Running(config.max_running_requests, config.drafts)
         self._in_flight: deque[Batch] = deque()
         self._drawing = 0  # draws that were launched and are not committed
         self._masked = 0  # requests whose tokens wait for masks
         self._scorable = SCORED_POSITIONS
-        self._order = QueueOrder(config.policy, self.memory.cache)
         self._ratio = NewTokenRatio(config.conservativeness)
         self._admit_from = 0  # no admission before this step: the last try found no memory
         self._step = 0
@@ -113,7 +112,6 @@ class Scheduler:
         single = request.params.adjusted or request.masks is not None  # what may come goes by the token before
         request.drafts = 0 if single else self.config.drafts
         self._arrivals += 1
-        self._order.joined(request, len(self._waiting))
         request.extra_key = self._distrusted.key(request)
         self._requests[request.id] = request
         self._masked += request.masks is not None
@@ -266,7 +264,8 @@ class Scheduler:
                 shared.add(request, *memory.shared_prefix(request))
         admitted: list[Request] = []
         deferred = 0
-        for request in self._order.sort(self._waiting):
+        candidates = self._waiting.candidates()
+        for request in candidates:
             if budget <= 0 or memory.row_allocator.num_free == 0:
                 break
             if deferred == MOST_DEFERRED:
@@ -303,12 +302,13 @@ class Scheduler:
                 self._prompt_tokens += len(request.prompt)
             request.status = Status.PREFILLING
             self._running.enter(request)
-            self._order.admitted()
+            self._waiting.admitted()
             admitted.append(request)
             if count < want:
                 break
         for request in admitted:
             self._waiting.remove(request)
+        candidates.close()
         return admitted
 
     def _launch(
@@ -419,8 +419,7 @@ class Scheduler:
         if reason == "error":
             self._faults += len(requests)
             self._distrusted.add(requests)
-            for waiting in self._waiting:
-                waiting.extra_key, waiting.matched = self._distrusted.key(waiting), (-1, 0)
+            self._waiting.rekey(self._distrusted.key)
         self._admit_from = 0
 
     def _retract_youngest(self) -> None:
