@@ -3,7 +3,10 @@
 ``request``    one sequence on its way from prompt to last token.
 ``batch``      what ``schedule`` hands to the engine, and what ``commit`` says about it.
 ``memory``     rows of the request table, pages and prefix cache behind one door.
-``policy``     the order of the waiting queue, and how much room admission keeps for what runs.
+``running``    requests that have a row, and arrays of what a step asks of them.
+``waiting``    the queue, and its order.
+``committing`` the tokens of a step, given to their requests.
+``policy``     prefixes in the making, and how much room admission keeps for what runs.
 ``stop``       whether a token ends its request.
 ``scheduler``  the scheduler itself.
 
