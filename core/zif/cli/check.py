@@ -23,6 +23,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--waivers", type=Path, metavar="FILE", help="TOML file of failures that are known, each with the reason"
     )
+    parser.add_argument(
+        "--profile", action="append", metavar="NAME", default=[],
+        help="check this profile (llm, moe, mla) instead of those that the plugin claims; can be repeated",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quick", action="store_true", help="one dtype, no lossy caches, and of the engine the comparison with float64"
+    )
+    parser.add_argument("--large", action="store_true", help="ops at the sizes of served models too: on a device")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of all inputs (default 0)")
+    parser.add_argument("--junit", type=Path, metavar="FILE", help="write the report as JUnit's XML too")
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
 
 
@@ -32,10 +42,17 @@ def run(args: argparse.Namespace) -> int:
     progress = args.log_level or ("info" if sys.stderr.isatty() else "warning")
     logging.getLogger("zif.conformance").setLevel(progress.upper())  # its own: engines are checked in silence
     from zif.conformance import run as run_checks
+    from zif.conformance.junit import as_junit
+    from zif.conformance.scope import Scope
     from zif.conformance.waivers import read_waivers
 
+    scope = Scope(quick=args.quick, seed=args.seed, large=args.large)
     waivers = read_waivers(args.waivers) if args.waivers is not None else ()
-    report = run_checks(args.device, args.device_opt, only=args.only, waivers=waivers)
+    report = run_checks(
+        args.device, args.device_opt, only=args.only, waivers=waivers, profiles=args.profile, scope=scope
+    )
+    if args.junit is not None:
+        args.junit.write_text(as_junit(report), encoding="utf-8")
     if args.json:
         print_json(report.as_json())
     else:

@@ -13,6 +13,10 @@ from zif.contract.backend import Backend
 from zif.contract.executable import Executable
 
 A = np.ndarray[Any, Any]
+SLICED = ("x", "q", "k", "v", "latent")
+"""Parameters whose rows may lie apart: [T, ...], the rest of a row in one piece."""
+BESIDE = 64
+"""Columns on both sides of a view, of NaN."""
 CONSUMED = "target"
 """The parameter of ``put`` and ``add_at`` that they consume: a resident that is donated."""
 
@@ -33,14 +37,31 @@ class Call:
     results: Sequence[tuple[tuple[int, ...], str]]
     executable: Executable | None = None
 
+    @property
+    def strided(self) -> tuple[str, ...]:
+        """The arguments that a model may slice from a wider array, as q, k and v from what a fused linear gave."""
+        given = {name: value for name, value in self.arguments.items() if isinstance(value, np.ndarray)}
+        return tuple(name for name in SLICED if name in given and given[name].ndim > 1)
+
 
 def call_eager(call: Call) -> tuple[list[A], Any]:
     """(results on the host, the cache): every array is put on the device, then the kernel is called."""
+    return _called(call, strided=())
+
+
+def call_strided(call: Call) -> tuple[list[A], Any]:
+    """The same, where arrays that a model may slice from a wider one are such views."""
+    return _called(call, strided=call.strided)
+
+
+def _called(call: Call, strided: Sequence[str]) -> tuple[list[A], Any]:
     put = call.backend.runtime.put
     arguments = {
         name: value if _resident(value) else tree_map(lambda leaf: _put(put, leaf), value)
         for name, value in call.arguments.items()
+        if name not in strided
     }
+    arguments |= {name: _view(put, call.arguments[name]) for name in strided}
     cache = call.new_cache()
     if cache is not None:
         arguments["cache"] = cache
@@ -119,6 +140,14 @@ def _rebuilt(name: str, value: Any, inputs: Mapping[str, Any]) -> Any:
         return value
     staged = {id(leaf): f"{name}.{i}" for i, leaf in enumerate(_arrays(value))}
     return tree_map(lambda leaf: inputs[staged[id(leaf)]] if id(leaf) in staged else leaf, value)
+
+
+def _view(put: Callable[[A], Any], host: A) -> Any:
+    """``host`` on the device, its rows cut from longer ones."""
+    rows = host.reshape(len(host), -1)
+    beside = np.full((len(host), BESIDE), np.nan).astype(host.dtype)
+    longer = put(np.concatenate([beside, rows, beside], 1))
+    return longer[:, BESIDE : BESIDE + rows.shape[1]].reshape(*host.shape)
 
 
 def _put(put: Callable[[A], Any], leaf: Any) -> Any:

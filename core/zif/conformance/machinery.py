@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from zif.conformance.compare import same_bits
+from zif.conformance.holding import check_holding
 from zif.conformance.results import Recorder
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend
@@ -30,14 +32,18 @@ AXES = ("tokens", "seqs", "decode_seqs", "pages", "logits", "rows")
 def check_machinery(backend: Backend, providers: Sequence[KernelSet], recorder: Recorder) -> None:
     """Record results of the sections ``runtime`` and ``executables``."""
     if recorder.begins("runtime"):
-        for dtype in ("int32", "float32", "bool", "bfloat16"):
-            recorder.check("runtime", "transfer", dtype, lambda dtype=dtype: _round_trip(backend, dtype))  # type: ignore[misc]
-        recorder.check("runtime", "zeros", "", lambda: _zeros(backend))
-        recorder.check("runtime", "memory", "", lambda: _memory(backend))
+        tests: dict[tuple[str, str], Callable[[], str | None]] = {
+            ("transfer", dtype): partial(_round_trip, backend, dtype)
+            for dtype in ("int32", "float32", "bool", "bfloat16")
+        }
+        tests |= {("zeros", ""): partial(_zeros, backend), ("memory", ""): partial(_memory, backend)}
+        for (subject, case), test in tests.items():
+            recorder.check("runtime", subject, case, test, blame=lambda: "runtime")
     if recorder.begins("executables"):
         programs = Programs(backend, providers)
         for axis in AXES:
-            recorder.check("executables", "bucket", axis, lambda axis=axis: _bucket(backend, axis))  # type: ignore[misc]
+            bucket = partial(_bucket, backend, axis)
+            recorder.check("executables", "bucket", axis, bucket, blame=lambda: "executables")
         checks: list[tuple[str, Callable[[], str | None]]] = [
             ("staged inputs are copies", programs.staging_copies),
             ("a slot in flight is not overwritten", programs.ring_waits),
@@ -47,7 +53,8 @@ def check_machinery(backend: Backend, providers: Sequence[KernelSet], recorder: 
             ("a fetch holds what was there when it began", programs.fetch_is_ordered),
         ]
         for name, test in checks:
-            recorder.check("executables", name, "", test)
+            recorder.check("executables", name, "", test, blame=lambda: "executables")
+        check_holding(backend, providers, recorder)
 
 
 def _round_trip(backend: Backend, dtype: str) -> str | None:

@@ -22,6 +22,7 @@ from zif.conformance.answers import generate
 from zif.conformance.bench import GREEDY, LENGTHS, Bench
 from zif.conformance.blame import Blame
 from zif.conformance.results import Recorder
+from zif.conformance.scope import EVERYTHING, Scope
 from zif.conformance.tiny import FULL, NORMED, TINY, VOCAB, WINDOWS, Tiny
 from zif.contract.backend import Backend
 from zif.contract.cache import CacheFormat
@@ -43,24 +44,26 @@ def check_engine(
     recorder: Recorder,
     formats: Sequence[CacheFormat] = (),
     providers: Sequence[KernelSet] | None = None,
-    seed: int = 0,
+    scope: Scope = EVERYTHING,
 ) -> None:
     """Record the results of the section ``engine``; the ``formats`` besides dtypes' are tried too."""
     if "llm" not in profiles:
         recorder.add(SECTION, "all", "", "skip", "the plugin does not claim the profile llm")
         return
     dtypes = backend.capabilities.dtypes
-    first = "float32" if "float32" in dtypes else dtypes[0]
+    first, *_ = asked = scope.dtypes(dtypes)
     others = tuple(dict.fromkeys(stored.name for stored in formats if stored.name not in dtypes))
     blame = Blame(backend, backend.kernels() if providers is None else providers)
     for tiny in TINY:
         if not set(tiny.profiles) <= set(profiles):
             continue
         with tiny.checkpoint() as path:
-            for dtype in dict.fromkeys((first, *dtypes)):
-                bench = Laws(backend, tiny, path, dtype, seed)
+            for dtype in asked:
+                bench = Laws(backend, tiny, path, dtype, scope.seed)
                 case = tiny.name if dtype == first else f"{tiny.name}, {dtype}"
                 for name, law in _laws(tiny, narrow=dtype != first, caches=others):
+                    if scope.quick and law is not Laws.true:
+                        continue
                     if recorder.asks(SECTION, name, case):
                         _check(recorder, blame, name, case, law, bench)
 

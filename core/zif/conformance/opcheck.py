@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from zif.conformance import paging
-from zif.conformance.calls import Call, call_compiled, call_eager
+from zif.conformance.calls import Call, call_compiled, call_eager, call_strided
 from zif.conformance.compare import difference, same_bits
 from zif.conformance.paging import Paged
 from zif.conformance.profiles import required
 from zif.conformance.requests import FLOAT32_ARGUMENTS, actual_request, requests_around, result_dtype
 from zif.conformance.results import Recorder
+from zif.conformance.scale import BEYOND, Sizes, scale_cases
+from zif.conformance.scope import EVERYTHING, Scope
 from zif.conformance.weights import pack, put_dense
 from zif.contract.arrays import tree_leaves, tree_map
 from zif.contract.backend import Backend
@@ -56,19 +58,22 @@ class Offer:
         return tuple(others) if dtype == own[0] else ()
 
 
-def check_ops(offer: Offer, profiles: tuple[str, ...], recorder: Recorder, level: int, seed: int = 0) -> None:
+def check_ops(
+    offer: Offer, profiles: tuple[str, ...], recorder: Recorder, level: int, scope: Scope = EVERYTHING
+) -> None:
     """Record a result for each op x dtype x case x kernel x way of calling it, of what ``level`` asks for."""
     names = required(profiles, level)
     if not names:
         recorder.add(SECTION, "all", "", "skip", "the plugin claims no profile")
     for name in names:
         if recorder.wants(SECTION, name):
-            for dtype in offer.backend.capabilities.dtypes:
-                _check_op(offer, op_specs()[name], dtype, recorder, level, seed)
+            for dtype in scope.dtypes(offer.backend.capabilities.dtypes):
+                _check_op(offer, op_specs()[name], dtype, recorder, level, scope)
 
 
-def _check_op(offer: Offer, spec: OpSpec, dtype: str, recorder: Recorder, level: int, seed: int) -> None:
-    for case in cases_of(spec, dtype, seed, offer.caches(dtype)):
+def _check_op(offer: Offer, spec: OpSpec, dtype: str, recorder: Recorder, level: int, scope: Scope) -> None:
+    seed, caches = scope.seed, () if scope.quick else offer.caches(dtype)
+    for case in cases_of(spec, dtype, seed, caches, scope.sizes):
         if spec.newer(case.request, level) is not None:
             continue
         rng = np.random.default_rng([seed, zlib.crc32(f"{spec.name} {dtype} {case.label}".encode())])
@@ -77,13 +82,18 @@ def _check_op(offer: Offer, spec: OpSpec, dtype: str, recorder: Recorder, level:
             _check_case(spec, partial(Subject.make, offer, spec, case, dtype, form, rng), label, recorder)
 
 
-def cases_of(spec: OpSpec, dtype: str, seed: int, caches: Sequence[str] = ()) -> Iterator[OpCase]:
+def cases_of(
+    spec: OpSpec, dtype: str, seed: int, caches: Sequence[str] = (), scales: Sequence[Sizes] = (BEYOND,)
+) -> Iterator[OpCase]:
     """The op's own cases, or, for ops that only write, those of the op that reads what they wrote.
 
-    ``caches``: names of cache formats with which each case that has a cache comes once more.
+    ``caches``: names of cache formats with which each case that has a cache comes once more. ``scales``: of further
+    cases, which come without.
     """
     source = spec if spec.cases is not None else op_specs()[WRITERS.get(spec.name, "absorbed_attention")]
     assert source.cases is not None
+    for case in (case for sizes in scales for case in scale_cases(source.name, dtype, sizes, seed)):
+        yield replace(case, label=f"scale: {case.label}", request=replace(case.request, op=spec.name))
     for case in source.cases(np.random.default_rng(seed), dtype):
         yield case if source is spec else replace(case, request=replace(case.request, op=spec.name))
         if "cache" in case.arguments:
@@ -173,8 +183,12 @@ class Subject:
     @cached_property
     def expected(self) -> Any:
         """What the reference gives."""
-        lossy = self.stored if self.stored is not None and self.stored.name != self.dtype else None
-        return _expected(self.spec, self.host, self.paged, lossy)
+        return _expected(self.spec, self.host, self.paged, self.stored if self.lossy else None)
+
+    @property
+    def lossy(self) -> bool:
+        """Whether its cache is stored otherwise than in the activations' dtype."""
+        return self.stored is not None and self.stored.name != self.dtype
 
     def cache(self) -> Any:
         """A fresh cache of the backend's own, filled through its own kernel."""
@@ -225,8 +239,8 @@ class Subject:
 
 
 def _check_case(spec: OpSpec, make: Callable[..., Subject], label: str, recorder: Recorder) -> None:
-    """Eagerly as the case is drawn; compiled, with padding and on other pages."""
-    for way, run, padded in (("eager", call_eager, False), ("compiled", call_compiled, True)):
+    """Eagerly as the case is drawn, also with inputs that are views; compiled, with padding and on other pages."""
+    for way, run, padded in WAYS:
         try:
             subject = make(padded=padded)
             _ = subject.ops
@@ -236,8 +250,18 @@ def _check_case(spec: OpSpec, make: Callable[..., Subject], label: str, recorder
         except NotStored as error:
             recorder.add(SECTION, spec.name, label, "skip", str(error))
             return
+        if run is call_strided and (subject.lossy or not subject.call(subject.kernels[0]).strided):
+            continue
         for kernel in subject.kernels:
             _check_kernel(subject, kernel, f"{label}/{kernel}/{way}", run, recorder)
+
+
+Run = Callable[[Call], tuple[list[np.ndarray[Any, Any]], Any]]
+WAYS: Sequence[tuple[str, Run, bool]] = (
+    ("eager", call_eager, False),
+    ("strided", call_strided, False),
+    ("compiled", call_compiled, True),
+)
 
 
 def _check_kernel(subject: Subject, kernel: Kernel, case: str, run: Run, recorder: Recorder) -> None:
@@ -251,9 +275,6 @@ def _check_kernel(subject: Subject, kernel: Kernel, case: str, run: Run, recorde
         recorder.add(SECTION, op, bits, "skip", f"{kernel} says it is not deterministic")
     else:
         recorder.check(SECTION, op, bits, trial.repeat, blame=trial.suspect)
-
-
-Run = Callable[[Call], tuple[list[np.ndarray[Any, Any]], Any]]
 
 
 class Trial:

@@ -7,8 +7,9 @@ change that someone makes on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from zif.contract.errors import InvalidSettings
 from zif.contract.ops import op_specs
 
 
@@ -30,3 +31,12 @@ def required(profiles: tuple[str, ...], level: int) -> list[str]:
         return []
     lists = profiles_at(level)
     return list(dict.fromkeys(op for profile in ("array", *profiles) for op in lists[profile]))
+
+
+def known_profiles(names: Sequence[str], level: int) -> tuple[str, ...]:
+    """``names``. Raises InvalidSettings for one that ``level`` does not have."""
+    known = profiles_at(level)
+    for name in names:
+        if name not in known:
+            raise InvalidSettings(f"--profile {name}: there is none; level {level} has {', '.join(known)}")
+    return tuple(names)

@@ -110,6 +110,7 @@ class Report:
             (result.section, result.subject, result.detail) for result in self.results if result.status == "skip"
         )
         lines += [f"skip {section}/{subject} ({count}): {why}" for (section, subject, why), count in skips.items()]
+        lines += [f"{result.name}: {result.measured}" for result in self.results if result.measured]
         counts = (
             ", ".join(f"{count} {status}" for status, count in self.counts.items() if count) or "nothing was checked"
         )

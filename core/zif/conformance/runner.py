@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from zif.conformance.profiles import known_profiles
 from zif.conformance.results import Recorder, Report, Waiver, apply_waivers
+from zif.conformance.scope import EVERYTHING, Scope
 from zif.contract import version
 from zif.contract.backend import Backend
 from zif.contract.cache import CacheFormat
@@ -17,10 +19,13 @@ def run(
     *,
     only: Sequence[str] | None = None,
     waivers: Sequence[Waiver] = (),
+    profiles: Sequence[str] = (),
+    scope: Scope = EVERYTHING,
 ) -> Report:
     """Check the installed plugin that ``--device`` names.
 
-    ``only``: names or globs of sections or checks (``ops``, ``ops/rms_norm``, ``ops/*/bfloat16/*``).
+    ``only``: names or globs of sections or checks (``ops``, ``ops/rms_norm``, ``ops/*/bfloat16/*``). ``profiles``:
+    those that are asked for, instead of those that the plugin claims.
     Raises what :func:`zif.plugins.select` raises if there is no such plugin or it has no device.
     """
     from zif.conformance.communicator import check_communicator
@@ -39,11 +44,12 @@ def run(
         name, level = selection.plugin.name, selection.plugin.api_version
         check_backend(
             backend,
-            selection.plugin.info.profiles,
+            known_profiles(profiles, level) or selection.plugin.info.profiles,
             recorder,
             extension_kernels(backend, name),
             extension_formats(backend, name),
             level,
+            scope,
         )
     results = list(apply_waivers(recorder.results, waivers))
     return Report(name, str(selection.plugin.found), results)
@@ -56,10 +62,11 @@ def check_backend(
     extra_kernels: Sequence[KernelSet] = (),
     extra_formats: Sequence[CacheFormat] = (),
     level: int | None = None,
+    scope: Scope = EVERYTHING,
 ) -> None:
     """Run the sections that need a backend alone: ``runtime``, ``executables``, ``caches``, ``ops`` and ``engine``.
 
-    ``level`` is the version of the plugin API whose profiles are asked for: what plugin and core agreed on, or core's.
+    ``scope``: how much of each. ``level`` is the version of the plugin API whose profiles are asked for: what plugin and core agreed on, or core's.
     """
     from zif.conformance.caches import check_formats
     from zif.conformance.machinery import check_machinery
@@ -76,8 +83,8 @@ def check_backend(
         check_formats(formats, backend.capabilities, recorder)
     if recorder.begins("ops"):
         level = version.API_VERSION if level is None else level
-        check_ops(Offer(backend, providers, formats), profiles, recorder, level)
+        check_ops(Offer(backend, providers, formats), profiles, recorder, level, scope)
     if recorder.begins("engine"):
         from zif.conformance.metamorphic import check_engine
 
-        check_engine(backend, profiles, recorder, formats, providers)
+        check_engine(backend, profiles, recorder, formats, providers, scope)

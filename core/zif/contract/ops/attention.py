@@ -7,7 +7,7 @@ conformance fills it through the backend's ``kv_write``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,7 +134,7 @@ def kv_write(k: A, v: A, cache: Any, layer: Any, step: Step, spec: AttentionSpec
 
 
 def draw_step(
-    rng: np.random.Generator, before: list[int], new: list[int], page_size: int, group: str, pad: int = 0
+    rng: np.random.Generator, before: Sequence[int], new: Sequence[int], page_size: int, group: str, pad: int = 0
 ) -> tuple[Step, int]:
     """A step of sequences with ``before`` cached and ``new`` new tokens, on shuffled pages, with
     ``pad`` tokens of padding; and the number of pages that it needs, page 0 included.
@@ -169,6 +169,29 @@ def draw_step(
     return step, total
 
 
+def attention_case(
+    rng: np.random.Generator, dtype: str, label: str, changes: Mapping[str, Any], before: Sequence[int],
+    new: Sequence[int], page_size: int, pad: int = 0,
+) -> OpCase:  # fmt: skip
+    """``paged_attention`` of ``new`` tokens of sequences with ``before`` cached ones. ``changes``: of the spec."""
+    facts = {"q_heads": 4, "kv_heads": 2, "head_dim": 32, "v_head_dim": 32, **changes}
+    spec = AttentionSpec(group="g", scale=facts["head_dim"] ** -0.5, **facts)
+    step, num_pages = draw_step(rng, before, new, page_size, "g", pad)
+    shape = (2, num_pages, page_size, spec.kv_heads)
+    group = {
+        "k": normal(rng, (*shape, spec.head_dim), dtype),
+        "v": normal(rng, (*shape, spec.v_head_dim), dtype),
+    }
+    arguments = {
+        "q": normal(rng, (step.shape.tokens, spec.q_heads, spec.head_dim), dtype),
+        "cache": {"g": group},
+        "layer": 1,
+        "step": step,
+        "spec": spec,
+    }
+    return OpCase(label, attention_request("paged_attention", dtype, spec, page_size, dtype), arguments)
+
+
 def _attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     cases: list[tuple[str, dict[str, Any], list[int], list[int], int, int]] = [
         ("decode", {}, [0, 6, 40, 17], [1, 1, 1, 1], 16, 0),
@@ -182,22 +205,7 @@ def _attention_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
         ("multi-query, head 128", {"q_heads": 8, "kv_heads": 1, "head_dim": 128, "v_head_dim": 128}, [50], [3], 16, 0),
     ]
     for label, changes, before, new, page_size, pad in cases:
-        facts = {"q_heads": 4, "kv_heads": 2, "head_dim": 32, "v_head_dim": 32, **changes}
-        spec = AttentionSpec(group="g", scale=facts["head_dim"] ** -0.5, **facts)
-        step, num_pages = draw_step(rng, before, new, page_size, "g", pad)
-        shape = (2, num_pages, page_size, spec.kv_heads)
-        group = {
-            "k": normal(rng, (*shape, spec.head_dim), dtype),
-            "v": normal(rng, (*shape, spec.v_head_dim), dtype),
-        }
-        arguments = {
-            "q": normal(rng, (step.shape.tokens, spec.q_heads, spec.head_dim), dtype),
-            "cache": {"g": group},
-            "layer": 1,
-            "step": step,
-            "spec": spec,
-        }
-        yield OpCase(label, attention_request("paged_attention", dtype, spec, page_size, dtype), arguments)
+        yield attention_case(rng, dtype, label, changes, before, new, page_size, pad)
 
 
 @op(
