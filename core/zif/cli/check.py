@@ -48,9 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     scope = Scope(quick=args.quick, seed=args.seed, large=args.large)
     waivers = read_waivers(args.waivers) if args.waivers is not None else ()
-    report = run_checks(
-        args.device, args.device_opt, only=args.only, waivers=waivers, profiles=args.profile, scope=scope
-    )
+    chosen = {"only": args.only, "waivers": waivers, "profiles": args.profile, "scope": scope}
+    report = run_checks(args.device, args.device_opt, **chosen)
     if args.junit is not None:
         args.junit.write_text(as_junit(report), encoding="utf-8")
     if args.json:

@@ -41,7 +41,9 @@ class Call:
     def strided(self) -> tuple[str, ...]:
         """The arguments that a model may slice from a wider array, as q, k and v from what a fused linear gave."""
         given = {name: value for name, value in self.arguments.items() if isinstance(value, np.ndarray)}
-        return tuple(name for name in SLICED if name in given and given[name].ndim > 1)
+        return tuple(
+            name for name in SLICED if name in given and given[name].ndim > 1 and given[name].dtype.kind not in "iub"
+        )
 
 
 def call_eager(call: Call) -> tuple[list[A], Any]:

@@ -66,7 +66,8 @@ def check_backend(
 ) -> None:
     """Run the sections that need a backend alone: ``runtime``, ``executables``, ``caches``, ``ops`` and ``engine``.
 
-    ``scope``: how much of each. ``level`` is the version of the plugin API whose profiles are asked for: what plugin and core agreed on, or core's.
+    ``level`` is the version of the plugin API whose profiles are asked for: what plugin and core agreed on, or core's.
+    ``scope``: how much of each is run.
     """
     from zif.conformance.caches import check_formats
     from zif.conformance.machinery import check_machinery
