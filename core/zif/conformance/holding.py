@@ -12,9 +12,9 @@ import numpy as np
 from zif.conformance.results import Recorder, Skip
 from zif.contract.arrays import ArraySpec
 from zif.contract.backend import Backend
-from zif.contract.bind import bind
+from zif.contract.binding import bind
 from zif.contract.executable import Executable
-from zif.contract.kernel import KernelSet
+from zif.contract.kernels import KernelSet
 
 WARM = 40
 """Runs until a process has what it keeps."""
