@@ -15,6 +15,7 @@ from spike.loop import Loop
 from spike.shared import COUNT, DEEPSEEK, WORK, expected
 from zif.contract.binding import Bound, bind
 from zif.contract.comm import PARTIAL, Communicator, Partial
+from zif.contract.errors import PluginError
 from zif.contract.form import Form, Handed
 from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops import op_specs
@@ -204,6 +205,41 @@ def test_a_norm_that_takes_partial_sums_gets_them_and_other_ops_get_them_reduced
     assert comm.reduced == 5 and norm.partial == 2
     both = ops.add(partial, partial)
     assert isinstance(both, Partial) and comm.reduced == 5
+
+
+class Halved(KernelSet):
+    """A linear that leaves a sum to the norms, of weights that ranks share too, against the rule."""
+
+    provider = "halved"
+    level = 1
+
+    @kernel("linear", makes=True, shared=True, gives=(INT8,))
+    def linear(self, request: OpRequest, ops: Any, form: Form | None) -> Any:
+        return lambda x, w, step=None: Quantised(x, x) if form is INT8 else x
+
+    @kernel("add_norm", takes={"x": (INT8,)})
+    def add_norm(
+        self, x: Any, residual: Any, weight: Any, eps: float, offset: float = 0.0, consumers: Any = (), step: Any = None
+    ) -> Any:
+        raise AssertionError("not run here")
+
+    @kernel("rms_norm", takes={"x": (INT8,)})
+    def rms_norm(self, x: Any, weight: Any, eps: float, offset: float = 0.0) -> Any:
+        raise AssertionError("not run here")
+
+    @kernel("add", takes={"x": (INT8,), "residual": (INT8,)})
+    def add(self, x: Any, residual: Any) -> Any:
+        raise AssertionError("not run here")
+
+
+def test_a_sum_over_ranks_is_of_arrays_and_another_form_is_refused_by_a_sentence() -> None:
+    w = PackedWeight({"w": torch.eye(HIDDEN)}, "dense", (HIDDEN, HIDDEN), split="rows")
+    bound = bind_ranks(linears(w), [Halved(), REFERENCE], Halves(), 0)
+    assert given(bound).form is INT8
+    with pytest.raises(
+        PluginError, match=r"kernel halved.linear of .* gave a Quantised, not an Array, of a weight that"
+    ):
+        bound.ops.linear(torch.randn(3, HIDDEN), w)
 
 
 def test_a_model_on_ranks_has_the_same_tokens_with_a_norm_that_reduces() -> None:

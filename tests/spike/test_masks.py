@@ -12,7 +12,7 @@ import pytest
 
 from backend.checkpoints import VOCAB, save
 from spike.frameworks import BOTH, Framework
-from zif.engine.engine import Engine
+from zif.engine.engine import MASK_SECONDS, Engine
 from zif.engine.launch import Launch, Observer
 from zif.engine.masking import Draw
 from zif.messages import EngineRequest
@@ -30,22 +30,27 @@ WORDS = -(-VOCAB // 32)
 
 @dataclass
 class Steps:
-    """Even tokens and odd ones in turn, each mask there when it has been asked for ``late`` times."""
+    """Even tokens and odd ones in turn, each mask there when it has been asked for ``late`` times.
+
+    One that is asked for with the patience of an idle engine is there at once, unless it is ``never``.
+    """
 
     late: int
     first: int = 0
     given: list[int] = field(default_factory=list)
     asked: int = 0
     waited: int = 0
+    never: bool = False
 
     def advance(self, token: int) -> None:
         self.given.append(token)
         self.asked = 0
 
-    def mask(self, timeout: float | None) -> Any:
+    def mask(self, timeout: float) -> Any:
         self.asked += 1
-        self.waited += timeout is None
-        if self.asked <= self.late and timeout is not None:
+        idle = timeout > MASK_SECONDS / 2  # CPU steps are not paced: nothing else waits so long
+        self.waited += idle
+        if self.never or (self.asked <= self.late and not idle):
             return None
         bits = np.zeros(WORDS * 32, np.uint8)
         bits[(self.first + len(self.given)) % 2 :: 2] = 1
@@ -109,6 +114,19 @@ def test_steps_are_launched_while_masks_are_made(path: Path) -> None:
     assert ends == ["free", "masked"]
     assert slow.waited == 12
     assert engine.stats()["steps_total"] <= 12 + 12
+
+
+def test_a_mask_that_never_comes_keeps_nobody_else(path: Path) -> None:
+    engine = engine_of(path, BOTH[0].backend())
+    assert engine.add(EngineRequest("masked", PROMPTS[0], GREEDY, masks=lambda: Steps(0, never=True))) is None
+    for _ in range(5):
+        engine.step()
+    assert engine.add(EngineRequest("late", PROMPTS[1], GREEDY)) is None
+    tokens: list[int] = []
+    while len(tokens) < 12:
+        tokens += [token for output in engine.step() for token in output.token_ids]
+    assert [output.finish_reason for output in engine.abort()] == ["abort"]
+    assert engine.flush_cache()
 
 
 def test_a_request_that_is_aborted_while_it_waits(path: Path) -> None:

@@ -112,7 +112,7 @@ class Kernel:
         answer: object = self._guarded("when", self.when, request)
         if answer is None or (isinstance(answer, str) and answer.strip()):
             return answer
-        raise self._fault(f"`when` answered {answer!r}, not None or a sentence", request)
+        raise self.fault(f"`when` answered {answer!r}, not None or a sentence", request)
 
     def make(self, request: OpRequest, ops: Ops, form: Form | None = None) -> Callable[..., Any]:
         """The callable that serves ``request`` and gives ``form``, or plain Arrays for None.
@@ -122,7 +122,7 @@ class Kernel:
         """
         made: object = self._guarded("make", self.maker, request, ops, form)
         if not callable(made):
-            raise self._fault(f"made {made!r}, which cannot be called", request)
+            raise self.fault(f"made {made!r}, which cannot be called", request)
         spec = op_specs()[self.op]
         known = len(spec.parameters_at(self.level))
         return made if known == len(spec.parameters) else Trimmed(made, spec.parameters, known)
@@ -134,9 +134,10 @@ class Kernel:
             raise
         except Exception as error:
             said = " ".join(str(error).split())
-            raise self._fault(f"`{what}` raised {type(error).__name__}: {said}", request) from error
+            raise self.fault(f"`{what}` raised {type(error).__name__}: {said}", request) from error
 
-    def _fault(self, what: str, request: OpRequest) -> PluginError:
+    def fault(self, what: str, request: OpRequest) -> PluginError:
+        """The error that says ``what`` it did wrong, serving ``request``; names its distribution."""
         owner = _distribution(self.module)
         facts = ", ".join(fact.name for fact in op_specs()[self.op].facts) or "none"
         return PluginError(

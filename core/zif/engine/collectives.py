@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 from zif.contract.arrays import Array
-from zif.contract.binding import Bound, bind
+from zif.contract.binding import Bound, KernelChoice, bind
 from zif.contract.comm import PARTIAL, Communicator, Partial
 from zif.contract.experts import ClampedGate
 from zif.contract.kernels import KernelSet
@@ -38,7 +38,7 @@ def bind_ranks(
     if comm.size == 1:
         return bind(requests, providers, pins)
     bound = bind(requests, providers, pins, {PARTIAL: lambda partial: comm.all_reduce(partial.addend)})
-    made, around = Ops(), Collectives(bound.ops, comm, vocab)
+    made, around = Ops(), Collectives(bound.ops, comm, vocab, bound.choices)
     vars(made).update(vars(bound.ops))
     for name in vars(Collectives):
         if name in vars(bound.ops):
@@ -49,10 +49,13 @@ def bind_ranks(
 class Collectives:
     """Each method is the op of its name (:mod:`zif.contract.ops`), over all ranks."""
 
-    def __init__(self, ops: Ops, comm: Communicator, vocab: int) -> None:
+    def __init__(self, ops: Ops, comm: Communicator, vocab: int, choices: Sequence[KernelChoice]) -> None:
         self._ops = ops
         self._comm = comm
         self._vocab = vocab
+        summed = [choice for choice in choices if choice.request.op in ("linear", "moe")]
+        self._givers = {form.kind: choice for choice in summed for form in choice.kernel.gives}
+        self._forms = tuple(self._givers)
 
     def embedding(self, ids: Array, w: PackedWeight, step: Step | None = None) -> Array:
         """Each rank looks up the ids that it has rows of; the others' are zeros in the sum."""
@@ -68,7 +71,7 @@ class Collectives:
         """Of rows a partial sum, of columns this rank's columns, of the vocabulary all columns."""
         y = self._ops.linear(x, w, step)
         if w.split == "rows":
-            return Partial(y)
+            return self._partial(y)
         if w.split == "vocab":
             return self._gathered(y)
         return y
@@ -90,13 +93,21 @@ class Collectives:
     ) -> Any:
         """Every rank has a share of each expert's inner units."""
         y = self._ops.moe(x, weights, experts, w, kind, step, clamped)
-        return y if w.split is None else Partial(y)
+        return y if w.split is None else self._partial(y)
 
     def add(self, x: Any, residual: Any) -> Any:
         """Of two partial sums a partial sum."""
         if isinstance(x, Partial) and isinstance(residual, Partial):
             return Partial(self._ops.add(x.addend, residual.addend))
         return self._ops.add(x, residual)
+
+    def _partial(self, y: Any) -> Partial:
+        """The rank's addend ``y``. Raises PluginError where it is no Array: a sum over ranks is of Arrays."""
+        if isinstance(y, self._forms):
+            giver = self._givers[type(y)]
+            what = f"gave a {type(y).__name__}, not an Array, of a weight that ranks share (its `split` is not None)"
+            raise giver.kernel.fault(what, giver.request)
+        return Partial(y)
 
     def _gathered(self, y: Array) -> Array:
         """[R, vocab] of each rank's [R, ceil(vocab / ranks)]; the last ranks' may be padded."""

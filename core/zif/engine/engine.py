@@ -20,6 +20,8 @@ from zif.scheduler.batch import Update
 from zif.scheduler.request import Request
 from zif.scheduler.scheduler import Scheduler
 
+MASK_SECONDS = 0.01
+"""How long masks are waited for where there is nothing else to do: so late a new request, or an abort, is noticed."""
 FAULT = (
     "the model's logits are no numbers to draw from (NaN, +inf, or nothing above -inf): the weights are broken, "
     "or activations are over what --dtype can hold; try --dtype float32"
@@ -93,11 +95,11 @@ class Engine:
     def advance(self) -> News:
         """Launch the next step and return what became known: of the step before, where steps overlap."""
         begin = time.perf_counter()
-        drawing = self._draw(wait=False)
+        drawing = self._draw(idle=False)
         before, self._in_flight = self._in_flight, None
         batch = self.scheduler.schedule()
         if batch is None and before is None and drawing is None:
-            drawing = self._draw(wait=True)
+            drawing = self._draw(idle=True)
         if batch is not None:
             self._in_flight = self.runner.launch(batch)
             now = time.perf_counter()
@@ -143,22 +145,22 @@ class Engine:
         others = [self._output(update, result) for update in done.updates]
         return News(done.numbers, done.tokens, done.counts, others)
 
-    def _draw(self, *, wait: bool) -> Drawing | None:
+    def _draw(self, *, idle: bool) -> Drawing | None:
         """Launch the draw of undrawn requests whose masks are there.
 
-        The others are waited for as long as keeps the device busy; with ``wait`` until there is one.
+        The others are waited for as long as keeps the device busy; where it is ``idle``, :data:`MASK_SECONDS`.
         """
         undrawn = self.scheduler.undrawn()
         if not undrawn:
             return None
         now = time.perf_counter()
-        end = now + self._pace.room(now)
+        end = now + (MASK_SECONDS if idle else self._pace.room(now))
         requests: list[Request] = []
         masks: list[Mask] = []
         for request in undrawn:
             assert request.masks is not None
             left = max(end - time.perf_counter(), 0.0)
-            mask = request.masks.mask(None if wait and not masks else left)
+            mask = request.masks.mask(0.0 if idle and masks else left)
             if mask is not None:
                 requests.append(request)
                 masks.append(mask)

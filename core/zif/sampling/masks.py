@@ -19,9 +19,9 @@ class MaskProvider(Protocol):
         """The request's next token is ``token``: begin to make the mask of the one behind. Returns soon."""
         ...
 
-    def mask(self, timeout: float | None) -> Mask | None:
+    def mask(self, timeout: float) -> Mask | None:
         """Of the next token, [ceil(vocab / 32)] int32 as ``mask_logits`` takes it; None if it is still being made.
 
-        It is waited for as many seconds as ``timeout`` says; None: there is nothing else to do.
+        It is waited for as many seconds as ``timeout`` says.
         """
         ...
