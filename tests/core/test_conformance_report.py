@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
+from zif.cli.main import main
 from zif.conformance import run
 from zif.conformance.profiles import profiles_at, required
 from zif.conformance.results import Recorder, Report, Result, Skip, Waiver, apply_waivers
 from zif.conformance.waivers import read_waivers
-from zif.contract.errors import InvalidSettings, NoUsableDevice
+from zif.contract.errors import InvalidSettings, NoUsableDevice, PluginError
+from zif.plugins import select
 
 PLUGIN = """
 from zif.contract.hookspecs import hookimpl
@@ -94,6 +97,45 @@ def test_an_unclean_package_fails_in_each_place(install) -> None:
     assert "zif.process.loop.serve" in told["core is left as it is"]
     assert "zif.contract.errors.OutOfMemory.__str__" in told["core is left as it is"]
     assert "zif_kernel" in told["hooks are named right"]
+
+
+def test_a_function_whose_code_is_swapped_is_seen(install) -> None:
+    install(create="import zif.process.loop as l; l.serve.__code__ = (lambda *a, **k: None).__code__")
+    told = {failure.subject: failure.detail for failure in run("acme", only=["hygiene"]).failures()}
+    assert told.keys() == {"core is left as it is"}
+    assert "zif.process.loop.serve.__code__" in told["core is left as it is"]
+
+
+def test_a_variable_that_is_set_in_passing_is_seen(install) -> None:
+    install(top="import os; os.environ['ACME_DEBUG'] = '1'")
+    os.environ.pop("ACME_DEBUG", None)
+    told = {failure.subject: failure.detail for failure in run("acme", only=["hygiene"]).failures()}
+    os.environ.pop("ACME_DEBUG", None)
+    assert told.keys() == {"the environment is left as it is"}
+    assert "ACME_DEBUG" in told["the environment is left as it is"]
+
+
+def test_what_a_plugin_prints_is_not_in_the_report(install, capsys: pytest.CaptureFixture[str]) -> None:
+    install(top="print('hello from acme')", probe="print('probing')")
+    assert main(["check", "--device", "acme", "--only", "hygiene", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["conforms"]
+    assert "hello from acme" in err
+
+
+def test_an_error_of_create_backend_names_plugin_and_hook(install) -> None:
+    install(create="raise RuntimeError('the firmware is too old')")
+    with pytest.raises(PluginError, match=r"'acme' of zif-acme 1.0: zif_create_backend raised: RuntimeError: the firm"):
+        select("acme").create_backend()
+
+
+def test_a_plugin_that_takes_long_is_named(
+    install, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("zif.plugins.loading.PATIENCE", 0.05)
+    install(probe="import time; time.sleep(0.3)")
+    select("acme")
+    assert "zif waits for zif-acme 1.0: plugin 'acme'" in capsys.readouterr().err
 
 
 def test_a_backend_that_cannot_be_made_fails_with_its_own_words(install) -> None:

@@ -18,14 +18,17 @@ from zif.contract.ops import op_specs
 from zif.plugins import extension_formats, extension_kernels, select
 
 
-def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool) -> int:
-    """Print the choices; exit code 1 if the backend serves nothing of an op that its profiles require."""
+def print_kernels(device: str, device_opts: Sequence[str], *, as_json: bool, only: str | None = None) -> int:
+    """Print the choices, of all ops or of ``only`` one.
+
+    The exit code is 1 if the backend serves nothing of an op that its profiles require.
+    """
     selection = select(device, device_opts)
     backend = selection.create_backend()
     name = selection.plugin.name
     kernels = [*extension_kernels(backend, name), *backend.kernels()]
     formats = [*extension_formats(backend, name), *backend.cache_formats()]
-    names = required(selection.plugin.info.profiles, selection.plugin.api_version)
+    names = [only] if only else required(selection.plugin.info.profiles, selection.plugin.api_version)
     choices = list(_choices(Offer(backend, kernels, formats), names))
     if as_json:
         print_json(choices)

@@ -19,6 +19,7 @@ COMMANDS = {
     "generate": ("zif.cli.generate", "continue a prompt, or each line of a file"),
     "chat": ("zif.cli.chat", "talk to a model in the terminal"),
     "devices": ("zif.cli.devices", "list backends: what was found, and why one cannot be used"),
+    "ops": ("zif.cli.ops", "say what an op of the contract means and what its kernels are given"),
     "check": ("zif.cli.check", "check a backend for conformance"),
     "warmup": ("zif.cli.warmup", "compile and measure ahead what a model needs, so that no request waits for it"),
     "aot": ("zif.cli.aot", "compile a model for hardware that is not here, and report on it"),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import sys
-from collections.abc import Iterable
-from types import ModuleType
+from collections.abc import Iterable, Mapping
+from types import FunctionType, ModuleType
 from typing import Any
 
 import zif
@@ -23,7 +24,7 @@ OUTSIDE = ("zif.reference", "zif.portable", "zif.null")
 def main(device: str, options: list[str]) -> None:
     """Print a JSON object: a check, and what is wrong or null."""
     import_core()
-    before, ops = snapshot(), dict(op_specs())
+    before, ops, environment = snapshot(), dict(op_specs()), dict(os.environ)
     selection = select(device, options)
     plugin = selection.plugin
     frameworks = sorted(plugin.imported_frameworks)
@@ -35,6 +36,7 @@ def main(device: str, options: list[str]) -> None:
         "hooks are named right": misnamed_hooks(module),
         "imports no framework": f"its module or probe imports {', '.join(frameworks)}" if frameworks else None,
         "core is left as it is": changed(before, snapshot()) or changed_ops(ops),
+        "the environment is left as it is": changed_environment(environment, plugin.environment(selection.options)),
         "capabilities": check_capabilities(backend.capabilities.dtypes, backend.capabilities.page_sizes),
     }
     print()  # a plugin may have left a line open
@@ -71,10 +73,15 @@ def snapshot() -> dict[str, Any]:
             if name.startswith("__") or isinstance(value, ModuleType):
                 continue
             names[f"{module_name}.{name}"] = value
+            if isinstance(value, FunctionType):
+                names[f"{module_name}.{name}.__code__"] = value.__code__
             if inspect.isclass(value) and value.__module__ == module_name:
                 for attribute, member in vars(value).items():
                     if attribute not in _VOLATILE:
                         names[f"{module_name}.{name}.{attribute}"] = member
+                        code = getattr(inspect.unwrap(member), "__code__", None) if callable(member) else None
+                        if code is not None:
+                            names[f"{module_name}.{name}.{attribute}.__code__"] = code
     return names
 
 
@@ -92,6 +99,14 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> str | None:
         if name.rpartition(".")[0] in modules and not (name.count(".") == 1 and name.partition(".")[2] in lazy)
     ]
     return f"it assigns to {', '.join(sorted(wrong)[:5])}" if wrong else None
+
+
+def changed_environment(before: dict[str, str], declared: Mapping[str, str]) -> str | None:
+    """Variables that were set or removed, but for those that the plugin declares by ``zif_environment``."""
+    own = {*declared, "TORCH_DEVICE_BACKEND_AUTOLOAD"}  # core sets the latter
+    names = (before.keys() | os.environ.keys()) - own
+    wrong = sorted(name for name in names if before.get(name) != os.environ.get(name))
+    return f"it sets {', '.join(wrong)}: zif_environment is there for that" if wrong else None
 
 
 def changed_ops(before: dict[str, Any]) -> str | None:

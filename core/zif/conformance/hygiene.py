@@ -11,6 +11,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ SECTION = "hygiene"
 TIMEOUT = 120
 
 
-def check_plugin(selection: Selection, recorder: Recorder) -> None:
-    """Record the results of the section ``hygiene``."""
+def check_plugin(selection: Selection, recorder: Recorder, environment: Mapping[str, str]) -> None:
+    """Record the results of the section ``hygiene``. ``environment``: what there was before the plugin was imported."""
     plugin, found = selection.plugin, selection.plugin.found
 
     def check(subject: str, test: Any) -> None:
@@ -44,7 +45,7 @@ def check_plugin(selection: Selection, recorder: Recorder) -> None:
         return
     given = [f"{plugin.name}.{name}={value}" for name, value in selection.options.items()]
     try:
-        report = _fresh_interpreter(f"{plugin.name}:{selection.device.index}", given)
+        report = _fresh_interpreter(f"{plugin.name}:{selection.device.index}", given, environment)
     except RuntimeError as error:
         for subject in _FRESH:
             recorder.add(SECTION, subject, "", "fail", str(error))
@@ -54,7 +55,13 @@ def check_plugin(selection: Selection, recorder: Recorder) -> None:
         recorder.add(SECTION, subject, "", "fail" if fault else "pass", fault or "")
 
 
-_FRESH = ("hooks are named right", "imports no framework", "core is left as it is", "capabilities")
+_FRESH = (
+    "hooks are named right",
+    "imports no framework",
+    "core is left as it is",
+    "the environment is left as it is",
+    "capabilities",
+)
 
 
 def _api(span: tuple[int, int]) -> str | None:
@@ -98,7 +105,7 @@ def _typed(found: Found) -> str | None:
     return None if any((Path(place) / "py.typed").exists() for place in places) else f"{package} has no py.typed"
 
 
-def _fresh_interpreter(device: str, options: list[str]) -> dict[str, str | None]:
+def _fresh_interpreter(device: str, options: list[str], environment: Mapping[str, str]) -> dict[str, str | None]:
     """What :mod:`zif.conformance.fresh` reports, with this interpreter's module path."""
     code = (
         "import json, sys; path, arguments = map(json.loads, sys.argv[1:]); sys.path[:] = path; "
@@ -106,7 +113,7 @@ def _fresh_interpreter(device: str, options: list[str]) -> dict[str, str | None]
     )
     command = [sys.executable, "-c", code, json.dumps(sys.path), json.dumps([device, options])]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False, env=environment)
     except subprocess.TimeoutExpired as error:
         raise RuntimeError(f"importing and making it took over {TIMEOUT} s in a fresh interpreter") from error
     lines = done.stdout.strip().splitlines()

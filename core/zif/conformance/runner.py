@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from zif.conformance.profiles import known_profiles
@@ -33,10 +34,11 @@ def run(
     from zif.plugins import extension_formats, extension_kernels, select
 
     recorder = Recorder(only or ())
+    environment = dict(os.environ)
     selection = select(device, device_opts)
     name = f"{selection.plugin.name}:{selection.device.index}"
     if recorder.begins("hygiene"):
-        check_plugin(selection, recorder)
+        check_plugin(selection, recorder, environment)
     if recorder.begins("communicator"):
         check_communicator(selection, recorder)
     if any(recorder.wants(section) for section in ("runtime", "executables", "caches", "ops", "engine")):

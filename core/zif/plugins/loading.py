@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import pluggy
 
 from zif.contract import hookspecs
-from zif.contract.errors import InvalidSettings, NoUsableDevice, PluginError
+from zif.contract.errors import InvalidSettings, NoUsableDevice, PluginError, ZifError
 from zif.contract.info import Available, BackendInfo, Device, DeviceOption, ModelOverride, ProbeResult, Unavailable
 from zif.contract.version import negotiate
 from zif.plugins.discovery import Found, how_to_install, installable, installed
@@ -28,6 +29,8 @@ T = TypeVar("T")
 FRAMEWORKS = frozenset({"torch", "jax", "jaxlib", "triton", "tensorflow", "transformers"})
 """What neither a plugin's import nor its probe may bring in: slow, and some initialise devices."""
 
+PATIENCE = 2.0
+"""Seconds that a plugin's import or hook takes before it is named on standard error."""
 HOOKS = frozenset(name for name in vars(hookspecs) if name.startswith("zif_"))
 REQUIRED = ("zif_backend_info", "zif_probe", "zif_create_backend")
 
@@ -138,11 +141,17 @@ class Plugin:
         return pairs
 
     @contextmanager
-    def _guard(self, what: str) -> Iterator[None]:
-        """Turn whatever a plugin throws, exits included, into an error that names it; watch what it imports."""
+    def _guard(self, what: str, passes: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Turn whatever a plugin throws, exits included, into an error that names it, but for what ``passes``.
+
+        What it imports is watched, what it prints goes to standard error, and so does a word where it takes long.
+        """
         before = FRAMEWORKS & sys.modules.keys()
         try:
-            yield
+            with redirect_stdout(sys.stderr), _patience(f"{self.found}: plugin {self.name!r}"):
+                yield
+        except passes:
+            raise
         except (Exception, SystemExit) as error:
             raise self._error(f"{what}: {type(error).__name__}: {_one_line(error)}") from error
         finally:
@@ -171,9 +180,10 @@ class BackendPlugin(Plugin):
         return self._str_mapping("zif_environment", options=options)
 
     def create_backend(self, options: Mapping[str, str], device: Device, group: Group | None = None) -> Backend:
-        """Make the backend. Its errors pass as they are: by now it is the user's chosen device that fails."""
-        hook = self._manager.hook.zif_create_backend
-        (backend,) = hook(options=options, device=device, group=group) or (None,)
+        """Make the backend. Deliberate errors pass as they are; any other names the plugin and the hook."""
+        with self._guard("zif_create_backend raised", passes=(ZifError,)):
+            hook = self._manager.hook.zif_create_backend
+            (backend,) = hook(options=options, device=device, group=group) or (None,)
         if backend is None:
             self.fail("zif_create_backend returned None")
         made: Backend = backend
@@ -227,6 +237,22 @@ def _unknown(name: str, everything: Sequence[Found]) -> str:
             ", ".join(missing) or "all installed"
         )
     return f"--device {name}: no installed plugin provides it. Installed: {listed}. Fix: {fix}"
+
+
+@contextmanager
+def _patience(whom: str) -> Iterator[None]:
+    """Say on standard error whom zif waits for, if it does so for long: a hang has a name then."""
+
+    def tell() -> None:
+        print(f"zif waits for {whom}, for {PATIENCE:g} s so far", file=sys.stderr, flush=True)
+
+    timer = threading.Timer(PATIENCE, tell)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _implementations(module: Any) -> SimpleNamespace:
