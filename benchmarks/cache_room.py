@@ -15,7 +15,7 @@ from typing import Any
 
 from zif.contract.cache import CacheGroup
 from zif.contract.formats import reference_formats
-from zif.engine.memory import Room, cache_tokens
+from zif.engine.memory import PageBudget, cache_tokens
 from zif.engine.plan import EnginePlan
 from zif.engine.store import StoredGroup, stored_groups
 
@@ -37,7 +37,7 @@ def plan(context: int, running: int, name: str) -> EnginePlan:
 def measure(gib: float, context: int, running: int, name: str) -> dict[str, Any]:
     """Tokens of the layers that see everything, and of the others, both ways."""
     stored = stored_groups(GROUPS, reference_formats(["bfloat16", "float32"]), name, PAGE, "reference")
-    room, budget = Room(plan(context, running, name), stored), gib * 2**30
+    room, budget = PageBudget(plan(context, running, name), stored), gib * 2**30
     counts = room.within(budget)
     alike = int(budget // sum(group.page_bytes for group in stored)) - 1
     before, after = min(alike * PAGE, room.useful * room.unit), cache_tokens(stored, counts)

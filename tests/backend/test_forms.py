@@ -16,7 +16,7 @@ from spike.shared import COUNT, DEEPSEEK, WORK, expected
 from zif.contract.binding import Bound, bind
 from zif.contract.comm import PARTIAL, Communicator, Partial
 from zif.contract.errors import PluginError
-from zif.contract.form import Form, Handed
+from zif.contract.form import Form, GivenForm
 from zif.contract.kernels import KernelSet, kernel
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest
@@ -104,15 +104,15 @@ def linears(*weights: PackedWeight, gated: PackedWeight | None = None) -> list[O
     return [OpRequest.of("add_norm", "float32", size=HIDDEN), OpRequest.of("rms_norm", "float32", size=HIDDEN), *wanted]
 
 
-def given(bound: Bound) -> Handed:
-    (one,) = bound.handed
+def given(bound: Bound) -> GivenForm:
+    (one,) = bound.forms
     return one
 
 
 def test_a_norm_hands_int8_to_the_linears_and_to_the_composite_that_passes_it_on() -> None:
     plain, gated = weight(24), weight(48)
     ops = (bound := bind(linears(plain, gated=gated), [NormQuant(), REFERENCE])).ops
-    assert given(bound) == Handed("int8.add_norm", INT8, "all take it")
+    assert given(bound) == GivenForm("int8.add_norm", INT8, "all take it")
     x, residual, norm = torch.randn(3, HIDDEN), torch.randn(3, HIDDEN), torch.randn(HIDDEN)
     exact, total = ops.add_norm(x, residual, norm, 1e-6)
     quantised, same = ops.add_norm(x, residual, norm, 1e-6, consumers=(plain, gated))
@@ -139,7 +139,7 @@ def test_a_kernel_in_front_that_does_not_take_a_form_makes_the_result_plain(
 ) -> None:
     made, gated = [weight(24, form) for form in weights.values()], weight(48)
     bound = bind(linears(*made, gated=gated), [front, NormQuant(), REFERENCE])
-    assert given(bound) == Handed("int8.add_norm", None, reason)
+    assert given(bound) == GivenForm("int8.add_norm", None, reason)
     args = torch.randn(3, HIDDEN), torch.randn(3, HIDDEN), torch.randn(HIDDEN), 1e-6
     result, _ = bound.ops.add_norm(*args, consumers=(*made, gated))
     assert isinstance(result, torch.Tensor)
@@ -264,10 +264,10 @@ def _define(mark: Any, parameters: str) -> None:
     type("Kernels", (KernelSet,), {"provider": "p", "level": 1, "method": mark(scope["method"])})
 
 
-def test_forms_are_declared_only_where_a_value_goes_unseen() -> None:
-    with pytest.raises(TypeError, match="nobody takes a result of rope unseen"):
+def test_forms_are_declared_only_where_a_value_may_be_opaque() -> None:
+    with pytest.raises(TypeError, match="a result of rope is never opaque"):
         _define(kernel("rope", makes=True, gives=(INT8,)), "self, request, ops, form")
-    with pytest.raises(TypeError, match="nothing comes unseen as weight of rms_norm"):
+    with pytest.raises(TypeError, match="weight of rms_norm is never opaque"):
         _define(kernel("rms_norm", takes={"weight": (INT8,)}), "self, x, weight, eps, offset")
     with pytest.raises(TypeError, match=r"has parameters \('request', 'ops', 'form'\)"):
         _define(kernel("add_norm", makes=True, gives=(INT8,)), "self, request, ops")
@@ -275,7 +275,7 @@ def test_forms_are_declared_only_where_a_value_goes_unseen() -> None:
 
 def test_the_edges_of_the_contract_are_of_ops_and_parameters_that_there_are() -> None:
     def places() -> Sequence[str]:
-        return [place for spec in op_specs().values() for place in (*spec.unseen, *spec.passes.values())]
+        return [place for spec in op_specs().values() for place in (*spec.opaque_to, *spec.passes.values())]
 
     for place in places():
         op, _, parameter = place.partition(".")

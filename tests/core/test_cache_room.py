@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from zif.contract.cache import CacheGroup
 from zif.contract.formats import PlainFormat
-from zif.engine.memory import Room, cache_tokens
+from zif.engine.memory import PageBudget, cache_tokens
 from zif.engine.plan import EnginePlan
 from zif.engine.store import StoredGroup
 from zif.scheduler.config import SchedulerConfig
@@ -33,7 +33,7 @@ def taken(groups: list[StoredGroup], counts: tuple[int, ...]) -> int:
 
 def test_window_groups_hold_windows_and_the_others_get_the_rest() -> None:
     groups = [stored(None), stored(256, layers=10)]
-    room, budget = Room(PLAN, groups), 4 * taken(groups, (2049, 2049))
+    room, budget = PageBudget(PLAN, groups), 4 * taken(groups, (2049, 2049))
     full, window = room.within(budget)
     # 16 requests: a window of 17 pages, as much in a prefix, and two to write to; and two chunks of 32.
     assert window - 1 == 16 * (2 * 17 + 2) + 2 * 32
@@ -45,13 +45,13 @@ def test_a_sequence_of_full_length_comes_before_windows() -> None:
     groups = [stored(None), stored(256, layers=10)]
     budget = taken(groups, (513, 200))
     assert taken(groups, (400, 400)) > budget, "all alike would hold less than the context"
-    full, window = Room(PLAN, groups).within(budget)
+    full, window = PageBudget(PLAN, groups).within(budget)
     assert ((full - 1) * 16, window) == (8192, 200)
 
 
 def test_windows_alone_hold_what_there_is() -> None:
     groups = [stored(256)]
-    assert Room(PLAN, groups).within(taken(groups, (3000,))) == (3000,)
+    assert PageBudget(PLAN, groups).within(taken(groups, (3000,))) == (3000,)
 
 
 SIZES = st.sampled_from([(16,), (16, 32), (48, 16), (4,)])
@@ -69,7 +69,7 @@ def test_whatever_is_planned_fits_and_serves(
 ) -> None:
     groups = [stored(window, sizes[at % len(sizes)], layers=1 + at) for at, window in enumerate(windows)]
     plan = replace(PLAN, context_length=context, max_running_requests=running)
-    room = Room(plan, groups)
+    room = PageBudget(plan, groups)
     if room.nbytes(1) > budget:
         return
     counts = room.within(budget)

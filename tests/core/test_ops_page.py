@@ -24,7 +24,7 @@ those of `array`, through a kernel of its own, a composite or a reference.
 
 * *facts*: what a request of it says; an op without is bound unasked.
 * *made of*: the ops that a composite asks for (beside those without facts).
-* *goes unseen to*: where its first result may be in a [form](contract.md#forms) of the kernels' own.
+* *opaque to*: parameters that its first result may go to in a [form](contract.md#forms) of the kernels' own.
 """
 
 
@@ -35,7 +35,7 @@ def page() -> str:
         lines += [
             f"## Profile `{profile}`",
             "",
-            "| op | level | facts | made of | goes unseen to |",
+            "| op | level | facts | made of | opaque to |",
             "|---|---|---|---|---|",
         ]
         lines += [_row(spec) for spec in op_specs().values() if spec.profile == profile]
@@ -56,7 +56,13 @@ def _row(spec: OpSpec) -> str:
     made = (
         "-" if spec.composite is None else ", ".join(dict.fromkeys(part.op for part in _parts(spec))) or "ops without"
     )
-    cells = (f"`{spec.name}({parameters})`", f"{spec.since}{added}", facts or "-", made, ", ".join(spec.unseen) or "-")
+    cells = (
+        f"`{spec.name}({parameters})`",
+        f"{spec.since}{added}",
+        facts or "-",
+        made,
+        ", ".join(spec.opaque_to) or "-",
+    )
     return f"| {' | '.join(cells)} |"
 
 

@@ -146,7 +146,7 @@ def print_costs(device: str, device_opts: Sequence[str], model: str, *, as_json:
     )
     backend = select(device, device_opts).create_backend()
     rates, rows, bound = model_costs(settings, backend)
-    forms = [{"kernel": one.kernel, "gives": str(one.form or "arrays"), "because": one.reason} for one in bound.handed]
+    forms = [{"kernel": one.kernel, "gives": str(one.form or "arrays"), "because": one.reason} for one in bound.forms]
     if as_json:
         print_json({"rates": asdict(rates), "ops": rows, "forms": forms})
         return 0

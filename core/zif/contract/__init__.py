@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from zif.contract.formats import PlainFormat as PlainFormat
     from zif.contract.formats import ScaledFormat as ScaledFormat
     from zif.contract.formats import plain_formats as plain_formats
+    from zif.contract.formats import reference_formats as reference_formats
     from zif.contract.formats import unless_known as unless_known
     from zif.contract.formats import unless_plain as unless_plain
     from zif.contract.hookspecs import hookimpl as hookimpl
@@ -127,7 +128,7 @@ _HOMES = {
     "executable": "Executable Executables Fetch NO_FACTS Program ProgramFacts Slot Staged",
     "experts": "ClampedGate RouteSpec",
     "form": "Form",
-    "formats": "EIGHT_BITS PlainFormat ScaledFormat plain_formats unless_known unless_plain",
+    "formats": "EIGHT_BITS PlainFormat ScaledFormat plain_formats reference_formats unless_known unless_plain",
     "hookspecs": "hookimpl",
     "info": "Available BackendInfo Device DeviceOption ExtensionInfo ModelOverride ProbeResult Unavailable",
     "kernels": "Kernel KernelSet When dtypes kernel",

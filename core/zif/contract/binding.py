@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from zif.contract import version
+from zif.contract.edges import given_forms, takes
 from zif.contract.errors import InvalidSettings, KernelNotFound
-from zif.contract.form import Form, Handed, Resolvers, resolving
-from zif.contract.handing import handed, takes
+from zif.contract.form import Form, GivenForm, Resolvers, resolving
 from zif.contract.kernels import COMPOSITE, Kernel, KernelSet
 from zif.contract.ops import op_specs
 from zif.contract.opspec import OpRequest, OpSpec
@@ -42,13 +42,13 @@ class KernelChoice:
 class Bound:
     """The ops a model and core's programs call, how each came to be chosen, and who plans steps.
 
-    ``handed`` tells, of each kernel that gives a form, which it gives. ``plans`` are called with each step before it
+    ``forms`` has, for each kernel that can give a form, the one it gives. ``plans`` are called with each step before it
     is launched. ``captures`` tell, of a planned kernel each, which steps it may be captured in.
     """
 
     ops: Ops
     choices: tuple[KernelChoice, ...]
-    handed: tuple[Handed, ...] = ()
+    forms: tuple[GivenForm, ...] = ()
     plans: tuple[Callable[[HostStep], None], ...] = ()
     captures: tuple[Callable[[StepShape], bool], ...] = ()
 
@@ -139,7 +139,7 @@ def _made(choices: Sequence[KernelChoice], unasked: Sequence[KernelChoice], reso
     for choice in (*choices, *unasked):
         by_op.setdefault(choice.request.op, []).append(choice)
     serving = {op: list(dict.fromkeys(choice.kernel for choice in chosen)) for op, chosen in by_op.items()}
-    given = handed(serving, resolvers)
+    given = given_forms(serving, resolvers)
     forms = {kernel: one.form for kernel, one in given.items()}
     inner = Ops()
     outer = Ops() if resolvers else inner
@@ -164,8 +164,8 @@ def _resolved(
     resolvers: Resolvers,
 ) -> Callable[..., Any]:
     """``call`` behind the resolvers of forms that it does not take itself."""
-    unseen = {place for other in op_specs().values() for place in other.unseen}
-    for name in [name for name in spec.parameters if f"{spec.name}.{name}" in unseen]:
+    opaque = {place for other in op_specs().values() for place in other.opaque_to}
+    for name in [name for name in spec.parameters if f"{spec.name}.{name}" in opaque]:
         needed = {form: resolve for form, resolve in resolvers.items() if not takes(kernel, name, form, serving)}
         if needed:
             call = resolving(call, {name: spec.parameters.index(name)}, needed)

@@ -1,7 +1,7 @@
 """Forms: kinds of opaque values that one kernel gives and another takes, and that a model does not look into.
 
-A form is a constant that both kernels import, from wherever its class is. Which results may be opaque, and where those
-may go, is said by the ops (``OpSpec.unseen``); which of them are is chosen when a model is bound, and by nobody else.
+A form is a constant that both kernels import from the module of its class. ``OpSpec.opaque_to`` lists the parameters
+that an op's result may go to in such a form; binding chooses the form of each kernel (:mod:`zif.contract.edges`).
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Form:
 
 
 @dataclass(frozen=True, slots=True)
-class Handed:
-    """The form in which ``kernel`` gives its op's first result, None for a plain Array, and ``reason`` for it."""
+class GivenForm:
+    """The form in which ``kernel`` gives its op's first result, None for an Array, and the ``reason``."""
 
     kernel: str
     form: Form | None

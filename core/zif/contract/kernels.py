@@ -26,7 +26,7 @@ parameters are checked when the class is defined.
 Between kernels a value may have a form of their own (:mod:`zif.contract.form`)::
 
     @kernel("add_norm", makes=True, shared=True, gives=(INT8,))
-    def add_norm(self, request, ops, form): ...  # form is INT8, or None where a kernel behind it takes it no more
+    def add_norm(self, request, ops, form): ...  # form is INT8, or None: give an Array
 
     @kernel("linear", takes={"x": (INT8,)})
     def linear(self, x, w, step=None): ...  # x is an Array, or of that form
@@ -270,9 +270,9 @@ def dtypes(*names: str) -> When:
     return when
 
 
-def _taken_unseen() -> set[str]:
-    """Every ``op.parameter`` that a value may come to unseen."""
-    return {place for spec in op_specs().values() for place in spec.unseen}
+def _opaque_places() -> set[str]:
+    """Every ``op.parameter`` that may get an opaque value."""
+    return {place for spec in op_specs().values() for place in spec.opaque_to}
 
 
 def _mark_of(method: object) -> _Mark | None:
@@ -302,11 +302,11 @@ def _check(cls: Any, name: str, method: Callable[..., Any], mark: _Mark) -> None
         raise TypeError(f"{where}: the contract has no op {mark.op!r}; it has {', '.join(sorted(op_specs()))}")
     if spec.since > cls.level:
         raise TypeError(f"{where}: op {mark.op} came with level {spec.since}, and the set says level {cls.level}")
-    if mark.gives and not spec.unseen:
-        raise TypeError(f"{where}: nobody takes a result of {mark.op} unseen: it is an Array")
-    strange = [name for name in mark.takes if f"{mark.op}.{name}" not in _taken_unseen()]
+    if mark.gives and not spec.opaque_to:
+        raise TypeError(f"{where}: a result of {mark.op} is never opaque: it is an Array")
+    strange = [name for name in mark.takes if f"{mark.op}.{name}" not in _opaque_places()]
     if strange:
-        raise TypeError(f"{where}: nothing comes unseen as {', '.join(strange)} of {mark.op}: it is an Array")
+        raise TypeError(f"{where}: {', '.join(strange)} of {mark.op} is never opaque: it is an Array")
     expected = mark.parameters if mark.makes else spec.parameters_at(cls.level)
     found = tuple(inspect.signature(method).parameters)[1:]
     if found != expected:

@@ -126,9 +126,9 @@ class OpSpec:
     (``w`` of ``linear``); None where one kernel must serve all of a model's requests.
     ``static``: parameters that are hashable constants, never Arrays. ``cost``: what a call costs by a kernel that does
     not say so itself.
-    ``unseen``: the parameters, as ``op.parameter``, that its first result may go to unseen by the model, and so in a
-    form of the kernels' own (:mod:`zif.contract.form`); anywhere else it is an Array. ``passes``: parameters that the
-    composite hands on as they are, each with the ``op.parameter`` that it goes to.
+    ``opaque_to``: the parameters, as ``op.parameter``, that its first result may go to in a form of the kernels' own
+    (:mod:`zif.contract.form`); anywhere else it is an Array. ``passes``: parameters that the composite passes on
+    unchanged, each with the ``op.parameter`` that it goes to.
     """
 
     name: str
@@ -143,7 +143,7 @@ class OpSpec:
     parts: Parts = _no_parts
     dispatch: str | None = None
     static: tuple[str, ...] = ()
-    unseen: tuple[str, ...] = ()
+    opaque_to: tuple[str, ...] = ()
     passes: Mapping[str, str] = field(default_factory=dict)
     cost: CostOf = traffic
     parameters: tuple[str, ...] = field(init=False)
@@ -209,7 +209,7 @@ def op(
     parts: Parts = _no_parts,
     dispatch: str | None = None,
     static: tuple[str, ...] = (),
-    unseen: tuple[str, ...] = (),
+    opaque_to: tuple[str, ...] = (),
     passes: Mapping[str, str] | None = None,
     cost: CostOf = traffic,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -231,7 +231,7 @@ def op(
             parts=parts,
             dispatch=dispatch,
             static=static,
-            unseen=unseen,
+            opaque_to=opaque_to,
             passes=passes or {},
             cost=cost,
         )

@@ -26,7 +26,7 @@ def report_choices(bound: Bound, reference: str) -> None:
             logger.warning("%s: %s serves: steps are slow, and not captured as graphs (%s)", op, kernel, reasons)
         else:
             logger.info("%s: %s serves (%s)", op, kernel, reasons)
-    for one in bound.handed:
+    for one in bound.forms:
         logger.info("%s gives %s (%s)", one.kernel, one.form or "plain arrays", one.reason)
     fallen = {
         op: choice.rejected[0].reason for (op, _, _), choice in said.items() if choice.kernel.provider == reference

@@ -29,7 +29,7 @@ def plan_pages(
     ``formats`` are all that there are, for what is said where this one does not fit. Raises OutOfMemory, with what
     would fit, where not even one sequence of a page does, nor the tokens that were asked for.
     """
-    room = Room(plan, groups)
+    room = PageBudget(plan, groups)
     memory = backend.runtime.memory()
     budget = memory.free - memory.total * (1 - plan.mem_fraction_static)
     if plan.max_total_tokens is not None:
@@ -42,11 +42,11 @@ def plan_pages(
     return room.within(budget * plan.cache_share)
 
 
-class Room:
-    """How many pages each group gets, and what they take.
+class PageBudget:
+    """The number of pages of each group, and their bytes.
 
-    Sizes are counted in units: the least number of tokens that is whole pages in every group. For ``units`` of
-    history, groups that keep all of it get as many tokens. A window group never needs more than the windows of
+    Sizes are counted in units (:mod:`zif.cache.groups`). For ``units`` of history, groups that keep all of it get as
+    many tokens. A window group never needs more than the windows of
     :attr:`~zif.engine.plan.EnginePlan.max_running_requests` requests, as much again for the prefixes that they share or
     come back to, and the chunks that are being computed; what that leaves goes to the others. Where a sequence of full
     length would not fit otherwise, window groups make room for it.
@@ -151,7 +151,7 @@ def gibibytes(size: float) -> str:
 
 
 def _too_many_tokens(
-    plan: EnginePlan, room: Room, formats: Sequence[CacheFormat], memory: MemoryInfo, budget: float
+    plan: EnginePlan, room: PageBudget, formats: Sequence[CacheFormat], memory: MemoryInfo, budget: float
 ) -> str:
     asked = plan.max_total_tokens or 0
     said = (
@@ -165,22 +165,24 @@ def _too_many_tokens(
     return said
 
 
-def _narrower(plan: EnginePlan, room: Room, formats: Sequence[CacheFormat], budget: float) -> Iterator[tuple[str, int]]:
+def _narrower(
+    plan: EnginePlan, room: PageBudget, formats: Sequence[CacheFormat], budget: float
+) -> Iterator[tuple[str, int]]:
     """Other formats in which more tokens fit, and how many; in the order of preference."""
     groups, fits = [stored.group for stored in room.groups], _tokens(room, budget)
     for name in dict.fromkeys(candidate.name for candidate in formats):
         with suppress(InvalidSettings):
-            other = Room(plan, stored_groups(groups, formats, name, plan.page_size, ""))
+            other = PageBudget(plan, stored_groups(groups, formats, name, plan.page_size, ""))
             if (tokens := _tokens(other, budget)) > fits:
                 yield name, tokens
 
 
-def _tokens(room: Room, budget: float) -> int:
+def _tokens(room: PageBudget, budget: float) -> int:
     """Tokens that fit ``budget`` bytes, 0 if not a unit does."""
     return cache_tokens(room.groups, room.within(budget)) if room.nbytes(1) <= budget else 0
 
 
-def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, room: Room) -> str:
+def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, room: PageBudget) -> str:
     fraction = plan.mem_fraction_static
     budget = max(memory.free - memory.total * (1 - fraction), 0)
     said = (

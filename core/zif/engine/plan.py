@@ -38,11 +38,6 @@ class EnginePlan:
     max_total_tokens: int | None
     overlap: bool
 
-    @property
-    def pages_per_sequence(self) -> int:
-        """Width of a page table."""
-        return -(-self.context_length // self.page_size)
-
 
 def plan_engine(
     settings: Settings,

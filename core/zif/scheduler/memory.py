@@ -1,6 +1,6 @@
-"""Rows of the request table, pages and prefix cache behind one door.
+"""Rows of the request table, pages and prefix cache: what a request holds of each.
 
-Here is who owns a page. Of a request's pages, those of the first ``owned[row]`` units (:mod:`zif.cache.groups`) belong
+Of a request's pages, those of the first ``owned[row]`` units (:mod:`zif.cache.groups`) belong
 to the prefix cache and are held by the request's lock; the rest belong to the request. In a window group, pages of
 units before ``dead[g, row]`` are out of sight of every later query: the request has let go of them.
 """
@@ -280,17 +280,17 @@ class Memory:
         self._replaced.clear()
         return changes
 
-    def forget_unseen(self, rows: IntArray, step: int) -> None:
-        """Let go of window pages that no query from here on sees; steps before ``step`` may still read them."""
+    def drop_windows(self, rows: IntArray, step: int) -> None:
+        """Free window pages that no later query reads; steps before ``step`` may still read them."""
         for g, window in self.windows:
             # As if the next query were at its unit's begin: a later match may end there, and needs its window.
             unit_start = (self.kv[rows] - self.drafts[rows]) // self.unit * self.unit
-            unseen = np.maximum(unit_start - (window - 1), 0) // self.unit
+            passed = np.maximum(unit_start - (window - 1), 0) // self.unit
             dead = self.dead[g, rows]
-            late = np.flatnonzero(unseen > dead)
+            late = np.flatnonzero(passed > dead)
             if not len(late):
                 continue
-            behind, first, last = rows[late], dead[late], unseen[late]
+            behind, first, last = rows[late], dead[late], passed[late]
             self.dead[g, behind] = last
             owned = self.owned[behind]
             for i in np.flatnonzero((first < owned) & (last >= owned)).tolist():

@@ -26,10 +26,10 @@ from zif.scheduler.batch import (
 from zif.scheduler.committing import take
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.distrust import Distrusted
+from zif.scheduler.forecast import pages_for_new, pages_still_needed
 from zif.scheduler.memory import Memory, PageChanges
 from zif.scheduler.policy import NewTokenRatio, SharedPrefixes
 from zif.scheduler.request import Request, Status
-from zif.scheduler.room import pages_for_new, pages_still_needed
 from zif.scheduler.running import Running
 from zif.scheduler.waiting import Waiting
 
@@ -174,7 +174,7 @@ class Scheduler:
         assert len(self._in_flight) <= depth, f"{len(self._in_flight)} steps are in flight; commit before scheduling"
         memory, step = self.memory, self._step
         if memory.windows and self._running:
-            memory.forget_unseen(self._running.rows(), step)
+            memory.drop_windows(self._running.rows(), step)
         decodes = self._make_room_for_decodes()
         if decodes is None:
             return None

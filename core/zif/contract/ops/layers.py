@@ -65,7 +65,7 @@ SUM_TAKERS = ("rms_norm.x", "add_norm.x", "norm_add.x", "add.x", "add.residual")
     tolerances=REDUCTION,
     cases=_linear_cases,
     dispatch="w",
-    unseen=SUM_TAKERS,
+    opaque_to=SUM_TAKERS,
     cost=product,
 )
 def linear(x: A, w: PackedWeight, step: Any = None) -> A:
@@ -178,7 +178,7 @@ def _norm_part(request: OpRequest) -> Sequence[OpRequest]:
     cases=_add_norm_cases,
     composite=_add_norm_composite,
     parts=_norm_part,
-    unseen=("linear.x", "gated_linear.x"),
+    opaque_to=("linear.x", "gated_linear.x"),
     static=("eps", "offset"),
 )
 def add_norm(

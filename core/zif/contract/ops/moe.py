@@ -163,7 +163,7 @@ def _moe_cases(rng: np.random.Generator, dtype: str) -> Iterator[OpCase]:
     cases=_moe_cases,
     parts=_moe_parts,
     dispatch="w",
-    unseen=SUM_TAKERS,
+    opaque_to=SUM_TAKERS,
     static=("kind", "clamped"),
     cost=experts_cost,
 )

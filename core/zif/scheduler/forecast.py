@@ -1,4 +1,4 @@
-"""How many pages requests are going to ask for, as far as can be guessed."""
+"""An estimate of the pages that requests will ask for."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""In which form each kernel gives its result: the first that all takers list, or that can be made plain before them."""
+"""The form in which each kernel gives its result: the first that every taker lists, or that a resolver makes plain."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from zif.contract.form import Form, Handed
+from zif.contract.form import Form, GivenForm
 from zif.contract.kernels import COMPOSITE, Kernel
 from zif.contract.ops import op_specs
 
@@ -12,11 +12,11 @@ Serving = Mapping[str, Sequence[Kernel]]
 """The kernels that serve each op of a model, each once."""
 
 
-def handed(serving: Serving, resolvable: Collection[Form]) -> dict[Kernel, Handed]:
-    """What each kernel that gives a form is to give."""
+def given_forms(serving: Serving, resolvable: Collection[Form]) -> dict[Kernel, GivenForm]:
+    """The form that each kernel which declares some is to give."""
     found = {}
     for op, kernels in serving.items():
-        takers = list(_takers(op_specs()[op].unseen, serving))
+        takers = list(_takers(op_specs()[op].opaque_to, serving))
         for kernel in kernels:
             if kernel.gives:
                 found[kernel] = _chosen(kernel, takers, serving, resolvable)
@@ -24,7 +24,7 @@ def handed(serving: Serving, resolvable: Collection[Form]) -> dict[Kernel, Hande
 
 
 def takes(kernel: Kernel, parameter: str, form: Form, serving: Serving) -> bool:
-    """Whether a kernel takes ``form`` as one of its parameters: a composite, if the op it passes it on to does."""
+    """Whether a kernel takes ``form`` as ``parameter``; a composite does if the op that it passes it to does."""
     if kernel.provider != COMPOSITE:
         return form in kernel.takes.get(parameter, ())
     to = op_specs()[kernel.op].passes.get(parameter)
@@ -34,8 +34,8 @@ def takes(kernel: Kernel, parameter: str, form: Form, serving: Serving) -> bool:
     return all(takes(other, its, form, serving) for other in serving.get(op, ()))
 
 
-def _takers(unseen: Sequence[str], serving: Serving) -> Iterator[tuple[Kernel, str]]:
-    for place in unseen:
+def _takers(places: Sequence[str], serving: Serving) -> Iterator[tuple[Kernel, str]]:
+    for place in places:
         op, _, parameter = place.partition(".")
         for kernel in serving.get(op, ()):
             yield kernel, parameter
@@ -43,15 +43,15 @@ def _takers(unseen: Sequence[str], serving: Serving) -> Iterator[tuple[Kernel, s
 
 def _chosen(
     giver: Kernel, takers: Sequence[tuple[Kernel, str]], serving: Serving, resolvable: Collection[Form]
-) -> Handed:
+) -> GivenForm:
     if not takers:
-        return Handed(str(giver), None, "nothing that it may go to is bound")
+        return GivenForm(str(giver), None, "nothing that it may go to is bound")
     reasons = []
     for form in giver.gives:
         lacking = [f"{kernel}" for kernel, name in takers if not takes(kernel, name, form, serving)]
         if form in resolvable:
-            return Handed(str(giver), form, "what does not take it gets it made plain" if lacking else "all take it")
+            return GivenForm(str(giver), form, "takers that do not list it get an Array" if lacking else "all take it")
         if not lacking:
-            return Handed(str(giver), form, "all take it")
+            return GivenForm(str(giver), form, "all take it")
         reasons.append(f"{form} is not taken by {', '.join(dict.fromkeys(lacking))}")
-    return Handed(str(giver), None, "; ".join(reasons))
+    return GivenForm(str(giver), None, "; ".join(reasons))
