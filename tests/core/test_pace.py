@@ -38,34 +38,34 @@ def test_a_launch_waits_until_it_just_hides_behind_the_step_that_runs() -> None:
     pace = Pace()
     now = decoding(RECENT, pace)
     room = STEP - 2 * LAUNCH - SPARE
-    assert pace.room(now) == pytest.approx(room)
-    assert pace.room(now + 0.004) == pytest.approx(room - 0.004)
-    assert pace.room(now + STEP) == 0.0
+    assert pace.slack(now) == pytest.approx(room)
+    assert pace.slack(now + 0.004) == pytest.approx(room - 0.004)
+    assert pace.slack(now + STEP) == 0.0
 
 
 def test_the_shortest_of_the_last_steps_counts() -> None:
     pace = Pace()
     now = decoding(RECENT, pace)
     pace.ended(now := now + STEP / 2, STEP, decode=True)
-    assert pace.room(now) == pytest.approx(STEP / 2 - 2 * LAUNCH - SPARE)
+    assert pace.slack(now) == pytest.approx(STEP / 2 - 2 * LAUNCH - SPARE)
     for _ in range(RECENT):
         pace.ended(now := now + STEP, STEP, decode=True)
-    assert pace.room(now) == pytest.approx(STEP - 2 * LAUNCH - SPARE)
+    assert pace.slack(now) == pytest.approx(STEP - 2 * LAUNCH - SPARE)
 
 
 @pytest.mark.parametrize("steps", range(RECENT))
 def test_nothing_waits_before_steps_are_known(steps: int) -> None:
     pace = Pace()
-    assert pace.room(decoding(steps, pace)) == 0.0
+    assert pace.slack(decoding(steps, pace)) == 0.0
 
 
 def test_nothing_waits_behind_a_prompt_or_a_short_step() -> None:
     pace = Pace()
     now = decoding(RECENT, pace)
     pace.launched(now, LAUNCH, decode=False, behind=True)
-    assert pace.room(now) == 0.0
+    assert pace.slack(now) == 0.0
     short = Pace()
-    assert short.room(decoding(RECENT, short, 0.0015)) == 0.0
+    assert short.slack(decoding(RECENT, short, 0.0015)) == 0.0
 
 
 def test_a_prompt_says_nothing_of_how_long_decode_steps_take() -> None:
@@ -75,7 +75,7 @@ def test_a_prompt_says_nothing_of_how_long_decode_steps_take() -> None:
     pace.ended(now := now + STEP, STEP, decode=True)
     pace.launched(now, LAUNCH, decode=True, behind=True)
     pace.ended(now := now + 20 * STEP, STEP, decode=False)
-    assert pace.room(now) == pytest.approx(STEP - 2 * LAUNCH - SPARE)
+    assert pace.slack(now) == pytest.approx(STEP - 2 * LAUNCH - SPARE)
 
 
 def idle_of(
@@ -94,7 +94,7 @@ def idle_of(
     free = now + lengths[0]
     for number, length in enumerate(lengths[1:], 1):
         now += hiccup(number)
-        room = pace.room(now)
+        room = pace.slack(now)
         now += (room + late if room else 0.0) + launch
         pace.launched(now, launch, decode=True, behind=True)
         idle.append(max(now - free, 0.0))

@@ -67,8 +67,8 @@ def _lines(spec: OpSpec) -> Iterator[str]:
         rules["constants"] = f"{', '.join(spec.static)}: hashable, never Arrays"
     if spec.dispatch is not None:
         rules["dispatch"] = f"kernels of one model may differ by {spec.dispatch}"
-    if spec.unseen:
-        rules["forms"] = f"its first result may go unseen to {', '.join(spec.unseen)}"
+    if spec.opaque_to:
+        rules["forms"] = f"its first result may go, in a form of the kernels' own, to {', '.join(spec.opaque_to)}"
     yield from _section("rules", rules)
     allowed = {
         dtype: f"|got - reference| <= {tolerance.atol:g} + {tolerance.rtol:g} |reference|"

@@ -85,7 +85,7 @@ class Engine:
         """Seconds for which :meth:`step` can wait for more requests, and the device is still not kept waiting."""
         if self._in_flight is None or not self.scheduler.only_decodes or self._in_flight.fetch.ready():
             return 0.0
-        return self._pace.room(time.perf_counter())
+        return self._pace.slack(time.perf_counter())
 
     def step(self) -> list[EngineOutput]:
         """What :meth:`advance` does, with an output for each request."""
@@ -154,7 +154,7 @@ class Engine:
         if not undrawn:
             return None
         now = time.perf_counter()
-        end = now + (MASK_SECONDS if idle else self._pace.room(now))
+        end = now + (MASK_SECONDS if idle else self._pace.slack(now))
         requests: list[Request] = []
         masks: list[Mask] = []
         for request in undrawn:

@@ -29,17 +29,17 @@ def plan_pages(
     ``formats`` are all that there are, for what is said where this one does not fit. Raises OutOfMemory, with what
     would fit, where not even one sequence of a page does, nor the tokens that were asked for.
     """
-    room = PageBudget(plan, groups)
+    pages = PageBudget(plan, groups)
     memory = backend.runtime.memory()
     budget = memory.free - memory.total * (1 - plan.mem_fraction_static)
     if plan.max_total_tokens is not None:
-        units = min(-(-plan.max_total_tokens // room.unit), room.useful)
-        if room.nbytes(units) > memory.free:
-            raise OutOfMemory(_too_many_tokens(plan, room, formats, memory, budget))
-        return room.counts(units)
-    if room.nbytes(1) > budget:
-        raise OutOfMemory(_no_room(plan, backend, memory, room))
-    return room.within(budget * plan.cache_share)
+        units = min(-(-plan.max_total_tokens // pages.unit), pages.useful)
+        if pages.nbytes(units) > memory.free:
+            raise OutOfMemory(_too_many_tokens(plan, pages, formats, memory, budget))
+        return pages.counts(units)
+    if pages.nbytes(1) > budget:
+        raise OutOfMemory(_no_room(plan, backend, memory, pages))
+    return pages.within(budget * plan.cache_share)
 
 
 class PageBudget:
@@ -151,25 +151,25 @@ def gibibytes(size: float) -> str:
 
 
 def _too_many_tokens(
-    plan: EnginePlan, room: PageBudget, formats: Sequence[CacheFormat], memory: MemoryInfo, budget: float
+    plan: EnginePlan, pages: PageBudget, formats: Sequence[CacheFormat], memory: MemoryInfo, budget: float
 ) -> str:
     asked = plan.max_total_tokens or 0
     said = (
-        f"--max-total-tokens {asked} takes {gibibytes(room.nbytes(-(-asked // room.unit)))} of KV cache, and "
+        f"--max-total-tokens {asked} takes {gibibytes(pages.nbytes(-(-asked // pages.unit)))} of KV cache, and "
         f"{gibibytes(memory.free)} of {gibibytes(memory.total)} are free: "
     )
-    most = _tokens(room, budget)
+    most = _tokens(pages, budget)
     said += f"at most {most} tokens fit" if most else "not a single page fits beside the weights"
-    for name, tokens in _narrower(plan, room, formats, budget):
+    for name, tokens in _narrower(plan, pages, formats, budget):
         return f"{said}, or {tokens} with --kv-cache-dtype {name}"
     return said
 
 
 def _narrower(
-    plan: EnginePlan, room: PageBudget, formats: Sequence[CacheFormat], budget: float
+    plan: EnginePlan, pages: PageBudget, formats: Sequence[CacheFormat], budget: float
 ) -> Iterator[tuple[str, int]]:
     """Other formats in which more tokens fit, and how many; in the order of preference."""
-    groups, fits = [stored.group for stored in room.groups], _tokens(room, budget)
+    groups, fits = [stored.group for stored in pages.groups], _tokens(pages, budget)
     for name in dict.fromkeys(candidate.name for candidate in formats):
         with suppress(InvalidSettings):
             other = PageBudget(plan, stored_groups(groups, formats, name, plan.page_size, ""))
@@ -177,20 +177,20 @@ def _narrower(
                 yield name, tokens
 
 
-def _tokens(room: PageBudget, budget: float) -> int:
+def _tokens(pages: PageBudget, budget: float) -> int:
     """Tokens that fit ``budget`` bytes, 0 if not a unit does."""
-    return cache_tokens(room.groups, room.within(budget)) if room.nbytes(1) <= budget else 0
+    return cache_tokens(pages.groups, pages.within(budget)) if pages.nbytes(1) <= budget else 0
 
 
-def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, room: PageBudget) -> str:
+def _no_room(plan: EnginePlan, backend: Backend, memory: MemoryInfo, pages: PageBudget) -> str:
     fraction = plan.mem_fraction_static
     budget = max(memory.free - memory.total * (1 - fraction), 0)
     said = (
         f"no memory is left for the KV cache: {gibibytes(memory.free)} of {gibibytes(memory.total)} are free, of which "
         f"--mem-fraction-static {fraction:g} leaves {gibibytes(budget)}, and the smallest cache, of "
-        f"{room.unit} tokens, takes {room.nbytes(1) / 2**20:.1f} MiB"
+        f"{pages.unit} tokens, takes {pages.nbytes(1) / 2**20:.1f} MiB"
     )
-    enough = math.ceil((1 - (memory.free - room.nbytes(1)) / memory.total) * 100) / 100
+    enough = math.ceil((1 - (memory.free - pages.nbytes(1)) / memory.total) * 100) / 100
     if fraction < enough <= HIGHEST_FRACTION:
         return f"{said}; --mem-fraction-static {enough:g} would leave room for a page, more leaves room for more"
     smaller = [name for name in backend.capabilities.dtypes if dtype_bytes(name) < dtype_bytes(plan.dtype)]

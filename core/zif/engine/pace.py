@@ -51,10 +51,10 @@ class Pace:
         self._begun = at
         return took
 
-    def room(self, now: float) -> float:
+    def slack(self, now: float) -> float:
         """Seconds for which the next launch can wait while what was launched last runs; 0 where that is not known."""
         if not (self._known and len(self._steps) == RECENT):
             return 0.0
         end = self._begun + min(self._steps)
-        room = end - 2 * max(self._launches) - SPARE - now
-        return room if room >= WORTH else 0.0
+        slack = end - 2 * max(self._launches) - SPARE - now
+        return slack if slack >= WORTH else 0.0

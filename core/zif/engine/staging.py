@@ -54,21 +54,23 @@ class Staging:
             launches += admissions(batch, self.table, self.shapes.bucket, self.seed)
         plan = plan_logits(batch)
         shape = self.shapes.of(batch, len(plan.at))
-        room = self.shapes.assigned(shape)
+        assigned = self.shapes.assigned(shape)
         inputs = forward_inputs(batch, plan, shape)
         if self.inputs:
             inputs |= staged_inputs(self.inputs, shape, batch, self.provider)
-        if len(batch.page_rows) > room:
+        if len(batch.page_rows) > assigned:
             launches.append(self._assignment(batch))
-            inputs |= self.no_pages(room)
-        elif room:
-            inputs |= assignment_inputs(batch.page_rows, batch.page_indices, batch.page_ids, self.table.groups, room)
+            inputs |= self.no_pages(assigned)
+        elif assigned:
+            inputs |= assignment_inputs(
+                batch.page_rows, batch.page_indices, batch.page_ids, self.table.groups, assigned
+            )
         sampler = sampler_shape(batch, plan, shape.logits)
         step = host_step(batch, shape) if self.plans else None
         if not batch.drafts and plan.held is None and self.drawn(shape, sampler):
             launches.append(self.drawing(shape, sampler, plan.rows, inputs, step))
         else:
-            launches.append(Launch(Forward(shape, room), inputs, step=step))
+            launches.append(Launch(Forward(shape, assigned), inputs, step=step))
             if batch.sampling or plan.scored:
                 launches.append(self._sampling(shape, sampler, batch, plan))
             if plan.held is not None:
@@ -119,12 +121,12 @@ class Staging:
         further = staged_inputs(self.inputs, shape, None, self.provider)
         return no_step(shape) | self.no_pages(self.shapes.assigned(shape)) | further
 
-    def no_pages(self, room: int) -> dict[str, HostArray]:
+    def no_pages(self, count: int) -> dict[str, HostArray]:
         """Inputs of so many page assignments, all of them padding."""
         groups = self.table.groups
-        if not room:
+        if not count:
             return {}
-        return assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, room)
+        return assignment_inputs(_NO_PAGES, _NO_PAGES, np.zeros((len(groups), 0), np.int32), groups, count)
 
     def _sampling(self, step: StepShape, shape: SamplerShape, batch: Batch, plan: LogitsPlan) -> Launch:
         """The sampler of a step whose forward program is launched before it."""

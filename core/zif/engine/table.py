@@ -72,11 +72,11 @@ class TableShape:
         }
 
     def table(self) -> Tree:
-        """Specs of the table itself.
+        """Specs of the table itself, of N = rows + 1 rows.
 
-        ``last_token`` [R+1]; ``kv_len`` [R+1], cached tokens; ``pages`` {group: [R+1, ceil(P / factor)]}; and a
-        sampling field each. Where there are drafts: ``drafts`` [R+1, D], to be verified by the next step, and
-        ``accepted`` [R+1], how many of the last step's were.
+        ``last_token`` [N]; ``kv_len`` [N], cached tokens; ``pages`` {group: [N, ceil(P / factor)]}; and a
+        sampling field each. Where there are drafts: ``drafts`` [N, D], to be verified by the next step, and
+        ``accepted`` [N], how many of the last step's were.
         """
         rows = self.rows + 1
         drafts = {
@@ -97,7 +97,7 @@ class TableShape:
 
         Requests without any read the scratch row, which changes nothing: it holds what idle parameters make.
 
-        ``output_counts`` [R+1, vocab] and ``in_prompt`` [R+1, vocab], and a field each.
+        ``output_counts`` [N, vocab] and ``in_prompt`` [N, vocab], and a field each.
         """
         rows = self.rows + 1
         return {
@@ -115,7 +115,7 @@ class RequestTable:
         self.arrays: Tree = tree_map(runtime.zeros, shape.table())
         self.adjustments = OnDemand(lambda: _adjustments(shape, runtime))
         self.held = OnDemand(lambda: runtime.zeros(ArraySpec((shape.rows + 1, shape.vocab), "float32")))
-        """Logits [R+1, vocab] whose tokens wait for a mask."""
+        """Logits [N, vocab] whose tokens wait for a mask."""
 
 
 class OnDemand:

@@ -50,13 +50,13 @@ def warm_launches(staging: Staging) -> Iterator[Launch]:
     for shape, random in itertools.product(ordered, (False, True)):
         if not (shape.decode or random):
             continue  # a mixed step's sampler is one for all: see Staging.drawing
-        room = shapes.assigned(shape)
+        assigned = shapes.assigned(shape)
         inputs = staging.nothing(shape)
         step = HostStep(shape, np.zeros(1, np.int32), _NOBODY) if staging.plans else None
         if staging.fuse:
             yield staging.drawing(shape, SamplerShape(shape.logits, random), _NOBODY, inputs, step)
         elif random:  # samplers aside, one program serves both
-            yield Launch(Forward(shape, room), inputs, step=step)
+            yield Launch(Forward(shape, assigned), inputs, step=step)
     for rows in shapes.extents("rows", shapes.limits.rows):
         yield Launch(Admit(rows), no_requests(staging.table, rows))
     pages = shapes.limits.tokens // shapes.limits.page_size + shapes.limits.rows  # of a step that finds none cached

@@ -37,12 +37,12 @@ FIRST_LENGTH = 4096
 class Memory:
     """The host's view of the request table and the KV cache.
 
-    ``kv``      [R+1] positions computed by the steps launched so far, a row each; all drafts in flight counted.
-    ``drafts``  [R+1] drafts in flight: so many of the positions may turn out not to be there.
-    ``undrawn`` [R+1] its last token waits for a mask: it takes part in no step until that is drawn.
-    ``final``   [R+1] the same when the request ends by count.
-    ``last``    [R+1] the last step that the row was part of.
-    ``pages``   the page tables, a group each: [R+1, at least the pages of the longest sequence that there was].
+    ``kv``      [N] positions computed by the steps launched so far, a row each; all drafts in flight counted.
+    ``drafts``  [N] drafts in flight: so many of the positions may turn out not to be there.
+    ``undrawn`` [N] its last token waits for a mask: it takes part in no step until that is drawn.
+    ``final``   [N] the same when the request ends by count.
+    ``last``    [N] the last step that the row was part of.
+    ``pages``   the page tables, a group each: [N, at least the pages of the longest sequence that there was].
     """
 
     def __init__(

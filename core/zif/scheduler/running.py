@@ -1,4 +1,4 @@
-"""The requests that have a row of the request table, and what a step asks of them, in arrays with an entry a row.
+"""Requests that have a row of the request table, and what a step asks of each: arrays of N entries, one per row.
 
 A step touches each running request. Where that is one operation on arrays, it costs a few microseconds for thousands.
 """
@@ -24,15 +24,15 @@ class Running:
     """Requests from admission to their end or retraction.
 
     ``prefilling``  those whose prompts are not launched in whole, by id, in the order of admission.
-    ``alive``       [R+1] bool: the row is a running request's.
-    ``number``      [R+1] its order of arrival.
-    ``made``        [R+1] tokens sampled and committed.
-    ``most``        [R+1] tokens that it may have.
-    ``known``       [R+1] tokens that its prefill computes.
-    ``needs``       [R+1] what its sampler has to do.
-    ``drafts``      [R+1] tokens that each of its decodes brings to be verified.
-    ``masked``      [R+1] bool: its tokens wait for masks.
-    ``quiet``       [R+1] bool: of a step that does not end it there is nothing to say but its tokens.
+    ``alive``       [N] bool: the row is a running request's.
+    ``number``      [N] its order of arrival.
+    ``made``        [N] tokens sampled and committed.
+    ``most``        [N] tokens that it may have.
+    ``known``       [N] tokens that its prefill computes.
+    ``needs``       [N] what its sampler has to do.
+    ``drafts``      [N] tokens that each of its decodes brings to be verified.
+    ``masked``      [N] bool: its tokens wait for masks.
+    ``quiet``       [N] bool: of a step that does not end it there is nothing to say but its tokens.
     """
 
     def __init__(self, max_requests: int, most_drafts: int = 0) -> None:

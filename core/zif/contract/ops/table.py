@@ -1,6 +1,6 @@
-"""What a step reads from the request table and writes to it: a wish each, before the model and behind it.
+"""Ops that read and write the request table: before the model runs, and after it.
 
-The table has a row a request. Row 0 pads: its length is 0, and its page tables name page 0, the sink.
+The table has N rows, one per request. Row 0 pads: its length is 0, and its page tables name page 0, the sink.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def decode_inputs(
     """The fields of a decode step, a token a request, and the request table after it; all int32.
 
     ``rows`` [B] are the requests' rows of the table: no row twice but 0, which pads. ``tokens`` [B], -1 where the
-    token is the row's ``last_token``. The table's arrays: ``last_token`` and ``kv_len`` [R], ``pages`` {group: [R,
+    token is the row's ``last_token``. The table's arrays: ``last_token`` and ``kv_len`` [N], ``pages`` {group: [N,
     P]}. ``width`` and ``page_indices`` count the model's smallest pages, of which a page of a group is
     ``factors[group]``. Before the step ``pages[group][page_rows[i], page_indices[i] // factors[group]]`` becomes
     ``page_ids[group][i]``, for i in [0, B): a place that comes twice gets the same page, as (0, 0) does, which pads
@@ -231,10 +231,10 @@ def _sample_rows_parts(request: OpRequest) -> Sequence[OpRequest]:
     static=("random",),
 )
 def sample_rows(logits: A, rows: A, temperature: A, seed: A, kv_len: A, last_token: A, random: bool) -> tuple[A, A]:
-    """(tokens [B] int32, last_token [R]): a token of each of logits [B, V] by its row's settings, kept there.
+    """(tokens [R] int32, last_token [N]): a token of each of logits [R, V] by its row's settings, kept there.
 
-    ``sample`` with row ``rows`` [B] of temperature [R] float32, seed [R, 2] int32 and, as the position, kv_len [R]
-    int32; without ``random``, which says that some temperature is not 0, ``argmax``. Consumes ``last_token`` [R]
+    ``sample`` with row ``rows`` [R] of temperature [N] float32, seed [N, 2] int32 and, as the position, kv_len [N]
+    int32; without ``random``, which says that some temperature is not 0, ``argmax``. Consumes ``last_token`` [N]
     int32; where ``rows`` has a row twice, as padding has row 0, any one of its tokens stays. A row of logits that is
     not sound gives -1, of which 0 is kept: the next step looks its embedding up before the host knows.
     """
