@@ -129,3 +129,20 @@ def test_token_text_spells_bytes_that_are_no_character() -> None:
 def test_a_lone_surrogate_is_no_text() -> None:
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         BYTE_LEVEL.encode("broken \ud800")
+
+
+@given(
+    st.lists(st.integers(0, BYTE_LEVEL.vocab_size - 1), max_size=20),
+    st.lists(st.integers(1, 6), min_size=20, max_size=20),
+    st.booleans(),
+)
+def test_tokens_in_pieces_give_the_same_text(ids: list[int], sizes: list[int], skip: bool) -> None:
+    for tokenizer in (BYTE_LEVEL, SENTENCEPIECE):
+        known = [i for i in ids if i < tokenizer.vocab_size]
+        whole, pieces = (tokenizer.detokenizer(skip_special_tokens=skip) for _ in range(2))
+        one_by_one = "".join(map(whole.push, known)) + whole.flush()
+        text, rest = "", list(known)
+        for size in sizes:
+            text += pieces.push_all(rest[:size])
+            rest = rest[size:]
+        assert text + pieces.flush() == one_by_one

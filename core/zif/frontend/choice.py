@@ -43,6 +43,12 @@ class ChoiceStream:
         ids = output.token_ids
         scored: list[ScoredToken] | None = None if output.logprobs is None else []
         delta.logprobs = scored
+        if scored is None and self._stop is None and output.finish_reason is None:  # nothing looks at single tokens
+            self._count += len(ids)
+            delta.text, delta.token_ids = self._text.push_all(ids), ids
+            self._characters += len(delta.text)
+            self._given += len(delta.text)
+            return delta
         pieces: list[str] = []
         for position, token_id in enumerate(ids):
             if scored is not None and output.logprobs is not None:

@@ -30,6 +30,10 @@ class Detokenizer(Protocol):
         """Return the text that is certain now and was not before."""
         ...
 
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        """Return what :meth:`push` returns for each, together; in one go, where that is the same."""
+        ...
+
     def flush(self) -> str:
         """Return the text that was held back, when no more tokens come; nothing of a character cut in the middle."""
         ...
@@ -60,6 +64,13 @@ class ByteDetokenizer:
                 self._strip -= 1
             self._strip = 0
         return self._decoder.decode(piece)
+
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        """Return the text that ``token_ids`` complete."""
+        if self._strip or len(token_ids) == 1:
+            return "".join(map(self.push, token_ids))
+        pieces, hidden = self._pieces, self._hidden
+        return self._decoder.decode(b"".join([pieces[i] for i in token_ids if i not in hidden]))
 
     def flush(self) -> str:
         """Return nothing: only a character's first bytes are ever held back."""
@@ -117,6 +128,10 @@ class WindowDetokenizer:
         self._window = self._window[self._given :]
         self._given = len(self._window)
         return after[len(before) :]
+
+    def push_all(self, token_ids: Sequence[int]) -> str:
+        """Return the text that ``token_ids`` complete. One by one: what a window holds back goes by its tokens."""
+        return "".join(map(self.push, token_ids))
 
     def flush(self) -> str:
         """Return what was held back, less what is not whole."""
