@@ -11,11 +11,14 @@ import pytest
 
 from backend.checkpoints import save
 from spike.frameworks import BOTH, Framework
+from zif.contract.model import InputSpec
 from zif.engine.engine import Engine
+from zif.engine.inputs import InputProvider, from_requests
 from zif.messages import EngineOutput, EngineRequest
 from zif.null.backend import NullBackend, NullOptions
 from zif.process.build import build_engine
 from zif.sampling.params import SamplingParams
+from zif.scheduler.batch import Batch
 from zif.settings import Settings
 
 PROMPTS = [[3, 1, 4, 1, 5, 9, 2, 6, 5], [2, 7, 1, 8], [1, 1, 2, 3, 5, 8]]
@@ -33,9 +36,11 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save("llama", tmp_path_factory.mktemp("llama")).path
 
 
-def engine_of(path: Path, backend: Any, **settings: Any) -> Engine:
+def engine_of(path: Path, backend: Any, provider: InputProvider = from_requests, **settings: Any) -> Engine:
     own: dict[str, Any] = {"max_total_tokens": 512, "page_size": 4, "dtype": "float32", "max_running_requests": 4}
-    return build_engine(Settings(model=str(path), **{**own, **settings}), progress=False, backend=backend)
+    return build_engine(
+        Settings(model=str(path), **{**own, **settings}), progress=False, backend=backend, provider=provider
+    )
 
 
 def generate(engine: Engine, inputs: list[dict[str, Any]], prompts: list[list[int]] = PROMPTS) -> list[Any]:
@@ -69,6 +74,18 @@ def test_each_request_is_served_by_what_it_brings(path: Path, framework: Framewo
     again = generate(engine, brought)
     assert [tokens for tokens, _ in again] == [tokens for tokens, _ in found]
     assert again[0][1] == 8, "the same inputs share a prefix"
+
+
+@pytest.mark.parametrize("framework", BOTH, ids=lambda framework: framework.name)
+def test_a_provider_gives_the_values_of_a_step(path: Path, framework: Framework) -> None:
+    def provider(spec: InputSpec, batch: Batch) -> Any:
+        return np.float32(-1000) if spec.name == "boost" else from_requests(spec, batch)
+
+    ((plain, _), *_) = generate(engine_of(path, framework.backend()), [{}, {}, {}])
+    engine = engine_of(path, framework.backend(), provider)
+    ((kept, _), (found, _)) = generate(engine, [{}, {"wanted": plain[0]}], [PROMPTS[0], PROMPTS[0]])
+    assert kept == plain
+    assert plain[0] not in found
 
 
 def test_inputs_are_staged_on_a_device_that_checks_what_is(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Further inputs of a model's step: what requests bring for them, checked, and laid out for a step."""
+"""Further inputs of a model's step: values from requests or another provider, checked and laid out for a step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said at start of the kernels that were chosen: what was passed over, and what nobody serves well."""
+"""The start log's lines on kernels: those chosen, those refused before them, and ops without a fast one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One launch of a device program, and those who are told of it."""
+"""A launch of a device program, and the observers of a runner."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Launch:
 
 
 class Observer:
-    """Told by a runner of what it does. Each method does nothing here; override those that are wanted."""
+    """A runner calls these methods around what it does. Each does nothing here; override what you need."""
 
     def launching(self, launch: Launch) -> None:
         """``launch`` is made next."""
@@ -38,7 +38,7 @@ class Observer:
         """The backend is asked next to measure what it has to choose from."""
 
     def explain(self, error: Exception) -> Exception | None:
-        """What to raise instead of ``error``, which a launch or its results raised; None: nothing is known of it."""
+        """The error to raise instead of ``error``, which a launch or its results raised, or None to keep it."""
         return None
 
     def closing(self, *, failed: bool) -> None:

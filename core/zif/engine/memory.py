@@ -1,4 +1,4 @@
-"""What fits a device's memory: pages of the cache, and what to say where something does not."""
+"""The pages of cache that fit a device's memory, and the errors where something does not fit."""
 
 from __future__ import annotations
 
@@ -154,8 +154,9 @@ def _too_many_tokens(
     plan: EnginePlan, pages: PageBudget, formats: Sequence[CacheFormat], memory: MemoryInfo, budget: float
 ) -> str:
     asked = plan.max_total_tokens or 0
+    units = min(-(-asked // pages.unit), pages.useful)
     said = (
-        f"--max-total-tokens {asked} takes {gibibytes(pages.nbytes(-(-asked // pages.unit)))} of KV cache, and "
+        f"--max-total-tokens {asked} takes {gibibytes(pages.nbytes(units))} of KV cache, and "
         f"{gibibytes(memory.free)} of {gibibytes(memory.total)} are free: "
     )
     most = _tokens(pages, budget)

@@ -16,6 +16,7 @@ from zif.contract.binding import Bound
 from zif.contract.errors import InvalidSettings, OutOfMemory
 from zif.contract.model import unsafe_dtypes
 from zif.engine.collectives import bind_ranks
+from zif.engine.inputs import InputProvider, from_requests
 from zif.engine.launch import Observer
 from zif.engine.memory import weights_do_not_fit
 from zif.engine.plan import EnginePlan, plan_engine
@@ -59,12 +60,13 @@ class Part:
         seed: int,
         observers: Sequence[Observer] = (),
         drafter: Drafter | None = None,
+        provider: InputProvider = from_requests,
     ) -> Runner:
         """A runner with a cache of ``num_pages`` pages of each group."""
         cache = CacheStore(self.backend, self.groups, num_pages)
         return Runner(
             self.backend, self.model, self.weights, self.bound, cache,
-            limits=limits, seed=seed, observers=observers, drafter=drafter,
+            limits=limits, seed=seed, observers=observers, drafter=drafter, provider=provider,
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from zif.contract.binding import Bound
 from zif.contract.executable import Executable, Fetch
 from zif.contract.model import Model
 from zif.contract.step import StepShape
+from zif.engine.inputs import InputProvider, from_requests
 from zif.engine.launch import Launch, Observer
 from zif.engine.logits import LogitsPlan
 from zif.engine.programs import Context, EngineProgram, ProgramSpec
@@ -77,6 +78,7 @@ class Runner:
         seed: int,
         observers: Sequence[Observer] = (),
         drafter: Drafter | None = None,
+        provider: InputProvider = from_requests,
     ) -> None:
         self.backend = backend
         self.model = model
@@ -101,6 +103,7 @@ class Runner:
             plans=bool(bound.plans),
             seed=seed,
             inputs=model.inputs,
+            provider=provider,
             drafter=drafter,
         )
         self._context = Context(bound.ops, model, self.table.shape)

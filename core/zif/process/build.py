@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from zif.contract.comm import Group
 from zif.contract.errors import ZifError
 from zif.engine.engine import Engine
+from zif.engine.inputs import InputProvider, from_requests
 from zif.engine.kernel_report import report_choices
 from zif.engine.memory import cache_tokens, gibibytes, plan_pages, report_cache
 from zif.engine.part import Part, check_ranks, load_part
@@ -40,14 +41,15 @@ def build_engine(
     load_format: LoadFormat | None = None,
     warm_up: bool = True,
     drafter: Drafter | None = None,
+    provider: InputProvider = from_requests,
     models: Mapping[str, str] | None = None,
 ) -> Engine:
     """Load ``settings.model`` on ``settings.device``.
 
     ``backend`` is used as it is where given (tests bring their own); otherwise ``--device`` decides.
     ``load_format`` is the settings' if not given. ``warm_up`` False leaves out what a backend wants
-    compiled before the first request. ``drafter`` proposes tokens to be verified. ``models`` are further
-    architectures, each with the module that defines it, as plugins add them.
+    compiled before the first request. ``drafter`` proposes tokens to be verified, ``provider`` the values of a model's
+    further inputs. ``models`` are further architectures, each with the module that defines it, as plugins add them.
     ``abandon`` is told, from another thread, why an engine cannot go on that waits for ranks which are gone.
     With several ranks it starts their processes: :meth:`~zif.engine.engine.Engine.close` the engine.
     Raises the deliberate errors of :mod:`zif.contract.errors`.
@@ -69,7 +71,7 @@ def build_engine(
         assert backend is not None
         load_format = load_format or settings.load_format
         part = load_part(settings, backend, selection, load_format=load_format, progress=progress, models=models)
-        return _engine(settings, part, followers, warm_up, drafter)
+        return _engine(settings, part, followers, warm_up, drafter, provider)
     except BaseException as error:
         if followers is None:
             raise
@@ -84,7 +86,12 @@ def build_engine(
 
 
 def _engine(
-    settings: Settings, part: Part, followers: Followers | None, warm_up: bool, drafter: Drafter | None
+    settings: Settings,
+    part: Part,
+    followers: Followers | None,
+    warm_up: bool,
+    drafter: Drafter | None,
+    provider: InputProvider,
 ) -> Engine:
     """The engine of a loaded model, the followers' parts of it included."""
     backend, model, plan = part.backend, part.model, part.plan
@@ -118,7 +125,7 @@ def _engine(
     if followers is not None:
         followers.begin(num_pages, limits)
     observers = () if followers is None else (followers,)
-    runner = part.runner(num_pages, limits, seed=seed, observers=observers, drafter=drafter)
+    runner = part.runner(num_pages, limits, seed=seed, observers=observers, drafter=drafter, provider=provider)
     logger.info("%s", report_cache(part.groups, num_pages, runner.cache.nbytes))
     if warm_up and backend.capabilities.warm_up:
         begin = time.monotonic()

@@ -1,4 +1,4 @@
-"""Which tokens may come next, where that is found out on the host while the device computes."""
+"""Masks of the tokens that may come next, made on the host while the device computes."""
 
 from __future__ import annotations
 
