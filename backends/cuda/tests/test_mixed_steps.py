@@ -268,7 +268,8 @@ def test_conformance_s_engines_run_steps_in_each_way() -> None:
     backend.executables = made = Watched(backend.device)
     recorder = Recorder(["engine/chunked prefill = whole", "engine/drawn in the step = after it"])
     check_engine(backend, ("llm",), recorder)
-    assert [result.status for result in recorder.results] == ["pass"] * 4
+    assert len(recorder.results) >= 4
+    assert {result.status for result in recorder.results} == {"pass"}
     replayed = [one.name.split("-") for one in made.made if getattr(one, "_graph", None)]
     # of mixed steps the name ends in how many logits there are
     kinds = {("admit", 2), ("forward", 2), ("forward", 3), ("decode", 2), ("mixed", 3)}

@@ -153,9 +153,7 @@ def __getattr__(name: str) -> Any:
     module = _MODULES.get(name)
     if module is None:
         raise AttributeError(f"the contract has no {name!r}: zif.contract lists what authors import")
-    value = getattr(importlib.import_module(f"zif.contract.{module}"), name)
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(f"zif.contract.{module}"), name)
 
 
 def __dir__() -> list[str]:
