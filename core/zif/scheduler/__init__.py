@@ -7,7 +7,7 @@
 ``waiting``    the queue, and its order.
 ``committing`` the tokens of a step, given to their requests.
 ``policy``     prefixes in the making, and how much room admission keeps for what runs.
-``stop``       whether a token ends its request.
+``prefilling`` chunks of prompts, and admission.
 ``scheduler``  the scheduler itself.
 
 A row of the request table is taken when a request is admitted and given back when it ends or is

@@ -26,20 +26,14 @@ from zif.scheduler.batch import (
 from zif.scheduler.committing import take
 from zif.scheduler.config import SchedulerConfig
 from zif.scheduler.distrust import Distrusted
-from zif.scheduler.forecast import pages_for_new, pages_still_needed
 from zif.scheduler.memory import Memory, PageChanges
-from zif.scheduler.policy import NewTokenRatio, SharedPrefixes
+from zif.scheduler.policy import NewTokenRatio
+from zif.scheduler.prefilling import Prefilling
 from zif.scheduler.request import Request, Status
 from zif.scheduler.running import Running
 from zif.scheduler.waiting import Waiting
 
-SCORED_POSITIONS = 256
-"""Prompt positions a step whose logits are asked for: each takes the vocabulary's size in float32, and copies of it."""
-MOST_DEFERRED = 256
-"""Requests that a step may put off, for a prefix in the making or scores, before it leaves the rest of the queue."""
 _NO_INDICES = np.empty(0, np.intp)
-ADMISSION_PAUSE = 8
-"""Steps without a try at admission after one that found no memory, unless a request ends or arrives."""
 
 
 class Scheduler:
@@ -80,13 +74,12 @@ class Scheduler:
         self._in_flight: deque[Batch] = deque()
         self._drawing = 0  # draws that were launched and are not committed
         self._masked = 0  # requests whose tokens wait for masks
-        self._scorable = SCORED_POSITIONS
         self._ratio = NewTokenRatio(config.conservativeness)
-        self._admit_from = 0  # no admission before this step: the last try found no memory
+        self._prefilling = Prefilling(
+            config, self.memory, self._waiting, self._running, self._ratio, self.max_step_tokens
+        )
         self._step = 0
         self._arrivals = 0
-        self._cached_tokens = 0
-        self._prompt_tokens = 0
         self._generation_tokens = 0
         self._retractions = 0
         self._faults = 0
@@ -116,7 +109,7 @@ class Scheduler:
         self._requests[request.id] = request
         self._masked += request.masks is not None
         self._waiting.add(request)
-        self._admit_from = 0
+        self._prefilling.try_again()
 
     def abort(self, request_id: str) -> Update | None:
         """End a request, wherever it is. None if there is no such request (any more)."""
@@ -157,8 +150,8 @@ class Scheduler:
             "pages_free": sum(a.num_free for a in memory.allocators),
             "pages_cached": sum(memory.cache.total),
             "tokens_cached": memory.cache.num_tokens,
-            "cached_tokens_total": self._cached_tokens,
-            "prompt_tokens_total": self._prompt_tokens,
+            "cached_tokens_total": self._prefilling.cached_tokens,
+            "prompt_tokens_total": self._prefilling.prompt_tokens,
             "generation_tokens_total": self._generation_tokens,
             "requests_total": self._arrivals,
             "retractions_total": self._retractions,
@@ -180,7 +173,7 @@ class Scheduler:
             return None
         exact = not memory.drafts.any() if self.config.drafts else True
         changes = self._extended(decodes) if decodes.requests else []
-        chunks, new = self._prefill(self.config.chunked_prefill_size, changes)
+        chunks, new = self._prefilling.chunks(self._step, changes)
         if decodes.requests or chunks:
             return self._launch(decodes, chunks, new, changes, exact)
         if self._in_flight or self._drawing or memory.undrawn.any() or not self._requests:
@@ -225,91 +218,6 @@ class Scheduler:
         if decodes.counts is not None:
             return [self.memory.extend_runs(decodes.rows, decodes.starts, decodes.counts)]
         return [self.memory.extend_decodes(decodes.rows, decodes.starts, decodes.fresh)]
-
-    def _prefill(self, budget: int, changes: list[PageChanges]) -> tuple[list[Chunk], list[Request]]:
-        """Chunks of running prefills, then of newly admitted requests (returned second), up to ``budget`` tokens."""
-        chunks: list[Chunk] = []
-        stalled = False
-        self._scorable = SCORED_POSITIONS
-        for request in self._running.prefilling.values():
-            start = int(self.memory.kv[request.row])
-            want = self._wanted(request, start, budget)
-            count = self.memory.fit(start, want)
-            stalled |= count < want
-            if count:
-                changes.append(self.memory.extend(request.row, count))
-                chunks.append(Chunk(request, start, count))
-                budget -= count
-        if stalled or budget <= 0 or not self._waiting or not self.memory.row_allocator.num_free:
-            return chunks, []
-        if self._step < self._admit_from and self._running:
-            return chunks, []
-        return chunks, self._admit(budget, chunks, changes)
-
-    def _wanted(self, request: Request, start: int, budget: int) -> int:
-        """Tokens of ``request`` from ``start`` on that a step with ``budget`` left should compute."""
-        want = min(len(request.tokens) - start, budget)
-        if not request.scored:
-            want = min(want, self._scorable)
-            self._scorable -= want
-        return want
-
-    def _admit(self, budget: int, chunks: list[Chunk], changes: list[PageChanges]) -> list[Request]:
-        """Admit waiting requests while tokens, rows and pages last."""
-        memory, cache = self.memory, self.memory.cache
-        needed = pages_still_needed(memory, self._running, self._ratio.value, self.max_step_tokens)
-        shared = SharedPrefixes(memory.unit)
-        if self.config.radix_cache:
-            for request in self._running.prefilling.values():
-                shared.add(request, *memory.shared_prefix(request))
-        admitted: list[Request] = []
-        deferred = 0
-        candidates = self._waiting.candidates()
-        for request in candidates:
-            if budget <= 0 or memory.row_allocator.num_free == 0:
-                break
-            if deferred == MOST_DEFERRED:
-                break
-            match = cache.match(request.matchable(), request.extra_key)
-            if shared.covers(request, match.node, match.length):
-                deferred += 1
-                continue
-            lock = cache.lock(match.node)
-            need = pages_for_new(memory, request, match.length, self._ratio.value, self.max_step_tokens)
-            alone = not self._running
-            want = self._wanted(request, match.length, budget)
-            if not want:  # its positions cannot be scored in this step
-                cache.unlock(lock, after_step=-1)
-                deferred += 1
-                continue
-            count = 0
-            if alone or bool((need + needed <= memory.available()).all()):
-                count = memory.fit(match.length, want)
-            if count == 0:
-                cache.unlock(lock, after_step=-1)
-                # Trying costs time in every step, and until a request ends or comes little changes.
-                self._admit_from = self._step + ADMISSION_PAUSE
-                break
-            changes.append(memory.admit(request, match, lock))
-            changes.append(memory.extend(request.row, count))
-            chunks.append(Chunk(request, match.length, count))
-            needed += need - memory.begun(match.length, count)
-            budget -= count
-            shared.add(request, match.node, match.length)
-            if request.retractions == 0:
-                request.cached_tokens = match.length
-                self._cached_tokens += match.length
-                self._prompt_tokens += len(request.prompt)
-            request.status = Status.PREFILLING
-            self._running.enter(request)
-            self._waiting.admitted()
-            admitted.append(request)
-            if count < want:
-                break
-        for request in admitted:
-            self._waiting.remove(request)
-        candidates.close()
-        return admitted
 
     def _launch(
         self, decodes: Decodes, chunks: list[Chunk], new: list[Request], changes: list[PageChanges], exact: bool
@@ -420,7 +328,7 @@ class Scheduler:
             self._faults += len(requests)
             self._distrusted.add(requests)
             self._waiting.rekey(self._distrusted.key)
-        self._admit_from = 0
+        self._prefilling.try_again()
 
     def _retract_youngest(self) -> None:
         """Send the request that arrived last back to the queue; what it has computed may stay in the cache."""
@@ -433,5 +341,5 @@ class Scheduler:
         victim.retractions += 1
         self._retractions += 1
         self._waiting.add(victim)
-        self._admit_from = 0
+        self._prefilling.try_again()
         self._ratio.retracted(self._running.decoding()[0])
