@@ -59,7 +59,7 @@ def hugging_face(config_path: Path) -> tuple[Generate, int]:
     drawn = DummyTensors("float32")
     with torch.inference_mode():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.from_numpy(drawn.read(name, tuple(parameter.shape))))
+            parameter.copy_(torch.from_numpy(drawn.read(name, tuple(parameter.shape), "float32")))
 
     def generate(prompts: list[list[int]], new_tokens: int) -> tuple[list[list[int]], list[float]]:
         ids = torch.tensor(prompts)
